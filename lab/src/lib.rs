@@ -1,0 +1,1 @@
+//! All hosts of a cluster as network namespaces on one machine: demo, tests, benchmarks.

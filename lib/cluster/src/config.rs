@@ -1,0 +1,247 @@
+//! `cluster.toml` as types. Unknown keys are errors: a misspelt key must not be a silent default.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+
+use serde::{Deserialize, Serialize};
+
+/// The whole file.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Cluster {
+    /// Names and limits that concern all nodes.
+    pub cluster: Identity,
+    /// What clients connect to.
+    pub service: Service,
+    /// Tried in order; the first that matches decides. A request that matches none is answered 404.
+    #[serde(default, rename = "route")]
+    pub routes: Vec<Route>,
+    /// Groups of interchangeable backends, by name.
+    #[serde(default, rename = "pool")]
+    pub pools: BTreeMap<String, Pool>,
+    /// Web servers, by name.
+    #[serde(default, rename = "backend")]
+    pub backends: BTreeMap<String, Backend>,
+    /// Proxy hosts (`nfq-splice`, `recovery-manager`), by node name.
+    #[serde(default, rename = "proxy")]
+    pub proxies: BTreeMap<String, Proxy>,
+    /// Logger hosts (`nfq-logger`, `transactionalizer`), by node name.
+    #[serde(default, rename = "logger")]
+    pub loggers: BTreeMap<String, Logger>,
+    /// The splice's path and bounds.
+    #[serde(default)]
+    pub splice: Splice,
+    /// How failures are noticed.
+    #[serde(default)]
+    pub detector: Detector,
+    /// How responses are continued.
+    #[serde(default)]
+    pub recovery: Recovery,
+    /// Tag rules; the first that matches decides, what matches none gets the conservative default.
+    #[serde(default, rename = "tag")]
+    pub tags: Vec<TagRule>,
+}
+
+/// `[cluster]`
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Identity {
+    /// 1–32 characters of `a-z 0-9 -`; part of the segment log's file name.
+    pub name: String,
+}
+
+/// `[service]`
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Service {
+    /// The virtual address V and its port. No interface carries the address; it is routed to the proxies.
+    pub address: SocketAddr,
+}
+
+/// `[[route]]`: host and path prefix of an HTTP/1.1 request to a pool.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Route {
+    /// Host without port, compared without case. Absent: any host.
+    pub host: Option<String>,
+    /// Prefix of the path, at a segment boundary. Absent: any path.
+    pub path_prefix: Option<String>,
+    /// A key of `[pool]`.
+    pub pool: String,
+}
+
+/// `[pool.NAME]`
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pool {
+    /// Keys of `[backend]`, at least one. The alternate of a backend is another one of its pool.
+    pub backends: Vec<String>,
+}
+
+/// `[backend.NAME]`
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Backend {
+    /// Where its web server listens.
+    pub address: SocketAddr,
+}
+
+/// `[proxy.NODE]`
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Proxy {
+    /// The proxy's address on the network that it shares with the loggers; loggers accept its control connections.
+    pub address: IpAddr,
+}
+
+/// `[logger.NODE]`
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Logger {
+    /// Where the transactionalizer accepts recovery managers.
+    pub control: SocketAddr,
+    /// Size of the segment log in bytes, a power of two.
+    #[serde(default = "default_ring_bytes")]
+    pub ring_bytes: u64,
+}
+
+fn default_ring_bytes() -> u64 {
+    256 << 20
+}
+
+/// Which way packets of a spliced connection are translated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SplicePath {
+    /// A conntrack entry: the kernel translates, no daemon touches a packet.
+    Kernel,
+    /// Every packet is rewritten in NFQUEUE.
+    Userspace,
+}
+
+/// `[splice]`
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Splice {
+    /// The preferred path; a connection that the kernel path cannot express takes the other.
+    pub path: SplicePath,
+    /// MSS announced to clients, bytes. Must be what the backends announce.
+    pub mss: u16,
+    /// Window scale announced to clients until one is learnt from the backends.
+    pub window_scale: u8,
+    /// Half-open and not yet routed connections; further SYNs are dropped and counted.
+    pub half_open: usize,
+    /// All connections of a proxy; further SYNs are dropped and counted.
+    pub connections: usize,
+    /// Longest request head, bytes; longer ones are answered 431.
+    pub request_head_bytes: usize,
+    /// Time from the first SYN to a complete request head, milliseconds; then 408.
+    pub request_head_timeout_ms: u64,
+    /// Client bytes held per connection while it is un-spliced; further segments are dropped, the client repeats them.
+    pub hold_bytes: usize,
+    /// Idle time after which a spliced connection is forgotten, seconds (RFC 5382: at least 2 h 4 min).
+    pub idle_timeout_s: u64,
+}
+
+impl Default for Splice {
+    fn default() -> Self {
+        Self {
+            path: SplicePath::Kernel,
+            mss: 1460,
+            window_scale: 10,
+            half_open: 4096,
+            connections: 65_536,
+            request_head_bytes: 32 << 10,
+            request_head_timeout_ms: 10_000,
+            hold_bytes: 256 << 10,
+            idle_timeout_s: 7440,
+        }
+    }
+}
+
+/// `[detector]`
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Detector {
+    /// Silence of a backend that owes an answer before its kernel is probed, milliseconds.
+    pub probe_after_ms: u64,
+    /// Distance between probes, milliseconds.
+    pub probe_interval_ms: u64,
+    /// Probes without any answer that mean a dead host.
+    pub probe_failures: u32,
+    /// Idle heartbeat, milliseconds.
+    pub heartbeat_ms: u64,
+    /// Good heartbeats in a row before a failed backend is used again.
+    pub heartbeat_successes: u32,
+    /// Least application timeout, milliseconds, however fast the answers were.
+    pub timeout_floor_ms: u64,
+    /// Application timeout of a request kind that is not known yet, milliseconds; also the greatest.
+    pub timeout_ceiling_ms: u64,
+    /// Kinds of request that are learnt at most.
+    pub kinds: usize,
+}
+
+impl Default for Detector {
+    fn default() -> Self {
+        Self {
+            probe_after_ms: 30,
+            probe_interval_ms: 20,
+            probe_failures: 3,
+            heartbeat_ms: 1000,
+            heartbeat_successes: 3,
+            timeout_floor_ms: 200,
+            timeout_ceiling_ms: 5000,
+            kinds: 1024,
+        }
+    }
+}
+
+/// `[recovery]`
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Recovery {
+    /// Response head fields whose values may differ between two executions, as long as the lengths are equal.
+    pub volatile_headers: Vec<String>,
+    /// Response body bytes already logged from which a `Range` request replaces a replay from the first byte.
+    pub range_from_bytes: u64,
+    /// Bytes of outstanding requests kept per connection; beyond it the connection is not recoverable.
+    pub request_bytes: usize,
+    /// Time for one recovery, milliseconds; then the client is reset.
+    pub timeout_ms: u64,
+    /// Recoveries remembered for `resplice status`.
+    pub history: usize,
+}
+
+impl Default for Recovery {
+    fn default() -> Self {
+        Self {
+            volatile_headers: vec!["Date".to_owned()],
+            range_from_bytes: 256 << 10,
+            request_bytes: 1 << 20,
+            timeout_ms: 10_000,
+            history: 256,
+        }
+    }
+}
+
+/// `[[tag]]`: which transactions, and what is known of them (paper §3.1). An absent matcher matches all;
+/// an absent tag keeps the conservative default: non-deterministic, update, non-idempotent.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct TagRule {
+    /// Methods, upper case.
+    pub method: Option<Vec<String>>,
+    /// Host without port, compared without case.
+    pub host: Option<String>,
+    /// Path pattern: `*` matches within a segment, `**` across segments.
+    pub path: Option<String>,
+    /// The same request and state always give the same response.
+    #[serde(default)]
+    pub deterministic: bool,
+    /// Does not change the application's state.
+    #[serde(default)]
+    pub read_only: bool,
+    /// Running it twice has the effect of running it once.
+    #[serde(default)]
+    pub idempotent: bool,
+}

@@ -1,0 +1,384 @@
+//! The messages between the programs. Sequence numbers are absolute (32 bits, modular) and, unless said
+//! otherwise, in the *backend's* space: what the logger sees. The proxy alone knows the client's space.
+//!
+//! ```text
+//! nfq-logger  <run>/nfq-logger.sock  ◄── transactionalizer      ToLogger
+//! transactionalizer  [logger] control ◄──► recovery-manager     FromLog, ToLog
+//! nfq-splice  <run>/nfq-splice.sock  ◄──► recovery-manager, resplice   ToProxy, FromProxy
+//! each daemon <run>/DAEMON.sock      ◄── resplice status
+//! ```
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use packet::SynOptions;
+use serde::{Deserialize, Serialize};
+
+/// A client's address and port: with the service, the name of a connection everywhere.
+pub type Client = SocketAddr;
+
+/// One connection between a client and a backend as the logger sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Flow {
+    /// The client.
+    pub client: Client,
+    /// The backend.
+    pub backend: SocketAddr,
+}
+
+/// Transactionalizer to logger.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ToLogger {
+    /// The sender judges held segments from now on. Without a judge, FIN and RST pass at once.
+    Judge,
+    /// The held segment `hold` (as recorded in the log) may pass.
+    Release {
+        /// The record's hold number.
+        hold: u64,
+    },
+    /// The held segment `hold` must never be seen by the client.
+    Suppress {
+        /// The record's hold number.
+        hold: u64,
+    },
+    /// From now on nothing from this flow's backend passes, until the client opens the flow anew with a SYN.
+    Fence(Flow),
+    /// Answer with [`LoggerStatus`].
+    Status,
+}
+
+/// Logger to whoever asked [`ToLogger::Status`].
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LoggerStatus {
+    /// Counters by name.
+    pub counters: BTreeMap<String, u64>,
+}
+
+/// Tags of a transaction (paper §3.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Tags {
+    /// The same request and state always give the same response.
+    pub deterministic: bool,
+    /// Does not change the application's state.
+    pub read_only: bool,
+    /// Running it twice has the effect of running it once.
+    pub idempotent: bool,
+}
+
+/// A request whose response is not fully logged.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PendingRequest {
+    /// Its place on the client's connection, from 1.
+    pub ordinal: u16,
+    /// For messages, like `GET /files/1m`.
+    pub summary: String,
+    /// What the rules say of it.
+    pub tags: Tags,
+    /// All of it has been logged; otherwise `bytes` is its beginning.
+    pub complete: bool,
+    /// As the client sent it, head and body.
+    pub bytes: Vec<u8>,
+}
+
+/// What has been logged of the response of T_L + 1: p = `head.len() + body_bytes`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct PartialResponse {
+    /// The head as logged, to the empty line, or as far as it came.
+    pub head: Vec<u8>,
+    /// The empty line has been logged.
+    pub head_complete: bool,
+    /// Bytes after the head (of the message as sent: chunk framing included).
+    pub body_bytes: u64,
+    /// xxh3-128 of those bytes.
+    pub body_hash: u128,
+    /// The last of those bytes, at most [`TAIL_BYTES`], to check a `Range` answer against.
+    pub tail: Vec<u8>,
+}
+
+/// Bytes of [`PartialResponse::tail`] at most.
+pub const TAIL_BYTES: usize = 16 << 10;
+
+/// One connection of a failed backend, as far as it was logged (paper §4.2).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConnectionReport {
+    /// Which one.
+    pub flow: Flow,
+    /// What the client offered in its SYN, as the backend saw it; `None` if the log began later.
+    pub options: Option<SynOptions>,
+    /// T_L: ordinal of the last transaction whose response is fully logged; 0: none.
+    pub t_l: u16,
+    /// Ack_TL: the sequence number after T_L's last response byte.
+    pub ack_tl: u32,
+    /// Ack_CL: the client's last acknowledgement that was logged.
+    pub ack_cl: u32,
+    /// S: the client's next sequence number, one after its last logged byte.
+    pub client_next: u32,
+    /// The client's FIN was logged (it sits at `client_next`, which does not count it).
+    pub client_fin: bool,
+    /// Requests T_L + 1 and following, in order; the last may be incomplete.
+    pub pending: Vec<PendingRequest>,
+    /// What was logged of the response of T_L + 1.
+    pub partial: PartialResponse,
+    /// Response bytes `[Ack_CL, Ack_TL + p)`, still in the log.
+    pub unacked: Vec<u8>,
+    /// Why this connection cannot be recovered, if so.
+    pub unrecoverable: Option<String>,
+}
+
+/// What made the detector declare a failure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Evidence {
+    /// The backend's kernel closed the connection with a FIN before the response was complete.
+    PrematureFin,
+    /// The same with a RST.
+    PrematureReset,
+    /// The host answered no probe.
+    HostSilent,
+    /// The host lives but the application exceeded its adaptive timeout.
+    ApplicationTimeout,
+    /// The idle heartbeat failed.
+    Heartbeat,
+}
+
+/// Transactionalizer to recovery manager.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FromLog {
+    /// Connections whose backend failed them. The logger has already fenced the backend on each.
+    Failed {
+        /// Increases by one with each message of one transactionalizer.
+        number: u64,
+        /// How it was noticed.
+        evidence: Evidence,
+        /// Microseconds from the evidence's occurrence to this message.
+        noticed_us: u64,
+        /// The whole backend is down, not only these connections.
+        backend_down: bool,
+        /// The backend.
+        backend: SocketAddr,
+        /// At least one, or none when only the backend's state changed.
+        connections: Vec<ConnectionReport>,
+    },
+    /// The backend answers again and may get new connections.
+    BackendUp {
+        /// Which one.
+        backend: SocketAddr,
+    },
+    /// Answer to [`ToLog::Status`].
+    Status(LogStatus),
+}
+
+/// Recovery manager to transactionalizer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ToLog {
+    /// Failures are reported to the sender from now on. Answered with the state of each backend that is down.
+    Subscribe,
+    /// The recovery of this client ended; ordinals continue on its connection with `backend`, if any.
+    Ended {
+        /// The client.
+        client: Client,
+        /// Where it was re-spliced to; `None`: the client was reset or is gone.
+        backend: Option<SocketAddr>,
+    },
+    /// Answer with [`LogStatus`].
+    Status,
+}
+
+/// State of the transactionalizer.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogStatus {
+    /// Backends and whether they are up.
+    pub backends: Vec<(SocketAddr, bool)>,
+    /// Counters by name.
+    pub counters: BTreeMap<String, u64>,
+}
+
+/// What of the alternate's response the client already has (or gets from the log), and how it is recognised.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum TakeIn {
+    /// Nothing: splice right after the handshake and the replay.
+    Nothing,
+    /// The same request again: the first p bytes are taken in and compared.
+    Prefix {
+        /// The logged head, or its beginning.
+        head: Vec<u8>,
+        /// It is whole.
+        head_complete: bool,
+        /// Fields whose values may differ at equal length.
+        volatile: Vec<String>,
+        /// Body bytes to take in after the head.
+        body_bytes: u64,
+        /// Their xxh3-128.
+        body_hash: u128,
+    },
+    /// A `Range` request from `first` on: a 206 whose head is dropped, whose first bytes must equal `overlap`.
+    Range {
+        /// First byte position asked for, as `Content-Range` must repeat it.
+        first: u64,
+        /// Complete length of the representation, as `Content-Range` must repeat it.
+        complete: u64,
+        /// The body bytes at `first` as logged; taken in and compared.
+        overlap: Vec<u8>,
+    },
+}
+
+/// One connection's recovery, as the manager planned it and the proxy executes it (paper §4.3).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecoveryOrder {
+    /// Unique among the orders of one manager.
+    pub id: u64,
+    /// The client and the backend that failed it.
+    pub flow: Flow,
+    /// The alternate backend A.
+    pub alternate: SocketAddr,
+    /// What the client offered, for a proxy that did not conduct its handshake.
+    pub options: Option<SynOptions>,
+    /// S: the client's next sequence number as logged.
+    pub client_next: u32,
+    /// R bytes of requests to send to the alternate; its ISN is S − R − 1.
+    pub replay: Vec<u8>,
+    /// Sequence number (failed backend's space) of `resend`'s first byte: Ack_CL.
+    pub resend_from: u32,
+    /// Logged response bytes to re-send to the client (eq. 1).
+    pub resend: Vec<u8>,
+    /// What to take in from the alternate before splicing.
+    pub take_in: TakeIn,
+}
+
+/// Recovery manager (or `resplice`) to proxy.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ToProxy {
+    /// Events are sent to the sender from now on.
+    Subscribe,
+    /// Fence, re-send, replay, compare, re-splice. Idempotent by order id.
+    Recover(Box<RecoveryOrder>),
+    /// Fence, and reset the client.
+    Reset {
+        /// Whose connection, and which backend failed it: a connection already on another backend is left alone.
+        flow: Flow,
+        /// Logged and shown.
+        reason: String,
+    },
+    /// New connections avoid, or may use again, a backend.
+    Backend {
+        /// Which one.
+        backend: SocketAddr,
+        /// Usable.
+        up: bool,
+    },
+    /// Answer with [`FromProxy::Status`].
+    Status,
+}
+
+/// How one recovery ended at the proxy.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Outcome {
+    /// The client continues on the alternate.
+    Respliced {
+        /// Response bytes re-sent from the log.
+        resent: u64,
+        /// Response bytes taken in and compared.
+        taken_in: u64,
+        /// Steps and the microseconds from the order's arrival to their end, in order.
+        steps: Vec<(String, u64)>,
+    },
+    /// The alternate could not be reached or did not serve; another alternate may be tried with a new order.
+    AlternateFailed(String),
+    /// The alternate's bytes differ from those already sent; the client was reset.
+    Mismatch {
+        /// Position in the response.
+        at: u64,
+        /// What the log has there, a few bytes of context.
+        logged: Vec<u8>,
+        /// What the alternate sent there.
+        alternate: Vec<u8>,
+    },
+    /// The proxy does not know this connection (any more), or the client is gone.
+    Gone(String),
+}
+
+/// Proxy to recovery manager (or `resplice`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FromProxy {
+    /// An order ended.
+    Ended {
+        /// The order.
+        id: u64,
+        /// How.
+        outcome: Outcome,
+    },
+    /// Answer to [`ToProxy::Status`].
+    Status(ProxyStatus),
+}
+
+/// State of a proxy.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProxyStatus {
+    /// At most 10,000 of them.
+    pub connections: Vec<ConnectionStatus>,
+    /// Connections known, also those left out above.
+    pub total: u64,
+    /// Backends and whether new connections may use them.
+    pub backends: Vec<(SocketAddr, bool)>,
+    /// Counters by name.
+    pub counters: BTreeMap<String, u64>,
+}
+
+/// One connection at the proxy.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConnectionStatus {
+    /// The client.
+    pub client: Client,
+    /// Its present backend.
+    pub backend: Option<SocketAddr>,
+    /// `syn-received`, `collecting`, `connecting`, `spliced-kernel`, `spliced-userspace`, `recovering`, `answering`.
+    pub state: String,
+    /// How often it was re-spliced.
+    pub resplices: u32,
+}
+
+/// Asked of the recovery manager's socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ToManager {
+    /// Answer with [`ManagerStatus`].
+    Status,
+}
+
+/// State of a recovery manager.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ManagerStatus {
+    /// The last recoveries, newest last.
+    pub recoveries: Vec<RecoveryRecord>,
+    /// Connected to the proxy's splice daemon.
+    pub proxy_connected: bool,
+    /// Loggers, and whether they are connected.
+    pub loggers: Vec<(String, bool)>,
+    /// Backends the manager believes to be down.
+    pub down: Vec<SocketAddr>,
+    /// Counters by name.
+    pub counters: BTreeMap<String, u64>,
+}
+
+/// One finished recovery, for people.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecoveryRecord {
+    /// Unix time in milliseconds.
+    pub at_ms: u64,
+    /// The client and the failed backend.
+    pub flow: Flow,
+    /// The alternate, if one was tried.
+    pub alternate: Option<SocketAddr>,
+    /// How the failure was noticed.
+    pub evidence: Evidence,
+    /// T_L.
+    pub t_l: u16,
+    /// p.
+    pub p: u64,
+    /// The request that was in progress, if any.
+    pub request: Option<String>,
+    /// Whether and how it ended, in words.
+    pub outcome: String,
+    /// The client kept its connection.
+    pub ok: bool,
+    /// Steps and the microseconds from the failure notice's arrival to their end.
+    pub steps: Vec<(String, u64)>,
+}

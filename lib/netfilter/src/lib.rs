@@ -1,0 +1,1 @@
+//! NFQUEUE, ctnetlink, nft set elements, raw sockets: the syscalls.

@@ -1,0 +1,1 @@
+//! The shared-memory segment log: layout, writer, reader.

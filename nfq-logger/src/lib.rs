@@ -1,0 +1,1 @@
+//! The logger: every segment to shared memory before it passes.

@@ -1,0 +1,1 @@
+//! The proxy: accepts clients without a socket, routes, splices, un-splices, re-splices.

@@ -1,0 +1,1 @@
+//! Typed nft rulesets of every role: check, print, install, remove.

@@ -1,0 +1,3 @@
+//! Typed nft rulesets of every role: check, print, install, remove.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Coordinates one recovery, from failure notice to re-splice.

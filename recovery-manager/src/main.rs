@@ -1,0 +1,3 @@
+//! Coordinates one recovery, from failure notice to re-splice.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Streams to transactions, tags, failure detection.

@@ -1,0 +1,3 @@
+//! Streams to transactions, tags, failure detection.
+
+fn main() {}
