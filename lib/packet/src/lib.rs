@@ -1,4 +1,22 @@
 //! Packets: header views, sequence arithmetic, options, checksums, building, rewriting. Pure: no clock, no sockets.
+//!
+//! * [`TcpSegment`] is a checked view of a whole IPv4 or IPv6 packet that carries TCP.
+//! * [`SegmentBuilder`] makes such packets, [`Translation`] rewrites them in place.
+//! * [`Seq`] is a sequence number, [`Time`] a moment; [`Reassembly`] puts each byte once into a stream.
 
+mod build;
+pub mod checksum;
 mod options;
-pub use options::SynOptions;
+mod reassembly;
+mod rewrite;
+mod segment;
+mod seq;
+mod time;
+
+pub use build::SegmentBuilder;
+pub use options::{Options, SynOptions, TcpOption};
+pub use reassembly::{Pushed, Reassembly};
+pub use rewrite::Translation;
+pub use segment::{Flags, PacketError, TcpSegment};
+pub use seq::Seq;
+pub use time::Time;

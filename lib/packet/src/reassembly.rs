@@ -1,0 +1,164 @@
+//! Putting each byte once into a stream, in order, whatever the order of arrival. The first copy wins (RFC 9293 §3.10).
+
+use std::collections::VecDeque;
+
+use crate::Seq;
+
+/// Pieces beyond a gap that are kept at most, whatever their size.
+const MAX_PIECES: usize = 4096;
+
+/// What a segment did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Pushed {
+    /// Bytes that went into the stream now, from this segment or from kept ones.
+    pub delivered: usize,
+    /// Bytes that had arrived before.
+    pub repeated: usize,
+    /// Bytes that did not fit into the bound; the sender repeats them.
+    pub refused: usize,
+    /// Bytes that were kept already arrived again with other content.
+    pub conflict: bool,
+}
+
+/// One direction of a connection: the next byte expected, and pieces beyond a gap.
+#[derive(Debug, Clone)]
+pub struct Reassembly {
+    next: Seq,
+    /// Not overlapping, ascending, all beyond `next`.
+    pieces: VecDeque<(Seq, Vec<u8>)>,
+    kept: usize,
+    max: usize,
+}
+
+impl Reassembly {
+    /// Expects `next`; keeps at most `max` bytes beyond a gap.
+    pub fn new(next: Seq, max: usize) -> Self {
+        Self { next, pieces: VecDeque::new(), kept: 0, max }
+    }
+
+    /// The next byte of the stream.
+    pub fn next(&self) -> Seq {
+        self.next
+    }
+
+    /// Bytes kept beyond a gap.
+    pub fn kept(&self) -> usize {
+        self.kept
+    }
+
+    /// Takes a segment's data; `deliver` is called with what is in order now, piece by piece.
+    pub fn push(&mut self, seq: Seq, data: &[u8], deliver: &mut dyn FnMut(&[u8])) -> Pushed {
+        let mut pushed = Pushed::default();
+        let before = self.next.since(seq);
+        if before < 0 {
+            self.keep(seq, data, &mut pushed);
+            return pushed;
+        }
+        let skip = (before as usize).min(data.len());
+        pushed.repeated = skip;
+        let fresh = data.get(skip..).unwrap_or_default();
+        if self.pieces.is_empty() {
+            self.emit(fresh, &mut pushed, deliver);
+        } else if !fresh.is_empty() {
+            self.keep(self.next, fresh, &mut pushed);
+            self.drain(&mut pushed, deliver);
+        }
+        pushed
+    }
+
+    fn emit(&mut self, data: &[u8], pushed: &mut Pushed, deliver: &mut dyn FnMut(&[u8])) {
+        if !data.is_empty() {
+            self.next = self.next + data.len() as u32;
+            pushed.delivered += data.len();
+            deliver(data);
+        }
+    }
+
+    fn drain(&mut self, pushed: &mut Pushed, deliver: &mut dyn FnMut(&[u8])) {
+        while self.pieces.front().is_some_and(|(seq, _)| *seq == self.next) {
+            if let Some((_, data)) = self.pieces.pop_front() {
+                self.kept -= data.len();
+                self.emit(&data, pushed, deliver);
+            }
+        }
+    }
+
+    /// Keeps the parts of `data` that no kept piece covers.
+    fn keep(&mut self, seq: Seq, data: &[u8], pushed: &mut Pushed) {
+        let mut at = 0;
+        while at < data.len() {
+            let here = seq + at as u32;
+            let index =
+                self.pieces.iter().position(|(start, piece)| here.before(*start + piece.len() as u32));
+            let covering =
+                index.and_then(|index| self.pieces.get(index)).filter(|(start, _)| start.before_or_at(here));
+            if let Some((start, piece)) = covering {
+                let offset = here.since(*start) as usize;
+                let old = piece.get(offset..).unwrap_or_default();
+                let length = old.len().min(data.len() - at);
+                pushed.conflict |= data.get(at..at + length) != old.get(..length);
+                pushed.repeated += length;
+                at += length;
+                continue;
+            }
+            let room =
+                index.and_then(|index| self.pieces.get(index)).map(|(start, _)| start.since(here) as usize);
+            let length = room.unwrap_or(usize::MAX).min(data.len() - at);
+            self.insert(index, here, data.get(at..at + length).unwrap_or_default(), pushed);
+            at += length;
+        }
+    }
+
+    fn insert(&mut self, index: Option<usize>, seq: Seq, data: &[u8], pushed: &mut Pushed) {
+        // The next expected bytes are always taken: they leave again at once.
+        let urgent = seq == self.next;
+        if !urgent && (self.kept + data.len() > self.max || self.pieces.len() >= MAX_PIECES) {
+            pushed.refused += data.len();
+            return;
+        }
+        self.kept += data.len();
+        self.pieces.insert(index.unwrap_or(self.pieces.len()), (seq, data.to_vec()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        /// Against a whole-buffer oracle: every byte once, in order, first copy first.
+        #[test]
+        fn any_order_gives_the_stream(
+            start in any::<u32>(),
+            segments in prop::collection::vec((0_usize..400, 1_usize..120, any::<u8>()), 1..80),
+        ) {
+            let mut oracle: Vec<Option<u8>> = vec![None; 600];
+            let mut stream = Vec::new();
+            let mut reassembly = Reassembly::new(Seq(start), 1 << 20);
+            for (offset, length, fill) in segments {
+                let data: Vec<u8> = (0..length).map(|i| fill.wrapping_add(i as u8)).collect();
+                for (i, byte) in data.iter().enumerate() {
+                    oracle[offset + i].get_or_insert(*byte);
+                }
+                reassembly.push(Seq(start) + offset as u32, &data, &mut |bytes| stream.extend_from_slice(bytes));
+            }
+            let expected: Vec<u8> = oracle.iter().map_while(|byte| *byte).collect();
+            prop_assert_eq!(&stream, &expected);
+            prop_assert_eq!(reassembly.next(), Seq(start) + expected.len() as u32);
+            let beyond = oracle.iter().skip(expected.len()).flatten().count();
+            prop_assert_eq!(reassembly.kept(), beyond);
+        }
+    }
+
+    #[test]
+    fn the_bound_holds_and_other_content_is_noticed() {
+        let mut reassembly = Reassembly::new(Seq(0), 10);
+        let none = &mut |_: &[u8]| {};
+        assert_eq!(reassembly.push(Seq(5), b"abcde", none), Pushed::default());
+        assert!(reassembly.push(Seq(5), b"abXde", none).conflict);
+        assert_eq!(reassembly.push(Seq(20), b"abcdef", none).refused, 6);
+        assert_eq!(reassembly.push(Seq(0), b"01234", none).delivered, 10);
+        assert_eq!(reassembly.kept(), 0);
+    }
+}

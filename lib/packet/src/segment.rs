@@ -1,0 +1,258 @@
+//! A checked view of a whole IP packet that carries TCP.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use thiserror::Error;
+
+use crate::options::{self, Options, SynOptions};
+use crate::{Seq, checksum};
+
+/// Why bytes are not a TCP packet that this project handles. Such packets are dropped and counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum PacketError {
+    /// Shorter than its headers or its length field say.
+    #[error("packet is truncated")]
+    Truncated,
+    /// Neither IPv4 nor IPv6.
+    #[error("IP version is neither 4 nor 6")]
+    Version,
+    /// The IPv4 or TCP header length field is below its minimum.
+    #[error("header length field is illegal")]
+    HeaderLength,
+    /// A fragment; TCP is never parsed out of one.
+    #[error("packet is an IP fragment")]
+    Fragment,
+    /// Another protocol than TCP (IPv6 extension headers included).
+    #[error("packet is not TCP")]
+    NotTcp,
+}
+
+/// TCP control bits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
+pub struct Flags(pub u8);
+
+impl Flags {
+    /// No more data from the sender.
+    pub const FIN: Self = Self(0x01);
+    /// Synchronize sequence numbers.
+    pub const SYN: Self = Self(0x02);
+    /// Reset.
+    pub const RST: Self = Self(0x04);
+    /// Push.
+    pub const PSH: Self = Self(0x08);
+    /// The acknowledgement field is significant.
+    pub const ACK: Self = Self(0x10);
+    /// The urgent pointer is significant.
+    pub const URG: Self = Self(0x20);
+
+    /// All of `other`'s bits are set.
+    pub fn contains(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+
+    /// Both sets of bits.
+    pub const fn union(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    /// FIN is set.
+    pub fn fin(self) -> bool {
+        self.contains(Self::FIN)
+    }
+
+    /// SYN is set.
+    pub fn syn(self) -> bool {
+        self.contains(Self::SYN)
+    }
+
+    /// RST is set.
+    pub fn rst(self) -> bool {
+        self.contains(Self::RST)
+    }
+
+    /// ACK is set.
+    pub fn ack(self) -> bool {
+        self.contains(Self::ACK)
+    }
+}
+
+/// Where the parts of a packet lie; offsets from its beginning, all within its length.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Layout {
+    /// IPv4: 12, IPv6: 8.
+    pub(crate) addresses: usize,
+    /// Of one address: 4 or 16.
+    pub(crate) address_bytes: usize,
+    /// Beginning of the TCP header.
+    pub(crate) tcp: usize,
+    /// Beginning of the payload.
+    pub(crate) payload: usize,
+    /// End of the packet as its IP header says; what follows is padding.
+    pub(crate) end: usize,
+}
+
+const IPV6_HEADER: usize = 40;
+const TCP_HEADER: usize = 20;
+const PROTOCOL_TCP: u8 = 6;
+
+fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
+    Some(u16::from_be_bytes([*bytes.get(at)?, *bytes.get(at + 1)?]))
+}
+
+impl Layout {
+    pub(crate) fn of(packet: &[u8]) -> Result<Self, PacketError> {
+        let layout = match packet.first().ok_or(PacketError::Truncated)? >> 4 {
+            4 => Self::ipv4(packet)?,
+            6 => Self::ipv6(packet)?,
+            _ => return Err(PacketError::Version),
+        };
+        layout.with_tcp(packet)
+    }
+
+    fn ipv4(packet: &[u8]) -> Result<Self, PacketError> {
+        let header = usize::from(packet.first().ok_or(PacketError::Truncated)? & 0x0f) * 4;
+        let end = usize::from(u16_at(packet, 2).ok_or(PacketError::Truncated)?);
+        let fragment = u16_at(packet, 6).ok_or(PacketError::Truncated)?;
+        if header < 20 {
+            return Err(PacketError::HeaderLength);
+        }
+        if fragment & 0x3fff != 0 {
+            return Err(PacketError::Fragment);
+        }
+        if *packet.get(9).ok_or(PacketError::Truncated)? != PROTOCOL_TCP {
+            return Err(PacketError::NotTcp);
+        }
+        // A GSO packet above 65,535 bytes carries the length 0.
+        let end = if end == 0 { packet.len() } else { end };
+        Ok(Self { addresses: 12, address_bytes: 4, tcp: header, payload: 0, end })
+    }
+
+    fn ipv6(packet: &[u8]) -> Result<Self, PacketError> {
+        let payload = usize::from(u16_at(packet, 4).ok_or(PacketError::Truncated)?);
+        if *packet.get(6).ok_or(PacketError::Truncated)? != PROTOCOL_TCP {
+            return Err(PacketError::NotTcp);
+        }
+        let end = if payload == 0 { packet.len() } else { IPV6_HEADER + payload };
+        Ok(Self { addresses: 8, address_bytes: 16, tcp: IPV6_HEADER, payload: 0, end })
+    }
+
+    fn with_tcp(mut self, packet: &[u8]) -> Result<Self, PacketError> {
+        if self.end > packet.len() || self.tcp + TCP_HEADER > self.end {
+            return Err(PacketError::Truncated);
+        }
+        let header = usize::from(packet.get(self.tcp + 12).ok_or(PacketError::Truncated)? >> 4) * 4;
+        if header < TCP_HEADER {
+            return Err(PacketError::HeaderLength);
+        }
+        self.payload = self.tcp + header;
+        if self.payload > self.end { Err(PacketError::Truncated) } else { Ok(self) }
+    }
+}
+
+/// A whole IPv4 or IPv6 packet with a TCP segment; every length has been checked.
+#[derive(Debug, Clone, Copy)]
+pub struct TcpSegment<'a> {
+    packet: &'a [u8],
+    layout: Layout,
+}
+
+impl<'a> TcpSegment<'a> {
+    /// Checks `packet`'s headers and lengths, not its checksums.
+    pub fn parse(packet: &'a [u8]) -> Result<Self, PacketError> {
+        Ok(Self { packet, layout: Layout::of(packet)? })
+    }
+
+    fn bytes<const N: usize>(&self, at: usize) -> [u8; N] {
+        let mut out = [0; N];
+        for (to, from) in out.iter_mut().zip(self.packet.get(at..).unwrap_or_default()) {
+            *to = *from;
+        }
+        out
+    }
+
+    fn address(&self, second: bool) -> IpAddr {
+        let Layout { addresses, address_bytes, .. } = self.layout;
+        let at = addresses + if second { address_bytes } else { 0 };
+        if address_bytes == 4 {
+            IpAddr::V4(Ipv4Addr::from(self.bytes::<4>(at)))
+        } else {
+            IpAddr::V6(Ipv6Addr::from(self.bytes::<16>(at)))
+        }
+    }
+
+    /// Source address and port.
+    pub fn source(&self) -> SocketAddr {
+        SocketAddr::new(self.address(false), u16::from_be_bytes(self.bytes(self.layout.tcp)))
+    }
+
+    /// Destination address and port.
+    pub fn destination(&self) -> SocketAddr {
+        SocketAddr::new(self.address(true), u16::from_be_bytes(self.bytes(self.layout.tcp + 2)))
+    }
+
+    /// Sequence number of the first byte (or of the SYN).
+    pub fn seq(&self) -> Seq {
+        Seq(u32::from_be_bytes(self.bytes(self.layout.tcp + 4)))
+    }
+
+    /// Acknowledgement number; significant only with [`Flags::ACK`].
+    pub fn ack(&self) -> Seq {
+        Seq(u32::from_be_bytes(self.bytes(self.layout.tcp + 8)))
+    }
+
+    /// Control bits.
+    pub fn flags(&self) -> Flags {
+        let [bits] = self.bytes(self.layout.tcp + 13);
+        Flags(bits)
+    }
+
+    /// Window field, unscaled.
+    pub fn window(&self) -> u16 {
+        u16::from_be_bytes(self.bytes(self.layout.tcp + 14))
+    }
+
+    /// The segment's data.
+    pub fn payload(&self) -> &'a [u8] {
+        self.packet.get(self.layout.payload..self.layout.end).unwrap_or_default()
+    }
+
+    /// The packet from its IP header to its last byte, without link padding.
+    pub fn packet(&self) -> &'a [u8] {
+        self.packet.get(..self.layout.end).unwrap_or_default()
+    }
+
+    fn option_field(&self) -> &'a [u8] {
+        self.packet.get(self.layout.tcp + TCP_HEADER..self.layout.payload).unwrap_or_default()
+    }
+
+    /// The options in order.
+    pub fn options(&self) -> Options<'a> {
+        Options::new(self.option_field())
+    }
+
+    /// TSval and TSecr (RFC 7323).
+    pub fn timestamps(&self) -> Option<(u32, u32)> {
+        options::timestamps(self.option_field())
+    }
+
+    /// The options that bind a connection; meaningful in a SYN.
+    pub fn syn_options(&self) -> SynOptions {
+        options::syn_options(self.option_field())
+    }
+
+    /// Sequence numbers the segment occupies: data, SYN and FIN.
+    pub fn sequence_length(&self) -> u32 {
+        let flags = self.flags();
+        self.payload().len() as u32 + u32::from(flags.syn()) + u32::from(flags.fin())
+    }
+
+    /// Both checksums are right. Packets that a sender's own host has not finished yet (GSO, checksum offload) are not.
+    pub fn checksums_valid(&self) -> bool {
+        let Layout { addresses, address_bytes, tcp, end, .. } = self.layout;
+        let header = self.packet.get(..tcp).unwrap_or_default();
+        let addresses = self.packet.get(addresses..addresses + 2 * address_bytes).unwrap_or_default();
+        let segment = self.packet.get(tcp..end).unwrap_or_default();
+        (address_bytes == 16 || checksum::ipv4_header(header) == [0, 0])
+            && checksum::tcp(addresses, segment) == [0, 0]
+    }
+}
