@@ -234,6 +234,8 @@ pub struct RecoveryOrder {
     pub options: Option<SynOptions>,
     /// S: the client's next sequence number as logged.
     pub client_next: u32,
+    /// The client's FIN was logged at `client_next`: it follows the replay, the client may not repeat it.
+    pub client_fin: bool,
     /// R bytes of requests to send to the alternate; its ISN is S − R − 1.
     pub replay: Vec<u8>,
     /// Sequence number (failed backend's space) of `resend`'s first byte: Ack_CL.
@@ -369,6 +371,8 @@ pub struct RecoveryRecord {
     pub alternate: Option<SocketAddr>,
     /// How the failure was noticed.
     pub evidence: Evidence,
+    /// Microseconds from the evidence to the failure notice's arrival.
+    pub noticed_us: u64,
     /// T_L.
     pub t_l: u16,
     /// p.
