@@ -11,6 +11,7 @@ mod reassembly;
 mod rewrite;
 mod segment;
 mod seq;
+mod split;
 mod time;
 
 pub use build::SegmentBuilder;
@@ -19,4 +20,5 @@ pub use reassembly::{Pushed, Reassembly};
 pub use rewrite::Translation;
 pub use segment::{Flags, PacketError, TcpSegment};
 pub use seq::Seq;
+pub use split::split;
 pub use time::Time;

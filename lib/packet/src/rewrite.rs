@@ -92,20 +92,20 @@ impl Translation {
     }
 }
 
-fn put(bytes: &mut [u8], at: usize, value: &[u8]) {
+pub(crate) fn put(bytes: &mut [u8], at: usize, value: &[u8]) {
     if let Some(field) = bytes.get_mut(at..at + value.len()) {
         field.copy_from_slice(value);
     }
 }
 
-fn add(bytes: &mut [u8], at: usize, value: u32) {
+pub(crate) fn add(bytes: &mut [u8], at: usize, value: u32) {
     if let Some(&[a, b, c, d]) = bytes.get(at..at + 4) {
         put(bytes, at, &u32::from_be_bytes([a, b, c, d]).wrapping_add(value).to_be_bytes());
     }
 }
 
 /// Full checksums, whatever the kernel promised to fill in: a changed packet returns without checksum state (design §9).
-fn seal(packet: &mut [u8], layout: &Layout) {
+pub(crate) fn seal(packet: &mut [u8], layout: &Layout) {
     if layout.address_bytes == 4 {
         put(packet, 10, &[0, 0]);
         let sum = checksum::ipv4_header(packet.get(..layout.tcp).unwrap_or_default());

@@ -1,5 +1,7 @@
 //! Building, viewing and rewriting against etherparse, which shares no code with this crate.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::net::SocketAddr;
 
 use etherparse::{NetSlice, SlicedPacket, TransportSlice};
