@@ -1,1 +1,22 @@
-//! NFQUEUE, ctnetlink, nft set elements, raw sockets: the syscalls.
+//! The syscalls of netfilter, without C libraries: everything that decides nothing.
+//!
+//! * [`queue`]: NFQUEUE, received with `recvmmsg`, answered with many verdicts in one `sendto`.
+//! * [`conntrack`]: splices as conntrack entries; [`conntrack_events`]: their end.
+//! * [`sets`]: elements of an nft set of client addresses; [`target`]: the queue rule where `queue` is not native.
+//! * [`raw`]: whole packets of our own, marked.
+//!
+//! Netlink answers from within the sending syscall, so every request here ends with its answer read.
+
+pub mod conntrack;
+pub mod conntrack_events;
+mod error;
+mod netlink;
+mod nftables;
+pub mod queue;
+pub mod raw;
+pub mod sets;
+mod socket;
+pub mod target;
+
+pub use error::Error;
+pub use nftables::Family;

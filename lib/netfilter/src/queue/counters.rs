@@ -1,0 +1,44 @@
+//! `/proc/net/netfilter/nfnetlink_queue`: the kernel's own counters of each queue.
+
+use std::io;
+
+/// One line of the file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KernelCounters {
+    /// The queue's number.
+    pub number: u16,
+    /// Netlink port of the socket that owns it.
+    pub port: u32,
+    /// Packets that wait for a verdict.
+    pub waiting: u64,
+    /// Packets dropped because the queue was full.
+    pub queue_dropped: u64,
+    /// Packets dropped because the socket's receive buffer was full.
+    pub user_dropped: u64,
+}
+
+/// The kernel's counters of queue `number` in the calling thread's network namespace; `None`: nobody has bound it.
+pub fn queue_counters(number: u16) -> io::Result<Option<KernelCounters>> {
+    // Not `/proc/net`, which is the main thread's namespace.
+    let text = std::fs::read_to_string("/proc/thread-self/net/netfilter/nfnetlink_queue")?;
+    Ok(parse_counters(&text).find(|counters| counters.number == number))
+}
+
+pub(super) fn is_bound(number: u16) -> bool {
+    matches!(queue_counters(number), Ok(Some(_)))
+}
+
+/// The lines of `/proc/net/netfilter/nfnetlink_queue` that have the known form: number, port, waiting, copy
+/// mode, copy range, dropped by the queue, dropped for the user, last id, 1.
+pub fn parse_counters(text: &str) -> impl Iterator<Item = KernelCounters> + '_ {
+    text.lines().filter_map(|line| {
+        let mut fields = line.split_ascii_whitespace();
+        Some(KernelCounters {
+            number: fields.next()?.parse().ok()?,
+            port: fields.next()?.parse().ok()?,
+            waiting: fields.next()?.parse().ok()?,
+            queue_dropped: fields.nth(2)?.parse().ok()?,
+            user_dropped: fields.next()?.parse().ok()?,
+        })
+    })
+}

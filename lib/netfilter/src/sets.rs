@@ -1,0 +1,112 @@
+//! Elements of an nft set of addresses and ports: which flows are queued before conntrack.
+
+use std::net::{IpAddr, SocketAddr};
+
+use crate::Error;
+use crate::netlink::Builder;
+use crate::nftables::{self, Batch, DELETE_ELEMENT, Family, NEW_ELEMENT};
+use crate::socket::Socket;
+
+const LIST_TABLE: u16 = 1;
+const LIST_SET: u16 = 2;
+const LIST_ELEMENTS: u16 = 3;
+const ELEMENT: u16 = 1;
+const ELEMENT_KEY: u16 = 1;
+const DATA_VALUE: u16 = 1;
+/// Elements of one message: their list is one attribute of at most 64 KiB.
+const CHUNK: usize = 1024;
+
+/// A set keyed `ipv4_addr . inet_service` or `ipv6_addr . inet_service`.
+pub struct Sets {
+    socket: Socket,
+    family: Family,
+    table: String,
+    set: String,
+}
+
+impl Sets {
+    /// Names a set; it need not exist yet. `Family::Ip6` wants IPv6 addresses, `Family::Ip` IPv4 ones.
+    pub fn open(family: Family, table: &str, set: &str) -> Result<Self, Error> {
+        Ok(Self { socket: Socket::open()?, family, table: table.to_owned(), set: set.to_owned() })
+    }
+
+    /// Adds elements, all or none; those that are there stay. Packets meet them from when this returns.
+    pub fn add(&mut self, elements: &[SocketAddr]) -> Result<(), Error> {
+        if elements.is_empty() {
+            return Ok(());
+        }
+        let errno = self.change("add to set", NEW_ELEMENT, libc::NLM_F_CREATE, elements)?;
+        nftables::succeed("add to set", errno)
+    }
+
+    /// Deletes elements; those that are not there are no error.
+    pub fn delete(&mut self, elements: &[SocketAddr]) -> Result<(), Error> {
+        if elements.is_empty() {
+            return Ok(());
+        }
+        match self.change("delete from set", DELETE_ELEMENT, 0, elements)? {
+            // One that is missing undoes the whole batch.
+            libc::ENOENT => elements.iter().try_for_each(|element| self.delete_one(*element)),
+            errno => nftables::succeed("delete from set", errno),
+        }
+    }
+
+    /// Deletes all elements.
+    pub fn flush(&mut self) -> Result<(), Error> {
+        let Self { socket, family, table, set } = self;
+        let mut batch = Batch::begin(socket, *family);
+        batch.add(DELETE_ELEMENT, 0, |message| {
+            message.string(LIST_TABLE, table);
+            message.string(LIST_SET, set);
+        });
+        nftables::succeed("flush set", batch.commit("flush set")?)
+    }
+
+    fn delete_one(&mut self, element: SocketAddr) -> Result<(), Error> {
+        match self.change("delete from set", DELETE_ELEMENT, 0, &[element])? {
+            libc::ENOENT => Ok(()),
+            errno => nftables::succeed("delete from set", errno),
+        }
+    }
+
+    fn change(
+        &mut self,
+        what: &'static str,
+        kind: u16,
+        flags: i32,
+        elements: &[SocketAddr],
+    ) -> Result<i32, Error> {
+        let Self { socket, family, table, set } = self;
+        if elements.iter().any(|element| element.is_ipv6() != (*family == Family::Ip6)) {
+            return Err(Error::MixedFamilies(what));
+        }
+        let mut batch = Batch::begin(socket, *family);
+        for chunk in elements.chunks(CHUNK) {
+            batch.add(kind, flags, |message| {
+                message.string(LIST_TABLE, table);
+                message.string(LIST_SET, set);
+                message.nested(LIST_ELEMENTS, |list| {
+                    chunk.iter().for_each(|element| add_element(list, *element))
+                });
+            });
+        }
+        batch.commit(what)
+    }
+}
+
+fn add_element(list: &mut Builder, element: SocketAddr) {
+    list.nested(ELEMENT, |item| {
+        item.nested(ELEMENT_KEY, |key| key.attribute(DATA_VALUE, key_of(element).as_slice()))
+    });
+}
+
+/// Address and port, each filled up to a multiple of four bytes.
+fn key_of(element: SocketAddr) -> Vec<u8> {
+    let mut key = match element.ip() {
+        IpAddr::V4(address) => address.octets().to_vec(),
+        IpAddr::V6(address) => address.octets().to_vec(),
+    };
+    key.extend_from_slice(&element.port().to_be_bytes());
+    key.extend_from_slice(&[0; 2]);
+    key
+}
