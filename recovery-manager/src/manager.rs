@@ -1,0 +1,217 @@
+//! Runs many recoveries at once. Pure: inputs are `handle_*`, then [`Manager::poll_action`] until it is
+//! empty, then sleep until [`Manager::poll_timeout`] at most.
+
+mod alternates;
+mod finish;
+mod inputs;
+mod recent;
+mod recovery;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use cluster::config::{self, Cluster};
+use cluster::control::{Client, Flow, ManagerStatus, RecoveryRecord, ToLog, ToProxy};
+use packet::Time;
+
+use crate::Story;
+use alternates::Alternates;
+use recent::Recent;
+pub(crate) use recovery::End;
+use recovery::Recovery;
+
+/// The present, on both clocks.
+#[derive(Debug, Clone, Copy)]
+pub struct Now {
+    /// For intervals.
+    pub monotonic: Time,
+    /// For people: Unix time, milliseconds.
+    pub unix_ms: u64,
+}
+
+/// A logger's place in the order of `[logger.NODE]` by name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct LoggerId(pub usize);
+
+/// What the shell is asked to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// Send to the proxy's splice daemon; asked only while it is connected.
+    ToProxy(ToProxy),
+    /// Send to this logger's transactionalizer; asked only while it is connected.
+    ToLog(LoggerId, ToLog),
+    /// Write to the log.
+    Tell(Story),
+}
+
+/// Bounds of the manager's tables.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Recoveries at once; beyond it, clients are reset.
+    pub recoveries: usize,
+    /// Bytes of their reports; beyond it, clients are reset.
+    pub report_bytes: usize,
+    /// Resets that wait for the proxy to come back; beyond it, the oldest is given up.
+    pub waiting_resets: usize,
+    /// Ended recoveries by which repeated and late messages are recognised; beyond it, the oldest is forgotten.
+    pub recent: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { recoveries: 16_384, report_bytes: 256 << 20, waiting_resets: 16_384, recent: 4096 }
+    }
+}
+
+/// One logger, as the manager sees it.
+#[derive(Debug)]
+struct Logger {
+    name: String,
+    connected: bool,
+    /// Greatest message number of this session.
+    last_number: Option<u64>,
+}
+
+/// A reset for a proxy that is not there.
+#[derive(Debug)]
+struct WaitingReset {
+    until: Time,
+    flow: Flow,
+    reason: String,
+}
+
+/// The engine.
+#[derive(Debug)]
+pub struct Manager {
+    config: config::Recovery,
+    /// The same without `Range` requests.
+    whole: config::Recovery,
+    limits: Limits,
+    loggers: Vec<Logger>,
+    proxy_connected: bool,
+    alternates: Alternates,
+    active: BTreeMap<Client, Recovery>,
+    /// Orders that the proxy has not ended, also replaced ones.
+    orders: BTreeMap<u64, Client>,
+    deadlines: BTreeSet<(Time, Client)>,
+    report_bytes: usize,
+    waiting_resets: VecDeque<WaitingReset>,
+    recent: Recent,
+    history: VecDeque<RecoveryRecord>,
+    next_order: u64,
+    actions: VecDeque<Action>,
+    counters: BTreeMap<&'static str, u64>,
+}
+
+impl Manager {
+    /// A manager for one proxy of `cluster`. `first_order` must be greater than any order number that an
+    /// earlier manager used with the same proxy: Unix time in microseconds will do.
+    pub fn new(cluster: &Cluster, limits: Limits, first_order: u64) -> Self {
+        let logger = |name: &String| Logger { name: name.clone(), connected: false, last_number: None };
+        Self {
+            config: cluster.recovery.clone(),
+            whole: config::Recovery { range_from_bytes: u64::MAX, ..cluster.recovery.clone() },
+            limits,
+            loggers: cluster.loggers.keys().map(logger).collect(),
+            proxy_connected: false,
+            alternates: Alternates::new(cluster),
+            active: BTreeMap::new(),
+            orders: BTreeMap::new(),
+            deadlines: BTreeSet::new(),
+            report_bytes: 0,
+            waiting_resets: VecDeque::new(),
+            recent: Recent::new(limits.recent),
+            history: VecDeque::new(),
+            next_order: first_order,
+            actions: VecDeque::new(),
+            counters: COUNTERS.into_iter().map(|name| (name, 0)).collect(),
+        }
+    }
+
+    /// The next thing to do, in order. `now` stamps the moment at which an order leaves.
+    pub fn poll_action(&mut self, now: Time) -> Option<Action> {
+        let action = self.actions.pop_front()?;
+        if let Action::ToProxy(ToProxy::Recover(order)) = &action {
+            self.stamp(order.id, now);
+        }
+        Some(action)
+    }
+
+    /// When [`Manager::handle_timeout`] is due.
+    pub fn poll_timeout(&self) -> Option<Time> {
+        let reset = self.waiting_resets.front().map(|reset| reset.until);
+        let deadline = self.deadlines.first().map(|(at, _)| *at);
+        reset.into_iter().chain(deadline).min()
+    }
+
+    /// For `resplice status`.
+    pub fn status(&self) -> ManagerStatus {
+        let mut counters: BTreeMap<String, u64> =
+            self.counters.iter().map(|(name, n)| ((*name).to_owned(), *n)).collect();
+        counters.insert("recoveries_running".to_owned(), self.active.len() as u64);
+        ManagerStatus {
+            recoveries: self.history.iter().cloned().collect(),
+            proxy_connected: self.proxy_connected,
+            loggers: self.loggers.iter().map(|logger| (logger.name.clone(), logger.connected)).collect(),
+            down: self.alternates.down().collect(),
+            counters,
+        }
+    }
+
+    fn timeout(&self) -> Duration {
+        Duration::from_millis(self.config.timeout_ms)
+    }
+
+    fn count(&mut self, name: &'static str) {
+        *self.counters.entry(name).or_default() += 1;
+    }
+
+    fn to_proxy(&mut self, message: ToProxy) {
+        if self.proxy_connected {
+            self.actions.push_back(Action::ToProxy(message));
+        }
+    }
+
+    fn to_log(&mut self, logger: LoggerId, message: ToLog) {
+        match self.loggers.get(logger.0) {
+            Some(peer) if peer.connected => self.actions.push_back(Action::ToLog(logger, message)),
+            _ => self.count("log_messages_dropped"),
+        }
+    }
+
+    fn tell(&mut self, story: Story) {
+        self.actions.push_back(Action::Tell(story));
+    }
+
+    fn stamp(&mut self, order: u64, now: Time) {
+        let Some(recovery) = self.orders.get(&order).and_then(|client| self.active.get_mut(client)) else { return };
+        if recovery.stamp(order, now) {
+            recovery.step("ordered", now);
+        }
+    }
+
+    /// Marks a backend for new connections, here and at the proxy.
+    fn set_backend(&mut self, backend: SocketAddr, down_by: Option<LoggerId>) {
+        if self.alternates.set(backend, down_by) {
+            self.to_proxy(ToProxy::Backend { backend, up: down_by.is_none() });
+            self.tell(if down_by.is_some() { Story::BackendDown(backend) } else { Story::BackendUp(backend) });
+        }
+    }
+}
+
+const COUNTERS: [&str; 13] = [
+    "alternates_failed",
+    "clients_gone",
+    "log_messages_dropped",
+    "log_messages_old",
+    "proxy_messages_unknown",
+    "recoveries_refused_at_limit",
+    "recoveries_superseded",
+    "recoveries_timed_out",
+    "reports_repeated",
+    "reports_superseding",
+    "resets",
+    "resplices",
+    "resets_given_up",
+];

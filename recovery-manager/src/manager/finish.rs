@@ -1,0 +1,170 @@
+//! Orders, retries and ends.
+
+use cluster::control::{Client, Flow, Outcome, TakeIn, ToLog, ToProxy};
+use packet::Time;
+
+use super::recent::{Ended, Fingerprint};
+use super::recovery::{Attempt, End, Failure};
+use super::{Manager, Now, WaitingReset};
+use crate::equations::AlternateState;
+use crate::plan::{Plan, Steps, plan};
+use crate::story::Story;
+
+impl Manager {
+    pub(super) fn tell_noticed(&mut self, client: Client) {
+        let Some(recovery) = self.active.get(&client) else { return };
+        let failure = &recovery.failure;
+        let story = Story::noticed(&failure.report, failure.evidence, failure.noticed_us);
+        self.tell(story);
+    }
+
+    /// Orders the recovery on the next alternate, or resets the client if there is none or there is no plan.
+    pub(super) fn order_next(&mut self, now: Time, client: Client) {
+        let Some(recovery) = self.active.get(&client) else { return };
+        let chosen = self.alternates.choose(recovery.failure.report.flow.backend, &recovery.tried);
+        if let (None, Some(why)) = (chosen, &recovery.last_failure) {
+            let reason = format!("no alternate is left ({why})");
+            return self.finish(now, client, End::Reset(reason));
+        }
+        self.order(now, client, chosen.as_slice(), false);
+    }
+
+    fn order(&mut self, now: Time, client: Client, alternates: &[std::net::SocketAddr], whole: bool) {
+        let Some(recovery) = self.active.get_mut(&client) else { return };
+        let report = &recovery.failure.report;
+        let config = if whole { &self.whole } else { &self.config };
+        match plan(report, AlternateState::level_with(report.t_l), alternates, config) {
+            Plan::Reset { reason } => self.finish(now, client, End::Reset(reason)),
+            Plan::Recover(steps) => {
+                let id = self.next_order;
+                self.next_order += 1;
+                let ranged = matches!(steps.take_in, TakeIn::Range { .. });
+                let alternate = steps.alternate;
+                recovery.attempt = Some(Attempt { id, alternate, whole, ranged, ordered_at: None });
+                self.orders.insert(id, client);
+                self.alternates.begin(alternate);
+                self.tell_planned(client, &steps);
+                self.send_order(client, *steps, id);
+            }
+        }
+    }
+
+    fn tell_planned(&mut self, client: Client, steps: &Steps) {
+        let Some(recovery) = self.active.get(&client) else { return };
+        let story = Story::planned(&recovery.failure.report, steps, recovery.last_failure.clone());
+        self.tell(story);
+    }
+
+    fn send_order(&mut self, client: Client, steps: Steps, id: u64) {
+        let Some(recovery) = self.active.get(&client) else { return };
+        let order = steps.into_order(id, &recovery.failure.report);
+        self.to_proxy(ToProxy::Recover(Box::new(order)));
+    }
+
+    /// The same order again, for a proxy that may not have got it.
+    pub(super) fn repeat_order(&mut self, client: Client) {
+        let Some(recovery) = self.active.get(&client) else { return };
+        let Some(attempt) = recovery.attempt else { return };
+        let report = &recovery.failure.report;
+        let config = if attempt.whole { &self.whole } else { &self.config };
+        if let Plan::Recover(steps) =
+            plan(report, AlternateState::level_with(report.t_l), &[attempt.alternate], config)
+        {
+            self.send_order(client, *steps, attempt.id);
+        }
+    }
+
+    /// The proxy could not use the alternate. If it was asked for a range, it may still serve the whole.
+    pub(super) fn retry(&mut self, now: Time, client: Client, why: &str) {
+        self.count("alternates_failed");
+        let Some(recovery) = self.active.get_mut(&client) else { return };
+        let Some(attempt) = recovery.give_up_attempt(why, now) else { return };
+        self.orders.remove(&attempt.id);
+        self.alternates.end(attempt.alternate);
+        if attempt.ranged && self.alternates.down_by(attempt.alternate).is_none() {
+            return self.order(now, client, &[attempt.alternate], true);
+        }
+        recovery.tried.push(attempt.alternate);
+        self.order_next(now, client);
+    }
+
+    /// The log found the alternate failing while the proxy still works with it. `newer` is the failure of the
+    /// client's connection there: it counts only if the proxy had re-spliced already.
+    pub(super) fn fail_alternate(&mut self, now: Now, client: Client, newer: Option<Failure>) {
+        self.count("alternates_failed");
+        let Some(recovery) = self.active.get_mut(&client) else { return };
+        let Some(attempt) = recovery.give_up_attempt("it failed, too", now.monotonic) else { return };
+        recovery.tried.push(attempt.alternate);
+        recovery.replaced.push((attempt.id, attempt.alternate));
+        recovery.newer = newer.map(Box::new).or(recovery.newer.take());
+        self.alternates.end(attempt.alternate);
+        self.order_next(now.monotonic, client);
+    }
+
+    /// Ends a recovery: the client's fate to the proxy, the outcome to the log and to people.
+    pub(super) fn finish(&mut self, now: Time, client: Client, end: End) {
+        let Some(recovery) = self.active.remove(&client) else { return };
+        self.deadlines.remove(&(recovery.deadline, client));
+        self.report_bytes = self.report_bytes.saturating_sub(recovery.failure.bytes());
+        for (id, _) in recovery.replaced.iter().copied().chain(recovery.attempt.map(|a| (a.id, a.alternate))) {
+            self.orders.remove(&id);
+        }
+        if let Some(attempt) = recovery.attempt {
+            self.alternates.end(attempt.alternate);
+        }
+        if let End::Reset(reason) = &end {
+            self.reset(now, recovery.failure.report.flow, reason);
+            for (_, alternate) in &recovery.replaced {
+                self.reset(now, Flow { client, backend: *alternate }, reason);
+            }
+        }
+        self.close(now, recovery, &end);
+    }
+
+    fn close(&mut self, now: Time, recovery: super::Recovery, end: &End) {
+        let logger = recovery.failure.logger;
+        let client = recovery.failure.report.flow.client;
+        let order = recovery.attempt.map(|attempt| (attempt.id, attempt.alternate));
+        let fingerprint = Fingerprint::of(&recovery.failure.report);
+        let backend = match end {
+            End::Order(alternate, Outcome::Respliced { .. }) => Some(*alternate),
+            _ => None,
+        };
+        self.count_end(end);
+        let record = recovery.into_record(end, now);
+        self.tell(Story::Ended(record.clone()));
+        self.remember(record);
+        if !matches!(end, End::Superseded) {
+            self.recent.remember(client, Ended { fingerprint, logger, backend, order });
+            self.to_log(logger, ToLog::Ended { client, backend });
+        }
+    }
+
+    fn count_end(&mut self, end: &End) {
+        self.count(match end {
+            End::Order(_, Outcome::Respliced { .. }) => "resplices",
+            End::Order(_, Outcome::Gone(_)) => "clients_gone",
+            End::Superseded => "recoveries_superseded",
+            End::Reset(_) | End::Order(..) => "resets",
+        });
+    }
+
+    fn remember(&mut self, record: cluster::control::RecoveryRecord) {
+        self.history.push_back(record);
+        while self.history.len() > self.config.history {
+            self.history.pop_front();
+        }
+    }
+
+    fn reset(&mut self, now: Time, flow: Flow, reason: &str) {
+        let reason = reason.to_owned();
+        if self.proxy_connected {
+            return self.to_proxy(ToProxy::Reset { flow, reason });
+        }
+        self.waiting_resets.push_back(WaitingReset { until: now + self.timeout(), flow, reason });
+        if self.waiting_resets.len() > self.limits.waiting_resets {
+            self.waiting_resets.pop_front();
+            self.count("resets_given_up");
+        }
+    }
+}

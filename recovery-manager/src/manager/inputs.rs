@@ -1,0 +1,194 @@
+//! What arrives: failures from the logs, outcomes from the proxy, connections and time.
+
+use std::net::SocketAddr;
+
+use cluster::control::{Client, FromLog, FromProxy, LogStatus, Outcome, ToLog, ToProxy};
+use packet::Time;
+
+use super::recent::Fingerprint;
+use super::recovery::{End, Failure, Recovery};
+use super::{LoggerId, Manager, Now};
+
+impl Manager {
+    /// A logger's transactionalizer is connected: a new session, in which message numbers begin anew.
+    pub fn handle_log_connected(&mut self, logger: LoggerId) {
+        let Some(peer) = self.loggers.get_mut(logger.0) else { return };
+        peer.connected = true;
+        peer.last_number = None;
+        self.to_log(logger, ToLog::Subscribe);
+        self.to_log(logger, ToLog::Status);
+    }
+
+    /// The connection to a transactionalizer is lost.
+    pub fn handle_log_disconnected(&mut self, logger: LoggerId) {
+        if let Some(peer) = self.loggers.get_mut(logger.0) {
+            peer.connected = false;
+        }
+    }
+
+    /// A message from a transactionalizer.
+    pub fn handle_log(&mut self, now: Now, logger: LoggerId, message: FromLog) {
+        match message {
+            FromLog::Failed { number, evidence, noticed_us, backend_down, backend, connections } => {
+                if !self.is_new(logger, number) {
+                    return self.count("log_messages_old");
+                }
+                if backend_down {
+                    self.set_backend(backend, Some(logger));
+                }
+                for report in connections {
+                    self.begin(now, Failure { report, logger, evidence, noticed_us });
+                }
+                if backend_down {
+                    self.leave_alternate(now, backend);
+                }
+            }
+            FromLog::BackendUp { backend } => self.set_backend(backend, None),
+            FromLog::Status(status) => self.reconcile(logger, &status),
+        }
+    }
+
+    fn is_new(&mut self, logger: LoggerId, number: u64) -> bool {
+        let Some(peer) = self.loggers.get_mut(logger.0) else { return false };
+        let new = peer.last_number.is_none_or(|last| number > last);
+        if new {
+            peer.last_number = Some(number);
+        }
+        new
+    }
+
+    /// A restarted transactionalizer does not know what its predecessor called down; what it says is up, is.
+    fn reconcile(&mut self, logger: LoggerId, status: &LogStatus) {
+        for (backend, up) in &status.backends {
+            if *up && self.alternates.down_by(*backend) == Some(logger) {
+                self.set_backend(*backend, None);
+            }
+        }
+    }
+
+    /// A failure is new, a repetition, that of an alternate in mid-recovery, or replaces an older one.
+    fn begin(&mut self, now: Now, failure: Failure) {
+        let client = failure.report.flow.client;
+        if let Some(ended) = self.recent.repeats(&failure.report) {
+            self.count("reports_repeated");
+            return self.to_log(failure.logger, ToLog::Ended { client, backend: ended });
+        }
+        let Some(running) = self.active.get(&client) else { return self.admit(now, failure) };
+        let failed = failure.report.flow.backend;
+        let repeated = Fingerprint::of(&running.failure.report) == Fingerprint::of(&failure.report);
+        if repeated || running.tried.contains(&failed) {
+            self.count("reports_repeated");
+        } else if running.attempt.is_some_and(|attempt| attempt.alternate == failed) {
+            self.fail_alternate(now, client, Some(failure));
+        } else {
+            self.count("reports_superseding");
+            self.finish(now.monotonic, client, End::Superseded);
+            self.admit(now, failure);
+        }
+    }
+
+    fn admit(&mut self, now: Now, failure: Failure) {
+        let client = failure.report.flow.client;
+        let deadline = now.monotonic + self.timeout();
+        let bytes = self.report_bytes.saturating_add(failure.bytes());
+        let full = self.active.len() >= self.limits.recoveries || bytes > self.limits.report_bytes;
+        self.report_bytes = bytes;
+        self.active.insert(client, Recovery::new(failure, now, deadline));
+        self.deadlines.insert((deadline, client));
+        self.tell_noticed(client);
+        if full {
+            self.count("recoveries_refused_at_limit");
+            return self.finish(now.monotonic, client, End::Reset("too many recoveries at once".to_owned()));
+        }
+        self.order_next(now.monotonic, client);
+    }
+
+    /// A backend went down: what it stands in for goes on elsewhere.
+    fn leave_alternate(&mut self, now: Now, backend: SocketAddr) {
+        let on_it = |recovery: &Recovery| recovery.attempt.is_some_and(|attempt| attempt.alternate == backend);
+        let clients: Vec<Client> =
+            self.active.iter().filter(|(_, recovery)| on_it(recovery)).map(|(client, _)| *client).collect();
+        for client in clients {
+            self.fail_alternate(now, client, None);
+        }
+    }
+
+    /// The proxy's splice daemon is connected. It may have been restarted: it is told everything again.
+    pub fn handle_proxy_connected(&mut self) {
+        self.proxy_connected = true;
+        self.to_proxy(ToProxy::Subscribe);
+        for (backend, up) in self.alternates.all() {
+            self.to_proxy(ToProxy::Backend { backend, up });
+        }
+        for reset in std::mem::take(&mut self.waiting_resets) {
+            self.to_proxy(ToProxy::Reset { flow: reset.flow, reason: reset.reason });
+        }
+        let clients: Vec<Client> = self.active.keys().copied().collect();
+        for client in clients {
+            self.repeat_order(client);
+        }
+    }
+
+    /// The connection to the splice daemon is lost; orders wait for it until they time out.
+    pub fn handle_proxy_disconnected(&mut self) {
+        self.proxy_connected = false;
+    }
+
+    /// A message from the splice daemon.
+    pub fn handle_proxy(&mut self, now: Now, message: FromProxy) {
+        let FromProxy::Ended { id, outcome } = message else { return };
+        let Some(client) = self.orders.get(&id).copied() else { return self.late_outcome(id, &outcome) };
+        let Some(recovery) = self.active.get(&client) else { return };
+        let Some(alternate) = recovery.alternate_of(id) else { return };
+        let present = recovery.attempt.is_some_and(|attempt| attempt.id == id);
+        match outcome {
+            Outcome::Respliced { .. } => self.respliced(now, client, alternate, outcome),
+            _ if !present => self.count("proxy_messages_unknown"),
+            Outcome::AlternateFailed(why) => self.retry(now.monotonic, client, &why),
+            Outcome::Mismatch { .. } | Outcome::Gone(_) => {
+                self.finish(now.monotonic, client, End::Order(alternate, outcome));
+            }
+        }
+    }
+
+    /// The client is on `alternate`, though that may have been found to fail meanwhile.
+    fn respliced(&mut self, now: Now, client: Client, alternate: SocketAddr, outcome: Outcome) {
+        let newer = self.active.get_mut(&client).and_then(|recovery| recovery.newer.take());
+        self.finish(now.monotonic, client, End::Order(alternate, outcome));
+        if let Some(newer) = newer.filter(|newer| newer.report.flow.backend == alternate) {
+            self.begin(now, *newer);
+        }
+    }
+
+    /// An order that the manager had given up was executed in time after all: the log has to know.
+    fn late_outcome(&mut self, id: u64, outcome: &Outcome) {
+        self.count("proxy_messages_unknown");
+        let Some((client, ended)) = self.recent.by_order(id) else { return };
+        if let (Outcome::Respliced { .. }, Some((_, alternate))) = (outcome, ended.order) {
+            self.to_log(ended.logger, ToLog::Ended { client, backend: Some(alternate) });
+        }
+    }
+
+    /// [`Manager::poll_timeout`] is reached.
+    pub fn handle_timeout(&mut self, now: Time) {
+        while let Some((_, client)) = self.deadlines.first().copied().filter(|(at, _)| *at <= now) {
+            self.count("recoveries_timed_out");
+            let reason = self.timeout_reason(client);
+            self.finish(now, client, End::Reset(reason));
+        }
+        while self.waiting_resets.front().is_some_and(|reset| reset.until <= now) {
+            self.waiting_resets.pop_front();
+            self.count("resets_given_up");
+        }
+    }
+
+    fn timeout_reason(&self, client: Client) -> String {
+        let attempt = self.active.get(&client).and_then(|recovery| recovery.attempt);
+        let limit = self.config.timeout_ms;
+        match attempt {
+            _ if !self.proxy_connected => format!("nfq-splice was not reachable for {limit} ms"),
+            Some(attempt) => format!("no re-splice to {} within {limit} ms", attempt.alternate),
+            None => format!("no re-splice within {limit} ms"),
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! What ended lately, so that repeated reports and late outcomes are recognised.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddr;
+
+use cluster::control::{Client, ConnectionReport, Flow};
+
+use super::LoggerId;
+use crate::plan::p;
+
+/// What tells two failures of a client's connections apart: a repeated report has the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Fingerprint {
+    flow: Flow,
+    t_l: u16,
+    ack_tl: u32,
+    client_next: u32,
+    p: u64,
+}
+
+impl Fingerprint {
+    pub(super) fn of(report: &ConnectionReport) -> Self {
+        Self {
+            flow: report.flow,
+            t_l: report.t_l,
+            ack_tl: report.ack_tl,
+            client_next: report.client_next,
+            p: p(report),
+        }
+    }
+}
+
+/// One ended recovery.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Ended {
+    pub(super) fingerprint: Fingerprint,
+    pub(super) logger: LoggerId,
+    /// Where the client went; `None`: it was reset or is gone.
+    pub(super) backend: Option<SocketAddr>,
+    /// Its last order and the alternate there, if one was given.
+    pub(super) order: Option<(u64, SocketAddr)>,
+}
+
+/// The last ones, one of each client.
+#[derive(Debug)]
+pub(super) struct Recent {
+    ended: BTreeMap<Client, Ended>,
+    oldest_first: VecDeque<Client>,
+    limit: usize,
+}
+
+impl Recent {
+    pub(super) fn new(limit: usize) -> Self {
+        Self { ended: BTreeMap::new(), oldest_first: VecDeque::new(), limit }
+    }
+
+    pub(super) fn remember(&mut self, client: Client, ended: Ended) {
+        if self.ended.insert(client, ended).is_some() {
+            return;
+        }
+        self.oldest_first.push_back(client);
+        if self.oldest_first.len() > self.limit {
+            self.oldest_first.pop_front().map(|oldest| self.ended.remove(&oldest));
+        }
+    }
+
+    /// Whether the failure was dealt with before, and where its client went.
+    pub(super) fn repeats(&self, report: &ConnectionReport) -> Option<Option<SocketAddr>> {
+        let ended = self.ended.get(&report.flow.client)?;
+        (ended.fingerprint == Fingerprint::of(report)).then_some(ended.backend)
+    }
+
+    /// The ended recovery whose last order was `id`.
+    pub(super) fn by_order(&self, id: u64) -> Option<(Client, Ended)> {
+        let named = |ended: &Ended| ended.order.is_some_and(|(order, _)| order == id);
+        self.ended.iter().find(|(_, ended)| named(ended)).map(|(client, ended)| (*client, *ended))
+    }
+}

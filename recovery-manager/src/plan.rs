@@ -1,0 +1,181 @@
+//! The plan for one connection: how its response is continued, or why it cannot be.
+
+use std::net::SocketAddr;
+
+use cluster::config;
+use cluster::control::{ConnectionReport, PendingRequest, RecoveryOrder, TakeIn};
+use packet::Seq;
+
+use crate::equations::{self, AlternateState};
+use crate::{range, report};
+
+/// What becomes of a connection whose backend failed it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Plan {
+    /// The client continues on an alternate.
+    Recover(Box<Steps>),
+    /// The client is reset at once.
+    Reset {
+        /// For the log and the operator.
+        reason: String,
+    },
+}
+
+/// The ingredients of a [`RecoveryOrder`] that are computed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Steps {
+    /// The alternate backend A.
+    pub alternate: SocketAddr,
+    /// T_SP: the first transaction on the re-spliced connection.
+    pub t_sp: u32,
+    /// T_R: the first transaction that runs on the alternate.
+    pub t_r: u32,
+    /// The requests to send to the alternate; R is their length.
+    pub replay: Vec<u8>,
+    /// Logged response bytes from Ack_CL on; empty if the client has acknowledged all.
+    pub resend: Vec<u8>,
+    /// What of the alternate's answer the client has already.
+    pub take_in: TakeIn,
+}
+
+impl Steps {
+    /// The order to the proxy with number `id`.
+    pub fn into_order(self, id: u64, report: &ConnectionReport) -> RecoveryOrder {
+        RecoveryOrder {
+            id,
+            flow: report.flow,
+            alternate: self.alternate,
+            options: report.options,
+            client_next: report.client_next,
+            client_fin: report.client_fin,
+            replay: self.replay,
+            resend_from: report.ack_cl,
+            resend: self.resend,
+            take_in: self.take_in,
+        }
+    }
+}
+
+/// Plans the recovery of one connection (paper §4.3) on the first of `alternates`.
+///
+/// The client is reset, with the reason, if the log cannot recover the connection or contradicts itself, if
+/// an update is in flight whose effect is unknown, if the alternate's state is not that of T_L, or if there
+/// is no alternate.
+pub fn plan(
+    report: &ConnectionReport,
+    state: AlternateState,
+    alternates: &[SocketAddr],
+    config: &config::Recovery,
+) -> Plan {
+    match steps(report, state, alternates, config) {
+        Ok(steps) => Plan::Recover(Box::new(steps)),
+        Err(reason) => Plan::Reset { reason },
+    }
+}
+
+fn steps(
+    report: &ConnectionReport,
+    state: AlternateState,
+    alternates: &[SocketAddr],
+    config: &config::Recovery,
+) -> Result<Steps, String> {
+    if let Some(reason) = &report.unrecoverable {
+        return Err(reason.clone());
+    }
+    report::check(report).map_err(|wrong| format!("the log's report contradicts itself: {wrong}"))?;
+    refuse_unknown_effect(report)?;
+    refuse_other_state(report.t_l, state)?;
+    let alternate = *alternates.first().ok_or("no alternate backend is up")?;
+    let (replay, take_in) = continue_response(report, config);
+    if replay.len() > config.request_bytes.saturating_add(range::HEAD_GROWTH) {
+        return Err(format!(
+            "{} bytes of requests are outstanding, more than recovery.request_bytes",
+            replay.len()
+        ));
+    }
+    Ok(Steps {
+        alternate,
+        t_sp: equations::t_sp(report.t_l),
+        t_r: equations::t_r(report.t_l, state.t_a),
+        replay,
+        resend: resend(report),
+        take_in,
+    })
+}
+
+/// p: logged response bytes of T_L + 1.
+pub(crate) fn p(report: &ConnectionReport) -> u64 {
+    report.partial.body_bytes.saturating_add(report.partial.head.len() as u64)
+}
+
+fn resend(report: &ConnectionReport) -> Vec<u8> {
+    if equations::must_resend(Seq(report.ack_cl), Seq(report.ack_tl), p(report)) {
+        report.unacked.clone()
+    } else {
+        Vec::new()
+    }
+}
+
+/// A complete request may have been executed, whichever of a pipeline it is; one that is half sent was not,
+/// unless its response had begun.
+fn refuse_unknown_effect(report: &ConnectionReport) -> Result<(), String> {
+    for (place, request) in report.pending.iter().enumerate() {
+        let answered = place == 0 && p(report) > 0;
+        if (request.complete || answered) && !repeatable(request) {
+            let progress = if answered { "its response had begun" } else { "it may have been applied" };
+            return Err(format!(
+                "update in flight: request {} ({}) is neither read-only nor idempotent, and {progress}",
+                request.ordinal, request.summary
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn repeatable(request: &PendingRequest) -> bool {
+    request.tags.read_only || request.tags.idempotent
+}
+
+/// The requests [T_R, T_L] of a lagging alternate would have to come from the log, which keeps only those
+/// not known to be applied; and what has been applied there beyond T_L cannot be taken back.
+fn refuse_other_state(t_l: u16, state: AlternateState) -> Result<(), String> {
+    let t_r = equations::t_r(t_l, state.t_a);
+    if t_r < equations::t_sp(t_l) {
+        return Err(format!(
+            "the alternate's state ends with transaction {}, and requests {t_r} to {t_l} are no longer logged",
+            state.t_a
+        ));
+    }
+    if state.t_s > t_l {
+        return Err(format!("the alternate has applied transaction {}, beyond the log's {t_l}", state.t_s));
+    }
+    Ok(())
+}
+
+/// The bytes to replay, and what to take in of the answer.
+fn continue_response(report: &ConnectionReport, config: &config::Recovery) -> (Vec<u8>, TakeIn) {
+    let Some((first, following)) = report.pending.split_first() else {
+        return (Vec::new(), TakeIn::Nothing);
+    };
+    let (mut replay, take_in) = match range::resume(first, &report.partial, config.range_from_bytes) {
+        Some(resumption) => (resumption.request, resumption.take_in),
+        None => (first.bytes.clone(), take_in_prefix(report, config)),
+    };
+    for request in following {
+        replay.extend_from_slice(&request.bytes);
+    }
+    (replay, take_in)
+}
+
+fn take_in_prefix(report: &ConnectionReport, config: &config::Recovery) -> TakeIn {
+    if p(report) == 0 {
+        return TakeIn::Nothing;
+    }
+    TakeIn::Prefix {
+        head: report.partial.head.clone(),
+        head_complete: report.partial.head_complete,
+        volatile: config.volatile_headers.clone(),
+        body_bytes: report.partial.body_bytes,
+        body_hash: report.partial.body_hash,
+    }
+}

@@ -1,0 +1,74 @@
+//! What a report must satisfy before a plan is built on it: it comes from another machine.
+
+use cluster::control::{ConnectionReport, TAIL_BYTES};
+use packet::Seq;
+use thiserror::Error;
+
+use crate::equations::logged_until;
+use crate::plan::p;
+
+/// How a report contradicts itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub(crate) enum Contradiction {
+    #[error("requests are not numbered from T_L + 1 on")]
+    Ordinals,
+    #[error("a request follows an incomplete one")]
+    AfterIncomplete,
+    #[error("a pending request is empty")]
+    EmptyRequest,
+    #[error("there are response bytes without a request")]
+    Unasked,
+    #[error("there are body bytes after an incomplete head")]
+    BodyBeforeHead,
+    #[error("the body's tail is longer than the body or its limit")]
+    Tail,
+    #[error("the client acknowledged response bytes that were not logged")]
+    Ahead,
+    #[error("the bytes to re-send do not reach from Ack_CL to Ack_TL + p")]
+    Unacked,
+}
+
+/// Refuses a report whose parts do not fit each other.
+pub(crate) fn check(report: &ConnectionReport) -> Result<(), Contradiction> {
+    check_requests(report)?;
+    check_response(report)?;
+    check_unacked(report)
+}
+
+fn check_requests(report: &ConnectionReport) -> Result<(), Contradiction> {
+    let mut expected = u32::from(report.t_l);
+    for (place, request) in report.pending.iter().enumerate() {
+        expected += 1;
+        if u32::from(request.ordinal) != expected {
+            return Err(Contradiction::Ordinals);
+        }
+        if request.bytes.is_empty() {
+            return Err(Contradiction::EmptyRequest);
+        }
+        if !request.complete && place + 1 < report.pending.len() {
+            return Err(Contradiction::AfterIncomplete);
+        }
+    }
+    Ok(())
+}
+
+fn check_response(report: &ConnectionReport) -> Result<(), Contradiction> {
+    let partial = &report.partial;
+    if report.pending.is_empty() && p(report) > 0 {
+        return Err(Contradiction::Unasked);
+    }
+    if partial.body_bytes > 0 && !partial.head_complete {
+        return Err(Contradiction::BodyBeforeHead);
+    }
+    if partial.tail.len() > TAIL_BYTES || partial.tail.len() as u64 > partial.body_bytes {
+        return Err(Contradiction::Tail);
+    }
+    Ok(())
+}
+
+/// A client's window is at most 1 GiB (RFC 7323 §2.3), so half the sequence space tells before from after.
+fn check_unacked(report: &ConnectionReport) -> Result<(), Contradiction> {
+    let unacked = logged_until(Seq(report.ack_tl), p(report)).since(Seq(report.ack_cl));
+    let Ok(unacked) = usize::try_from(unacked) else { return Err(Contradiction::Ahead) };
+    if unacked == report.unacked.len() { Ok(()) } else { Err(Contradiction::Unacked) }
+}

@@ -1,0 +1,186 @@
+//! A recovery in words: one line for each of its stages.
+
+use std::fmt;
+use std::net::SocketAddr;
+
+use cluster::control::{ConnectionReport, Evidence, Flow, Outcome, RecoveryRecord, TakeIn};
+
+use crate::manager::End;
+use crate::plan::{Steps, p};
+
+/// What the operator is told. Its `Display` is the line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Story {
+    /// A logger calls a backend down.
+    BackendDown(SocketAddr),
+    /// A logger calls it up again.
+    BackendUp(SocketAddr),
+    /// A connection's failure arrived.
+    Noticed {
+        /// Whose.
+        flow: Flow,
+        /// How it was noticed.
+        evidence: Evidence,
+        /// Microseconds from that to its arrival here.
+        noticed_us: u64,
+        /// T_L.
+        t_l: u16,
+        /// p.
+        p: u64,
+        /// Requests without a complete response, and the first of them.
+        pending: (usize, Option<String>),
+    },
+    /// An order leaves.
+    Planned {
+        /// Whose.
+        flow: Flow,
+        /// A.
+        alternate: SocketAddr,
+        /// T_R.
+        t_r: u32,
+        /// T_SP.
+        t_sp: u32,
+        /// R.
+        replay: usize,
+        /// Logged bytes to re-send.
+        resend: usize,
+        /// What is taken in.
+        take_in: String,
+        /// Why the attempt before failed, if there was one.
+        after: Option<String>,
+    },
+    /// It is over.
+    Ended(RecoveryRecord),
+}
+
+impl Story {
+    pub(crate) fn noticed(report: &ConnectionReport, evidence: Evidence, noticed_us: u64) -> Self {
+        let first = report.pending.first().map(|request| request.summary.clone());
+        Self::Noticed {
+            flow: report.flow,
+            evidence,
+            noticed_us,
+            t_l: report.t_l,
+            p: p(report),
+            pending: (report.pending.len(), first),
+        }
+    }
+
+    pub(crate) fn planned(report: &ConnectionReport, steps: &Steps, after: Option<String>) -> Self {
+        Self::Planned {
+            flow: report.flow,
+            alternate: steps.alternate,
+            t_r: steps.t_r,
+            t_sp: steps.t_sp,
+            replay: steps.replay.len(),
+            resend: steps.resend.len(),
+            take_in: take_in(&steps.take_in),
+            after,
+        }
+    }
+
+    /// The client lost its connection, or a backend is lost.
+    pub fn is_bad(&self) -> bool {
+        match self {
+            Self::Ended(record) => !record.ok,
+            Self::BackendDown(_) => true,
+            _ => false,
+        }
+    }
+}
+
+impl fmt::Display for Story {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::BackendDown(backend) => write!(f, "backend {backend} is down, new connections avoid it"),
+            Self::BackendUp(backend) => write!(f, "backend {backend} is up again"),
+            Self::Noticed { flow, evidence, noticed_us, t_l, p, pending } => {
+                write!(f, "client {}: backend {} failed: ", flow.client, flow.backend)?;
+                write!(f, "{}, noticed after {}; ", evidence_in_words(*evidence), Micros(*noticed_us))?;
+                match pending {
+                    (_, None) => write!(f, "T_L {t_l}, idle"),
+                    (1, Some(first)) => write!(f, "T_L {t_l}, p {p} of {first:?}"),
+                    (n, Some(first)) => write!(f, "T_L {t_l}, p {p} of {first:?}, {} more pipelined", n - 1),
+                }
+            }
+            Self::Planned { flow, alternate, t_r, t_sp, replay, resend, take_in, after } => {
+                write!(f, "client {}: ", flow.client)?;
+                if let Some(after) = after {
+                    write!(f, "{after}; ")?;
+                }
+                write!(f, "continuing on {alternate}: T_R {t_r}, T_SP {t_sp}, replay R {replay} B, ")?;
+                write!(f, "re-send {resend} B, {take_in}")
+            }
+            Self::Ended(record) => write_end(f, record),
+        }
+    }
+}
+
+fn write_end(f: &mut fmt::Formatter<'_>, record: &RecoveryRecord) -> fmt::Result {
+    write!(f, "client {}: {}", record.flow.client, record.outcome)?;
+    let mut before = " (";
+    for (name, at) in &record.steps {
+        write!(f, "{before}{name} {}", Micros(*at))?;
+        before = ", ";
+    }
+    if record.steps.is_empty() { Ok(()) } else { f.write_str(")") }
+}
+
+fn evidence_in_words(evidence: Evidence) -> &'static str {
+    match evidence {
+        Evidence::PrematureFin => "its kernel closed in mid-response (FIN)",
+        Evidence::PrematureReset => "its kernel reset the connection (RST)",
+        Evidence::HostSilent => "its host answers no probe",
+        Evidence::ApplicationTimeout => "its application exceeded its timeout",
+        Evidence::Heartbeat => "its idle heartbeat failed",
+    }
+}
+
+fn take_in(take_in: &TakeIn) -> String {
+    match take_in {
+        TakeIn::Nothing => "take in nothing".to_owned(),
+        TakeIn::Prefix { head, body_bytes, .. } => {
+            format!("compare {} B head and {body_bytes} B body", head.len())
+        }
+        TakeIn::Range { first, complete, overlap } => {
+            format!("range from {first} of {complete} B, compare {} B", overlap.len())
+        }
+    }
+}
+
+/// The outcome, for the log and `resplice status`.
+pub(crate) fn in_words(end: &End) -> String {
+    match end {
+        End::Reset(reason) => format!("reset: {reason}"),
+        End::Superseded => "superseded: the client's connection failed anew".to_owned(),
+        End::Order(alternate, outcome) => outcome_in_words(*alternate, outcome),
+    }
+}
+
+fn outcome_in_words(alternate: SocketAddr, outcome: &Outcome) -> String {
+    match outcome {
+        Outcome::Respliced { resent, taken_in, .. } => {
+            format!("re-spliced to {alternate}, {resent} B re-sent, {taken_in} B taken in and equal")
+        }
+        Outcome::AlternateFailed(why) => format!("alternate {alternate} failed: {why}"),
+        Outcome::Gone(why) => format!("client gone: {why}"),
+        Outcome::Mismatch { at, logged, alternate: other } => format!(
+            "reset: {alternate} answers differently at response byte {at}: the client was sent \"{}\", it has \"{}\"",
+            logged.escape_ascii(),
+            other.escape_ascii()
+        ),
+    }
+}
+
+/// Microseconds, in a unit that fits.
+struct Micros(u64);
+
+impl fmt::Display for Micros {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            us @ 0..1000 => write!(f, "{us} µs"),
+            us @ 1000..1_000_000 => write!(f, "{:.1} ms", us as f64 / 1e3),
+            us => write!(f, "{:.2} s", us as f64 / 1e6),
+        }
+    }
+}
