@@ -1,0 +1,205 @@
+//! One question to a backend's host, asked by connecting to it, repeated until it is answered or given up.
+
+use std::time::Duration;
+
+use packet::Time;
+
+/// Names a probe between the engine and its shell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct ProbeId(pub u64);
+
+/// What is to be known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Question {
+    /// Does the host's kernel answer? Any answer to a SYN will do.
+    Host,
+    /// Is the service there? It must keep the connection for a moment: the listening socket of a dying server
+    /// still accepts, and then resets.
+    Service,
+    /// Does the application answer a request?
+    Application,
+}
+
+/// What a probe met with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answer {
+    /// The handshake succeeded.
+    Accepted,
+    /// The application sent bytes.
+    Answered,
+    /// The connection ended before any byte came.
+    Closed,
+    /// RST in answer to the SYN.
+    Refused,
+    /// The network says that the host cannot be reached, or the probe could not be sent.
+    Unreachable,
+}
+
+/// The answer to the question.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Yes.
+    Alive,
+    /// The host lives, the service is gone.
+    Refused,
+    /// No answer.
+    Silent,
+}
+
+/// What to do now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// Send a probe, tell its name with [`Probing::handle_sent`].
+    Send,
+    /// Nothing before this moment.
+    Wait(Time),
+    /// Decided.
+    Done(Verdict),
+}
+
+/// How often a late look at the clock is forgiven: our own pause is not the backend's silence.
+const FORGIVEN: u32 = 3;
+
+/// The question in progress.
+#[derive(Debug, Clone)]
+pub struct Probing {
+    question: Question,
+    interval: Duration,
+    attempts: u32,
+    sent: Vec<ProbeId>,
+    due: Time,
+    accepted: Option<Time>,
+    forgiven: u32,
+}
+
+impl Probing {
+    /// At most `attempts` probes, one each `interval`.
+    pub fn new(question: Question, interval: Duration, attempts: u32) -> Self {
+        let attempts = attempts.max(1);
+        Self { question, interval, attempts, sent: vec![], due: Time::default(), accepted: None, forgiven: 0 }
+    }
+
+    /// What to do at `now`.
+    pub fn poll(&mut self, now: Time) -> Step {
+        if let Some(accepted) = self.accepted {
+            return self.poll_accepted(now, accepted);
+        }
+        if self.sent.is_empty() {
+            return Step::Send;
+        }
+        if now < self.due {
+            return Step::Wait(self.due);
+        }
+        if now.since(self.due) > self.interval && self.forgiven < FORGIVEN {
+            self.forgiven += 1;
+            self.due = now + self.interval;
+            return Step::Wait(self.due);
+        }
+        if self.sent.len() < self.attempts as usize { Step::Send } else { Step::Done(Verdict::Silent) }
+    }
+
+    /// When [`Probing::poll`] has something to do.
+    pub fn due(&mut self, now: Time) -> Time {
+        match self.poll(now) {
+            Step::Wait(until) => until,
+            Step::Send | Step::Done(_) => now,
+        }
+    }
+
+    fn poll_accepted(&self, now: Time, accepted: Time) -> Step {
+        let settled = accepted + self.interval;
+        match self.question {
+            Question::Host => Step::Done(Verdict::Alive),
+            _ if now < settled => Step::Wait(settled),
+            Question::Service => Step::Done(Verdict::Alive),
+            Question::Application => Step::Done(Verdict::Silent),
+        }
+    }
+
+    /// A probe was sent.
+    pub fn handle_sent(&mut self, id: ProbeId, now: Time) {
+        self.sent.push(id);
+        self.due = now + self.interval;
+    }
+
+    /// The probe is one of these.
+    pub fn owns(&self, id: ProbeId) -> bool {
+        self.sent.contains(&id)
+    }
+
+    /// A probe met with something.
+    pub fn handle_answer(&mut self, answer: Answer, now: Time) -> Option<Verdict> {
+        match answer {
+            Answer::Unreachable => None,
+            Answer::Answered => Some(Verdict::Alive),
+            Answer::Refused => Some(Verdict::Refused),
+            Answer::Accepted | Answer::Closed if self.question == Question::Host => Some(Verdict::Alive),
+            Answer::Closed => Some(Verdict::Refused),
+            Answer::Accepted => {
+                self.accepted.get_or_insert(now);
+                None
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const INTERVAL: Duration = Duration::from_millis(20);
+
+    fn at(millis: u64) -> Time {
+        Time::from_millis(1000 + millis)
+    }
+
+    fn sent(question: Question) -> Probing {
+        let mut probing = Probing::new(question, INTERVAL, 3);
+        assert_eq!(probing.poll(at(0)), Step::Send);
+        probing.handle_sent(ProbeId(1), at(0));
+        probing
+    }
+
+    #[test]
+    fn three_unanswered_are_silence() {
+        let mut probing = sent(Question::Host);
+        assert_eq!(probing.poll(at(19)), Step::Wait(at(20)));
+        for (millis, id) in [(20, 2), (40, 3)] {
+            assert_eq!(probing.poll(at(millis)), Step::Send);
+            probing.handle_sent(ProbeId(id), at(millis));
+        }
+        assert_eq!(probing.poll(at(60)), Step::Done(Verdict::Silent));
+        assert!(probing.owns(ProbeId(2)) && !probing.owns(ProbeId(9)));
+    }
+
+    #[test]
+    fn our_own_pause_is_not_silence() {
+        let mut probing = sent(Question::Host);
+        assert_eq!(probing.poll(at(500)), Step::Wait(at(520)));
+        assert_eq!(probing.handle_answer(Answer::Accepted, at(501)), Some(Verdict::Alive));
+    }
+
+    #[test]
+    fn a_kernel_that_refuses_lives_but_its_service_does_not() {
+        assert_eq!(sent(Question::Host).handle_answer(Answer::Refused, at(1)), Some(Verdict::Refused));
+        assert_eq!(sent(Question::Host).handle_answer(Answer::Closed, at(1)), Some(Verdict::Alive));
+        assert_eq!(sent(Question::Host).handle_answer(Answer::Unreachable, at(1)), None);
+    }
+
+    #[test]
+    fn a_dying_listener_accepts_and_resets() {
+        let mut probing = sent(Question::Service);
+        assert_eq!(probing.handle_answer(Answer::Accepted, at(1)), None);
+        assert_eq!(probing.poll(at(2)), Step::Wait(at(21)));
+        assert_eq!(probing.clone().handle_answer(Answer::Closed, at(3)), Some(Verdict::Refused));
+        assert_eq!(probing.clone().handle_answer(Answer::Answered, at(3)), Some(Verdict::Alive));
+        assert_eq!(probing.poll(at(21)), Step::Done(Verdict::Alive));
+    }
+
+    #[test]
+    fn a_frozen_application_accepts_but_does_not_answer() {
+        let mut probing = sent(Question::Application);
+        assert_eq!(probing.handle_answer(Answer::Accepted, at(1)), None);
+        assert_eq!(probing.poll(at(21)), Step::Done(Verdict::Silent));
+    }
+}

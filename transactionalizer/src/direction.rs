@@ -1,0 +1,198 @@
+//! One direction of a connection: from sequence numbers to a stream counted in 64 bits from the ISN.
+
+use packet::{Reassembly, Seq};
+
+/// Data beyond the receiver's window that is still believed: windows are learnt from what happens to be logged.
+const WINDOW_SLACK: i64 = 1 << 20;
+
+/// What became of a segment's data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Taken {
+    /// Its new bytes are in the stream or kept beyond a gap; stream offset of the segment's first byte.
+    At(i64),
+    /// Far outside the receiver's window: the receiver ignores it, and so do we.
+    Outside,
+    /// More data beyond a gap than is kept: the stream is lost, the receiver has bytes that we have not.
+    Overflow,
+}
+
+/// One sender's stream, and what its receiver has said of it.
+#[derive(Debug)]
+pub struct Direction {
+    isn: Seq,
+    stream: Reassembly,
+    /// Bytes delivered: the stream offset of `stream.next()`.
+    delivered: u64,
+    /// Stream offset up to which the receiver has acknowledged.
+    acked: u64,
+    /// Greatest stream offset that the receiver's window has allowed.
+    edge: u64,
+    scale: u8,
+    fin: Option<u64>,
+    /// Bytes that came again with other content.
+    pub conflicts: u64,
+}
+
+impl Direction {
+    /// A stream whose SYN had the sequence number `isn`; at most `max` bytes are kept beyond a gap.
+    pub fn new(isn: Seq, max: usize) -> Self {
+        let stream = Reassembly::new(isn + 1, max);
+        Self { isn, stream, delivered: 0, acked: 0, edge: 65_535, scale: 0, fin: None, conflicts: 0 }
+    }
+
+    /// The receiver's window fields are to be shifted by `scale`.
+    pub fn set_scale(&mut self, scale: u8) {
+        self.scale = scale.min(14);
+    }
+
+    /// The initial sequence number.
+    pub fn isn(&self) -> Seq {
+        self.isn
+    }
+
+    /// Contiguous bytes logged.
+    pub fn delivered(&self) -> u64 {
+        self.delivered
+    }
+
+    /// Bytes acknowledged by the receiver.
+    pub fn acked(&self) -> u64 {
+        self.acked
+    }
+
+    /// Bytes beyond a gap.
+    pub fn kept(&self) -> usize {
+        self.stream.kept()
+    }
+
+    /// Bytes that the receiver's window still allows.
+    pub fn room(&self) -> u64 {
+        self.edge.saturating_sub(self.delivered)
+    }
+
+    /// The stream offset of a sequence number; negative before the first byte.
+    pub fn offset(&self, seq: Seq) -> i64 {
+        self.delivered as i64 + i64::from(seq.since(self.stream.next()))
+    }
+
+    /// The sequence number of a stream offset.
+    pub fn seq(&self, offset: u64) -> Seq {
+        self.isn + 1 + offset as u32
+    }
+
+    /// Takes a segment's data in.
+    pub fn push(&mut self, seq: Seq, data: &[u8], deliver: &mut dyn FnMut(&[u8])) -> Taken {
+        let offset = self.offset(seq);
+        if offset > self.edge as i64 + WINDOW_SLACK {
+            return Taken::Outside;
+        }
+        let pushed = self.stream.push(seq, data, deliver);
+        self.delivered += pushed.delivered as u64;
+        self.conflicts += u64::from(pushed.conflict);
+        if pushed.refused > 0 { Taken::Overflow } else { Taken::At(offset) }
+    }
+
+    /// The sender's FIN sits at `seq`.
+    pub fn handle_fin(&mut self, seq: Seq) {
+        let offset = self.offset(seq);
+        // Before what has been delivered it is no FIN that the receiver would take.
+        if offset >= self.delivered as i64 && offset <= self.edge as i64 + WINDOW_SLACK {
+            self.fin.get_or_insert(offset as u64);
+        }
+    }
+
+    /// The FIN has been logged and nothing before it is missing.
+    pub fn finished(&self) -> bool {
+        self.fin == Some(self.delivered)
+    }
+
+    /// A FIN has been logged, but bytes before it have not.
+    pub fn gap_before_fin(&self) -> bool {
+        self.fin.is_some_and(|fin| fin > self.delivered)
+    }
+
+    /// The receiver acknowledges up to `ack`. `false`: it claims more than was logged, which cannot be.
+    pub fn handle_ack(&mut self, ack: Seq, window: u16) -> bool {
+        let offset = self.offset(ack);
+        if offset > (self.delivered + u64::from(self.finished())) as i64 {
+            return false;
+        }
+        if offset >= self.acked as i64 {
+            self.acked = self.acked.max((offset as u64).min(self.delivered));
+            self.edge = self.edge.max(offset as u64 + (u64::from(window) << self.scale));
+        }
+        true
+    }
+
+    /// A RST at `seq` is one that the receiver may take (RFC 5961 §3.2, seen from the middle): between what it has
+    /// acknowledged and what was sent.
+    pub fn acceptable_reset(&self, seq: Seq) -> bool {
+        let offset = self.offset(seq);
+        let sent = self.delivered + self.kept() as u64 + u64::from(self.fin.is_some());
+        let most = if self.kept() > 0 { self.edge } else { sent };
+        offset >= self.acked as i64 && offset <= most.max(sent) as i64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn direction() -> Direction {
+        Direction::new(Seq(u32::MAX - 2), 1 << 20)
+    }
+
+    fn push(direction: &mut Direction, offset: u32, data: &[u8]) -> Taken {
+        let seq = direction.isn() + 1 + offset;
+        direction.push(seq, data, &mut |_| {})
+    }
+
+    #[test]
+    fn offsets_survive_the_wrap() {
+        let mut stream = direction();
+        assert_eq!(push(&mut stream, 0, b"abcdef"), Taken::At(0));
+        assert_eq!(stream.seq(6), Seq(4));
+        assert_eq!(stream.offset(Seq(u32::MAX)), 1);
+        assert_eq!(push(&mut stream, 3, b"def"), Taken::At(3));
+        assert_eq!(stream.delivered(), 6);
+    }
+
+    #[test]
+    fn only_plausible_acknowledgements_count() {
+        let mut stream = direction();
+        push(&mut stream, 0, b"abcdef");
+        assert!(stream.handle_ack(stream.seq(4), 10));
+        assert!(!stream.handle_ack(stream.seq(7), 10), "beyond what was logged");
+        assert!(stream.handle_ack(stream.seq(2), 10), "old ones are no news");
+        assert_eq!(stream.acked(), 4);
+        stream.handle_fin(stream.seq(6));
+        assert!(stream.handle_ack(stream.seq(7), 10), "the FIN's own");
+        assert_eq!(stream.acked(), 6);
+    }
+
+    #[test]
+    fn a_gap_before_the_fin_is_seen_and_filled() {
+        let mut stream = direction();
+        stream.handle_fin(stream.seq(3));
+        assert!(stream.gap_before_fin() && !stream.finished());
+        push(&mut stream, 0, b"abc");
+        assert!(stream.finished() && !stream.gap_before_fin());
+    }
+
+    #[test]
+    fn data_far_outside_the_window_is_ignored_and_a_flood_beyond_a_gap_is_noticed() {
+        let mut stream = direction();
+        assert_eq!(push(&mut stream, 100 << 20, b"x"), Taken::Outside);
+        let mut small = Direction::new(Seq(0), 4);
+        assert_eq!(push(&mut small, 10, b"abcdef"), Taken::Overflow);
+    }
+
+    #[test]
+    fn resets_outside_the_window_do_not_count() {
+        let mut stream = direction();
+        push(&mut stream, 0, b"abcdef");
+        stream.handle_ack(stream.seq(2), 1000);
+        assert!(stream.acceptable_reset(stream.seq(2)) && stream.acceptable_reset(stream.seq(6)));
+        assert!(!stream.acceptable_reset(stream.seq(1)) && !stream.acceptable_reset(stream.seq(7)));
+    }
+}
