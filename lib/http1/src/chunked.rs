@@ -1,0 +1,139 @@
+//! Chunked transfer coding (RFC 9112 §7.1): only where it ends, the data stay where they are.
+
+/// Longest line that announces a chunk, extensions included, bytes.
+const MAX_CHUNK_LINE: usize = 4 << 10;
+/// Longest trailer section, bytes.
+const MAX_TRAILERS: usize = 64 << 10;
+
+/// A chunked body that arrives in pieces.
+#[derive(Debug, Clone)]
+pub(crate) struct Chunked {
+    state: State,
+    /// Bytes of the present chunk that have not arrived.
+    left: u64,
+    /// Bytes of the present line, or of the trailer section.
+    line: usize,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// Before the first digit of a size.
+    SizeStart,
+    Size,
+    /// Blanks after the size, that only an extension may follow.
+    Blank,
+    Extension,
+    SizeLf,
+    Data,
+    DataCr,
+    DataLf,
+    TrailerStart,
+    TrailerName,
+    TrailerValue,
+    TrailerLf,
+    FinalLf,
+    Complete,
+}
+
+impl Chunked {
+    pub(crate) fn new() -> Self {
+        Self { state: State::SizeStart, left: 0, line: 0 }
+    }
+
+    pub(crate) fn complete(&self) -> bool {
+        self.state == State::Complete
+    }
+
+    /// Takes what belongs to the body from the beginning of `bytes`; gives how many bytes that is.
+    pub(crate) fn feed(&mut self, bytes: &[u8]) -> Result<usize, &'static str> {
+        let mut taken = 0;
+        while let Some(byte) = bytes.get(taken) {
+            match self.state {
+                State::Complete => break,
+                State::Data => taken += self.skip(bytes.len() - taken),
+                _ => {
+                    self.state = self.step(*byte)?;
+                    taken += 1;
+                }
+            }
+        }
+        Ok(taken)
+    }
+
+    fn skip(&mut self, available: usize) -> usize {
+        let taken = available.min(usize::try_from(self.left).unwrap_or(usize::MAX));
+        self.left -= taken as u64;
+        if self.left == 0 {
+            self.state = State::DataCr;
+        }
+        taken
+    }
+
+    fn step(&mut self, byte: u8) -> Result<State, &'static str> {
+        self.line += 1;
+        match self.state {
+            State::SizeStart | State::Size | State::Blank | State::Extension | State::SizeLf => {
+                self.size_line(byte)
+            }
+            State::TrailerStart | State::TrailerName | State::TrailerValue | State::TrailerLf => {
+                self.trailer(byte)
+            }
+            State::DataCr if byte == b'\r' => Ok(State::DataLf),
+            State::DataLf if byte == b'\n' => Ok(self.next_line(State::SizeStart)),
+            State::FinalLf if byte == b'\n' => Ok(State::Complete),
+            _ => Err("chunk does not end where its size says"),
+        }
+    }
+
+    fn size_line(&mut self, byte: u8) -> Result<State, &'static str> {
+        if self.line > MAX_CHUNK_LINE {
+            return Err("chunk extension too long");
+        }
+        match (self.state, byte) {
+            (State::SizeStart | State::Size, b) if b.is_ascii_hexdigit() => self.digit(b),
+            (State::Size | State::Blank, b' ' | b'\t') => Ok(State::Blank),
+            (State::Size | State::Blank, b';') | (State::Extension, b'\t' | b' '..=b'~' | 0x80..) => {
+                Ok(State::Extension)
+            }
+            (State::Size | State::Extension, b'\r') => Ok(State::SizeLf),
+            (State::SizeLf, b'\n') => {
+                Ok(self.next_line(if self.left == 0 { State::TrailerStart } else { State::Data }))
+            }
+            _ => Err("malformed chunk size"),
+        }
+    }
+
+    /// Sizes beyond 2⁶³ − 1 count as overflow.
+    fn digit(&mut self, byte: u8) -> Result<State, &'static str> {
+        let digit = char::from(byte).to_digit(16).unwrap_or_default();
+        let size = self.left.checked_mul(16).and_then(|size| size.checked_add(u64::from(digit)));
+        self.left = size.filter(|size| i64::try_from(*size).is_ok()).ok_or("chunk size overflow")?;
+        Ok(State::Size)
+    }
+
+    fn trailer(&mut self, byte: u8) -> Result<State, &'static str> {
+        if self.line > MAX_TRAILERS {
+            return Err("trailer section too long");
+        }
+        match (self.state, byte) {
+            (State::TrailerStart, b'\r') => Ok(State::FinalLf),
+            (State::TrailerStart | State::TrailerName, b) if is_token(b) => Ok(State::TrailerName),
+            (State::TrailerName, b':') | (State::TrailerValue, b'\t' | b' '..=b'~' | 0x80..) => {
+                Ok(State::TrailerValue)
+            }
+            (State::TrailerValue, b'\r') => Ok(State::TrailerLf),
+            (State::TrailerLf, b'\n') => Ok(State::TrailerStart),
+            _ => Err("malformed trailer section"),
+        }
+    }
+
+    fn next_line(&mut self, state: State) -> State {
+        self.line = 0;
+        state
+    }
+}
+
+/// RFC 9110 §5.6.2.
+pub(crate) fn is_token(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}

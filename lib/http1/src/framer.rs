@@ -1,0 +1,133 @@
+//! Where requests begin and end in a client's stream that arrives in pieces.
+
+use crate::body::Body;
+use crate::chunked::Chunked;
+use crate::head::{Refusal, Scan};
+use crate::request::{RequestFraming, RequestHead};
+
+/// What the consumed bytes of one call were.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event<H> {
+    /// They complete this head, of which they are the last part.
+    Head(Box<H>),
+    /// They belong to a head that is not complete yet.
+    HeadPart,
+    /// They belong to the body as sent: chunk sizes, extensions and trailers included.
+    Body,
+    /// No bytes: the message whose head came last is complete.
+    MessageEnd,
+    /// No bytes: everything was consumed, there is nothing to say before more arrives.
+    NeedMore,
+}
+
+/// The outcome of one call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Step<H> {
+    /// Bytes of the argument that this event accounts for; the next call gets what follows them.
+    pub consumed: usize,
+    /// What they were.
+    pub event: Event<H>,
+}
+
+impl<H> Step<H> {
+    pub(crate) fn new(consumed: usize, event: Event<H>) -> Self {
+        Self { consumed, event }
+    }
+}
+
+/// A head that arrives in pieces.
+#[derive(Debug, Clone)]
+pub(crate) struct HeadBuffer {
+    pub(crate) scan: Scan,
+    pub(crate) bytes: Vec<u8>,
+    max: usize,
+}
+
+impl HeadBuffer {
+    pub(crate) fn new(max: usize) -> Self {
+        Self { scan: Scan::new(max), bytes: Vec::new(), max }
+    }
+
+    /// Keeps what belongs to the head; gives its length and whether the head is complete.
+    pub(crate) fn feed(
+        &mut self,
+        bytes: &[u8],
+        scan: impl Fn(&mut Scan, &[u8]) -> Result<Option<usize>, Refusal>,
+    ) -> Result<(usize, bool), Refusal> {
+        let end = scan(&mut self.scan, bytes)?;
+        let taken = bytes.get(..end.unwrap_or(bytes.len())).unwrap_or(bytes);
+        self.bytes.extend_from_slice(taken);
+        Ok((taken.len(), end.is_some()))
+    }
+
+    /// The complete head; the buffer is ready for the next one.
+    pub(crate) fn take(&mut self) -> Vec<u8> {
+        std::mem::replace(self, Self::new(self.max)).bytes
+    }
+}
+
+#[derive(Debug, Clone)]
+enum State {
+    Head,
+    Body(Body),
+    Failed(Refusal),
+}
+
+/// Finds the boundaries of pipelined requests.
+///
+/// Call [`feed`](Self::feed) with what has arrived, then again with what it did not consume, until the event is
+/// [`Event::NeedMore`].
+#[derive(Debug, Clone)]
+pub struct RequestFramer {
+    state: State,
+    head: HeadBuffer,
+}
+
+impl RequestFramer {
+    /// At the beginning of a connection. `max_head` bounds each head, in bytes.
+    pub fn new(max_head: usize) -> Self {
+        Self { state: State::Head, head: HeadBuffer::new(max_head) }
+    }
+
+    /// The next event in the stream. After a refusal the stream has no boundaries any more: each further call gives the
+    /// same refusal.
+    pub fn feed(&mut self, bytes: &[u8]) -> Result<Step<RequestHead>, Refusal> {
+        let step = match &mut self.state {
+            State::Failed(refusal) => return Err(*refusal),
+            State::Body(body) if body.complete() => {
+                self.state = State::Head;
+                return Ok(Step::new(0, Event::MessageEnd));
+            }
+            _ if bytes.is_empty() => return Ok(Step::new(0, Event::NeedMore)),
+            State::Body(body) => {
+                body.feed(bytes).map(|taken| Step::new(taken, Event::Body)).map_err(Refusal::bad)
+            }
+            State::Head => self.feed_head(bytes),
+        };
+        step.inspect_err(|refusal| self.state = State::Failed(*refusal))
+    }
+
+    fn feed_head(&mut self, bytes: &[u8]) -> Result<Step<RequestHead>, Refusal> {
+        let (consumed, complete) = self.head.feed(bytes, Scan::feed)?;
+        if !complete {
+            return Ok(Step::new(consumed, Event::HeadPart));
+        }
+        let head = RequestHead::parse(&self.head.take())?;
+        self.state = State::Body(match head.framing {
+            RequestFraming::None => Body::Length(0),
+            RequestFraming::Length(length) => Body::Length(length),
+            RequestFraming::Chunked => Body::Chunked(Chunked::new()),
+        });
+        Ok(Step::new(consumed, Event::Head(Box::new(head))))
+    }
+
+    /// Everything from here on is body without end: the response has switched protocols (101, CONNECT).
+    pub fn become_opaque(&mut self) {
+        self.state = State::Body(Body::Endless);
+    }
+
+    /// Between two requests: no byte of the next has arrived.
+    pub fn between_messages(&self) -> bool {
+        matches!(self.state, State::Head) && self.head.bytes.is_empty()
+    }
+}
