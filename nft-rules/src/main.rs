@@ -1,3 +1,3 @@
-//! Typed nft rulesets of every role: check, print, install, remove.
+//! `nft-rules check|print|install|remove --role proxy|logger`
 
 fn main() {}

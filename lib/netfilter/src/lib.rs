@@ -10,6 +10,7 @@
 pub mod conntrack;
 pub mod conntrack_events;
 mod error;
+pub mod namespace;
 mod netlink;
 mod nftables;
 pub mod queue;

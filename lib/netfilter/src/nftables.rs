@@ -27,6 +27,15 @@ pub enum Family {
 }
 
 impl Family {
+    /// As nft writes it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ip => "ip",
+            Self::Ip6 => "ip6",
+            Self::Inet => "inet",
+        }
+    }
+
     pub(crate) fn number(self) -> u8 {
         match self {
             Self::Inet => 1,

@@ -86,7 +86,9 @@ impl Sets {
                 message.string(LIST_TABLE, table);
                 message.string(LIST_SET, set);
                 message.nested(LIST_ELEMENTS, |list| {
-                    chunk.iter().for_each(|element| add_element(list, *element))
+                    for element in chunk {
+                        add_element(list, *element);
+                    }
                 });
             });
         }
@@ -96,7 +98,7 @@ impl Sets {
 
 fn add_element(list: &mut Builder, element: SocketAddr) {
     list.nested(ELEMENT, |item| {
-        item.nested(ELEMENT_KEY, |key| key.attribute(DATA_VALUE, key_of(element).as_slice()))
+        item.nested(ELEMENT_KEY, |key| key.attribute(DATA_VALUE, key_of(element).as_slice()));
     });
 }
 

@@ -227,7 +227,7 @@ pub(crate) fn decode(message: &Message<'_>) -> Option<Decoded> {
                 decoded.timestamp_offset = read32(attribute.nested(), SYNPROXY_OFFSET);
             }
             PROTOCOL_INFO => {
-                decoded.tcp = attribute.nested().find(INFO_TCP).map(|tcp| read_tcp(tcp.nested()))
+                decoded.tcp = attribute.nested().find(INFO_TCP).map(|tcp| read_tcp(tcp.nested()));
             }
             _ => {}
         }

@@ -1,0 +1,91 @@
+//! Whether the installed rules are the wanted ones.
+//!
+//! nft prints rules in its own words, which differ between its versions. So the wanted rules are installed in a network
+//! namespace of their own, and both are compared as nft lists them. That also shows what the kernel lacks.
+
+use std::fmt::Write as _;
+
+use netfilter::queue::{KernelCounters, queue_counters};
+use netfilter::target;
+
+use crate::install::{install, queue_chain};
+use crate::{Error, QueueForm, Ruleset, nft};
+
+/// What [`check`] found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Report {
+    /// The form of the wanted rules.
+    pub form: QueueForm,
+    /// Why the kernel (or nft) does not take the wanted rules; `None`: it does.
+    pub refused: Option<String>,
+    /// The table is there.
+    pub installed: bool,
+    /// Lines that differ: `- ` installed but not wanted, `+ ` wanted but not installed.
+    pub differences: Vec<String>,
+    /// The queue as the kernel counts it; `None`: no daemon has bound it, packets are dropped.
+    pub queue: Option<KernelCounters>,
+}
+
+impl Report {
+    /// The wanted rules are in force.
+    pub fn is_good(&self) -> bool {
+        self.installed && self.refused.is_none() && self.differences.is_empty()
+    }
+}
+
+/// Compares; changes nothing.
+pub fn check(rules: &(dyn Ruleset + Sync), form: QueueForm) -> Result<Report, Error> {
+    let installed = listing(rules)?;
+    let wanted = match netfilter::namespace::in_new(|| install(rules, form).and_then(|()| listing(rules)))? {
+        Ok(wanted) => Ok(wanted.unwrap_or_default()),
+        Err(Error::NftRefused(why)) => Err(why),
+        Err(Error::Kernel(error)) => Err(error.to_string()),
+        Err(error) => return Err(error),
+    };
+    Ok(Report {
+        form,
+        installed: installed.is_some(),
+        differences: match (&installed, &wanted) {
+            (Some(installed), Ok(wanted)) => differences(installed, wanted),
+            _ => Vec::new(),
+        },
+        refused: wanted.err(),
+        queue: queue_counters(rules.queue())?,
+    })
+}
+
+/// The table in nft's words, and to which queue the target form's chain leads, which nft does not say.
+fn listing(rules: &dyn Ruleset) -> Result<Option<String>, Error> {
+    let Some(mut text) = nft::list(rules.family(), rules.table())? else { return Ok(None) };
+    if let Some(queue) = target::chain_queue(queue_chain(rules))? {
+        let _ = writeln!(text, "NFQUEUE target: queue {queue}");
+    }
+    Ok(Some(text))
+}
+
+/// Lines of one that the other has not at that place (longest common beginning and end left out).
+fn differences(installed: &str, wanted: &str) -> Vec<String> {
+    let (installed, wanted): (Vec<&str>, Vec<&str>) = (installed.lines().collect(), wanted.lines().collect());
+    let same = |(a, b): &(&&str, &&str)| a == b;
+    let start = installed.iter().zip(&wanted).take_while(same).count();
+    let rest = installed.len().min(wanted.len()) - start;
+    let end = installed.iter().rev().zip(wanted.iter().rev()).take(rest).take_while(same).count();
+    let middle = |lines: &[&str], sign: &str| -> Vec<String> {
+        let lines = lines.get(start..lines.len() - end).unwrap_or_default();
+        lines.iter().map(|line| format!("{sign} {}", line.trim())).collect()
+    };
+    [middle(&installed, "-"), middle(&wanted, "+")].concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::differences;
+
+    #[test]
+    fn tells_what_differs_and_nothing_else() {
+        assert!(differences("a\nb\n", "a\nb\n").is_empty());
+        assert_eq!(differences("a\nx\nc\n", "a\ny\nc\n"), ["- x", "+ y"]);
+        assert_eq!(differences("a\na\n", "a\n"), ["- a"]);
+        assert_eq!(differences("", "a\n"), ["+ a"]);
+    }
+}
