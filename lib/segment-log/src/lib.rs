@@ -1,1 +1,25 @@
-//! The shared-memory segment log: layout, writer, reader.
+//! The segment log (paper §5, logging module): a shared-memory file with one writer and any number of readers.
+//!
+//! The file is a page of header and a ring of records, each of which holds one whole IP packet. [`layout`] says where
+//! every byte is.
+//!
+//! * **Writing** is two steps, so that the kernel can put a packet straight into the ring: [`Writer::reserve`] gives
+//!   contiguous memory, [`Writer::commit`] makes the record visible. [`Writer::flush`] wakes readers, once a batch.
+//!   A writer that is killed loses nothing that it committed: the next one attaches to the file and goes on.
+//! * **Reading** never blocks the writer. A [`Reader`] that falls behind by more than the ring is told exactly how many
+//!   records and bytes it lost ([`ReadError::Lapped`]) and goes on with the oldest record.
+//! * **Trust**: readers copy with `pread` and check every length, index and checksum on the copy. What the writer
+//!   overwrote during the copy is noticed and not returned. A file cut off under a reader is [`ReadError::Truncated`].
+
+mod error;
+mod futex;
+pub mod layout;
+mod os;
+mod reader;
+mod record;
+mod writer;
+
+pub use error::{OpenError, ReadError, Refusal, WriteError};
+pub use reader::{Reader, Stats};
+pub use record::{Flags, Position, Record, RecordMeta};
+pub use writer::Writer;

@@ -1,0 +1,319 @@
+//! Those who read.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::Path;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use memmap2::{Mmap, MmapOptions};
+
+use crate::layout::{
+    CONTROL_OFFSET, Committed, Control, FileHeader, HEADER_BYTES, RECORD_HEADER_BYTES, RecordHeader,
+};
+use crate::os::{self, failed};
+use crate::writer::check_bounds;
+use crate::{OpenError, Position, ReadError, Record, Refusal, futex};
+
+/// Ring bytes copied at once; records larger than that are copied whole.
+const CHUNK: u64 = 256 << 10;
+
+/// Reads a segment log from its oldest record on, without disturbing the writer.
+///
+/// The ring is read with `pread`, never through a mapping: a copy is needed anyway (the writer may overwrite the ring at
+/// any moment), and a file that somebody cuts off gives a short read instead of a fault. Only the header page is mapped,
+/// for the atomics and the futex; each access is preceded by a look at the file's size. Who could cut off the file in the
+/// nanoseconds between the two is the user that owns it, who may kill the reader's logger as well.
+#[derive(Debug)]
+pub struct Reader {
+    file: File,
+    header: FileHeader,
+    page: Mmap,
+    buffer: Vec<u8>,
+    /// Where in `buffer` the next record begins.
+    read: usize,
+    /// Position of the next record.
+    position: u64,
+    /// Number of the next record, and payload bytes before it.
+    expected: (u64, u64),
+}
+
+/// How a log and its reader are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stats {
+    /// Size of the ring.
+    pub ring_bytes: u64,
+    /// Of which readable.
+    pub used_bytes: u64,
+    /// Different in every file.
+    pub generation: u64,
+    /// How many writers the file has had.
+    pub epoch: u32,
+    /// A writer has the file open.
+    pub writer_alive: bool,
+    /// Number of the oldest readable record, if any.
+    pub oldest: Option<u64>,
+    /// When that was logged, monotonic nanoseconds.
+    pub oldest_time_ns: Option<u64>,
+    /// Number of the newest record; 0: none.
+    pub newest: u64,
+    /// Payload bytes logged since the file was created.
+    pub payload_bytes: u64,
+    /// Ring bytes between this reader and the writer.
+    pub lag_bytes: u64,
+    /// Records between this reader and the writer.
+    pub lag_records: u64,
+}
+
+impl Reader {
+    /// Opens the log at its oldest record. Refuses with a reason what is foreign, truncated, corrupt or of another version.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self, OpenError> {
+        let path = path.as_ref();
+        Self::open_file(path).map_err(|refusal| OpenError { path: path.to_owned(), refusal })
+    }
+
+    fn open_file(path: &Path) -> Result<Self, Refusal> {
+        let file = os::open(path, false).map_err(failed("open it"))?;
+        let header = os::read_header(&file)?;
+        // SAFETY: the file was just found to be larger; the type's documentation says who could change that and when it
+        // is looked at again. The mapping is only used as `Control`, that is atomics.
+        #[allow(unsafe_code)]
+        let page =
+            unsafe { MmapOptions::new().len(HEADER_BYTES as usize).map(&file) }.map_err(failed("map it"))?;
+        let reader = Self { file, header, page, buffer: Vec::new(), read: 0, position: 0, expected: (1, 0) };
+        let (oldest, state) = (reader.control().intact_from(), reader.control().committed());
+        // How far apart they are is not checked: the writer may move on between the two loads.
+        check_bounds(state, oldest, u64::MAX).map_err(Refusal::Corrupt)?;
+        Ok(reader.at_start())
+    }
+
+    fn control(&self) -> &Control {
+        // SAFETY: the mapping has the header page's size (`open_file`), is page-aligned so that CONTROL_OFFSET is aligned
+        // for Control, and Control consists of atomics only, for which every bit pattern is valid.
+        #[allow(unsafe_code, clippy::cast_ptr_alignment)]
+        unsafe {
+            &*self.page.as_ptr().add(CONTROL_OFFSET).cast::<Control>()
+        }
+    }
+
+    /// From the oldest record on, where a reader begins.
+    pub fn at_start(mut self) -> Self {
+        loop {
+            let oldest = self.control().intact_from();
+            match self.header_at(oldest) {
+                Ok(Some(header)) => return self.go_to(oldest, (header.number, header.payload_before)),
+                Ok(None) if self.control().committed().end <= oldest => return self.at_end(),
+                Ok(None) => {}
+                Err(_) => {
+                    // `next` will say what is wrong.
+                    self.position = oldest;
+                    return self;
+                }
+            }
+        }
+    }
+
+    /// Only what is logged from now on.
+    pub fn at_end(self) -> Self {
+        let state = self.control().committed();
+        self.go_to(state.end, (state.number + 1, state.payload_bytes))
+    }
+
+    fn go_to(mut self, position: u64, expected: (u64, u64)) -> Self {
+        self.buffer.clear();
+        (self.read, self.position, self.expected) = (0, position, expected);
+        self
+    }
+
+    /// The next record; `None`: all is read.
+    ///
+    /// After [`ReadError::Lapped`] the next call gives the oldest record that is left. After the other errors this
+    /// reader is of no more use.
+    #[allow(clippy::should_implement_trait)]
+    pub fn next(&mut self) -> Result<Option<Record<'_>>, ReadError> {
+        let Some(header) = self.next_header()? else { return Ok(None) };
+        self.account(&header)?;
+        let start = self.read + header.payload_offset as usize;
+        self.read += header.total_bytes as usize;
+        self.position += u64::from(header.total_bytes);
+        let payload = self.buffer.get(start..start + header.payload_bytes as usize);
+        Ok(Some(Record::new(header, payload.ok_or_else(|| corrupt(header.position, "payload"))?)))
+    }
+
+    /// Compares the record with the one that has to follow, and expects the one after it.
+    fn account(&mut self, header: &RecordHeader) -> Result<(), ReadError> {
+        let (number, before) = self.expected;
+        let found = (header.number, header.payload_before);
+        if found != self.expected {
+            self.expected = found;
+            return match (found.0.checked_sub(number), found.1.checked_sub(before)) {
+                (Some(records), Some(bytes)) if records > 0 => Err(ReadError::Lapped { records, bytes }),
+                _ => Err(corrupt(header.position, "order of the records")),
+            };
+        }
+        self.expected = (number.wrapping_add(1), before.wrapping_add(u64::from(header.payload_bytes)));
+        Ok(())
+    }
+
+    /// The next segment's header, whose record is whole in the buffer at `read`.
+    fn next_header(&mut self) -> Result<Option<RecordHeader>, ReadError> {
+        loop {
+            match self.buffered()? {
+                Some(header) if header.is_pad() => {
+                    self.read += header.total_bytes as usize;
+                    self.position += u64::from(header.total_bytes);
+                }
+                Some(header) => return Ok(Some(header)),
+                None if self.refill()? => {}
+                None => return Ok(None),
+            }
+        }
+    }
+
+    /// The header at `read`, if its whole record is in the buffer.
+    fn buffered(&self) -> Result<Option<RecordHeader>, ReadError> {
+        let rest = self.buffer.get(self.read..).unwrap_or_default();
+        let Some(bytes) = rest.first_chunk() else { return Ok(None) };
+        let room = self.header.ring_bytes - self.position % self.header.ring_bytes;
+        let header = RecordHeader::from_bytes(*bytes, self.position, room)
+            .map_err(|reason| corrupt(self.position, reason))?;
+        // A pad is never copied whole, it only says where to go on.
+        Ok((header.is_pad() || header.total_bytes as usize <= rest.len()).then_some(header))
+    }
+
+    /// Copies what follows `position`, at least one record; `false`: there is nothing.
+    fn refill(&mut self) -> Result<bool, ReadError> {
+        let mut want = CHUNK;
+        loop {
+            let state = self.look()?;
+            if self.position == state.end {
+                return self.nothing();
+            }
+            self.position = self.position.max(self.control().intact_from());
+            if self.position >= state.end {
+                continue;
+            }
+            if !self.copy(self.position, want.min(state.end - self.position))? {
+                continue;
+            }
+            match self.buffered()? {
+                Some(_) => return Ok(true),
+                None if want < self.header.ring_bytes => want = want.saturating_mul(4),
+                None => return Err(corrupt(self.position, "a record beyond the end of the log")),
+            }
+        }
+    }
+
+    /// What is committed, after making sure that the file is still whole.
+    fn look(&self) -> Result<Committed, ReadError> {
+        let have = self.file.metadata()?.len();
+        if have < HEADER_BYTES + self.header.ring_bytes {
+            return Err(ReadError::Truncated { have });
+        }
+        let state = self.control().committed();
+        if self.position > state.end || check_bounds(state, self.position, u64::MAX).is_err() {
+            return Err(corrupt(self.position, "the log's end moved backwards"));
+        }
+        Ok(state)
+    }
+
+    fn nothing(&self) -> Result<bool, ReadError> {
+        if self.file.metadata()?.nlink() == 0 { Err(ReadError::Replaced) } else { Ok(false) }
+    }
+
+    /// Puts up to `bytes` from `position` on into the buffer, not beyond the ring's end; `false`: overwritten meanwhile.
+    fn copy(&mut self, position: u64, bytes: u64) -> Result<bool, ReadError> {
+        let offset = position % self.header.ring_bytes;
+        let bytes = bytes.min(self.header.ring_bytes - offset) as usize;
+        self.read = 0;
+        self.buffer.resize(bytes, 0);
+        match self.file.read_exact_at(&mut self.buffer, HEADER_BYTES + offset) {
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                self.buffer.clear();
+                self.look()?;
+                Err(error.into())
+            }
+            Err(error) => Err(error.into()),
+            Ok(()) if self.control().intact_from() > position => {
+                self.buffer.clear();
+                Ok(false)
+            }
+            Ok(()) => Ok(true),
+        }
+    }
+
+    /// A copy of the packet at `position`; `None` if it is overwritten (or the file is no longer readable).
+    pub fn read_at(&self, position: Position) -> Option<Vec<u8>> {
+        let header = self.header_at(position.0).ok()?.filter(|header| !header.is_pad())?;
+        let mut packet = vec![0; header.payload_bytes as usize];
+        let offset = position.0 % self.header.ring_bytes + u64::from(header.payload_offset);
+        self.file.read_exact_at(&mut packet, HEADER_BYTES + offset).ok()?;
+        (self.control().intact_from() <= position.0).then_some(packet)
+    }
+
+    /// The header at a position that was valid once.
+    fn header_at(&self, position: u64) -> Result<Option<RecordHeader>, ReadError> {
+        let state = self.look()?;
+        let offset = position % self.header.ring_bytes;
+        if position >= state.end || self.control().intact_from() > position {
+            return Ok(None);
+        }
+        let mut bytes = [0; RECORD_HEADER_BYTES];
+        self.file.read_exact_at(&mut bytes, HEADER_BYTES + offset)?;
+        if self.control().intact_from() > position {
+            return Ok(None);
+        }
+        let room = (state.end - position).min(self.header.ring_bytes - offset);
+        RecordHeader::from_bytes(bytes, position, room).map(Some).map_err(|reason| corrupt(position, reason))
+    }
+
+    /// Sleeps until there is something to read, at most `timeout`; returns whether there is (a record or an error).
+    /// Records wake sleepers when the writer flushes.
+    pub fn wait(&self, timeout: Duration) -> bool {
+        let deadline = Instant::now().checked_add(timeout);
+        loop {
+            let Ok(_) = self.look() else { return true };
+            let word = &self.control().wake;
+            let seen = word.load(Ordering::Acquire);
+            if self.control().committed().end != self.position {
+                return true;
+            }
+            let left =
+                deadline.map_or(timeout, |deadline| deadline.saturating_duration_since(Instant::now()));
+            if left.is_zero() {
+                return false;
+            }
+            futex::wait(word, seen, left);
+        }
+    }
+
+    /// How the log and this reader are.
+    pub fn stats(&self) -> Result<Stats, ReadError> {
+        let state = self.look()?;
+        let oldest = self.control().intact_from();
+        let header = self.header_at(oldest)?;
+        Ok(Stats {
+            ring_bytes: self.header.ring_bytes,
+            used_bytes: state.end.saturating_sub(oldest),
+            generation: self.header.generation,
+            epoch: self.control().epoch.load(Ordering::Relaxed),
+            writer_alive: os::is_locked(&self.file),
+            oldest: header.map(|header| header.number),
+            oldest_time_ns: header.map(|header| header.time_ns),
+            newest: state.number,
+            payload_bytes: state.payload_bytes,
+            lag_bytes: state.end - self.position,
+            lag_records: (state.number + 1).saturating_sub(self.expected.0),
+        })
+    }
+
+    /// Unix time in nanoseconds of a record's monotonic time.
+    pub fn realtime_ns(&self, time_ns: u64) -> u64 {
+        self.header.realtime_base_ns.saturating_add(time_ns)
+    }
+}
+
+fn corrupt(position: u64, reason: &'static str) -> ReadError {
+    ReadError::Corrupt { position, reason }
+}

@@ -1,0 +1,80 @@
+//! One writer and one reader in one process: what is written is read, and stays found.
+
+use std::time::Duration;
+
+use segment_log::{Flags, ReadError, Reader, RecordMeta, WriteError, Writer};
+
+fn path(name: &str) -> std::path::PathBuf {
+    let path = std::path::PathBuf::from(format!("/dev/shm/segment-log-test-{}-{name}", std::process::id()));
+    let _ = std::fs::remove_file(&path);
+    path
+}
+
+#[test]
+fn a_record_is_read_as_it_was_written() {
+    let path = path("roundtrip");
+    let mut writer = Writer::open(&path, 1 << 16).unwrap();
+    let mut reader = Reader::open(&path).unwrap();
+    assert!(reader.next().unwrap().is_none());
+    let meta = RecordMeta { time_ns: 7, flags: Flags::HELD | Flags::FROM_BACKEND, hold: 9 };
+    let at = writer.append(meta, b"packet").unwrap();
+    writer.reserve(100).unwrap()[20..25].copy_from_slice(b"inner");
+    writer.commit(RecordMeta::default(), 20..25).unwrap();
+
+    let record = reader.next().unwrap().unwrap();
+    assert_eq!(record.payload(), b"packet");
+    assert_eq!((record.number(), record.time_ns(), record.hold(), record.epoch()), (1, 7, 9, 1));
+    assert_eq!(record.flags(), Flags::HELD | Flags::FROM_BACKEND);
+    assert_eq!(record.position(), at);
+    assert_eq!(reader.next().unwrap().unwrap().payload(), b"inner");
+    assert!(reader.next().unwrap().is_none());
+    assert_eq!(reader.read_at(at).unwrap(), b"packet");
+    std::fs::remove_file(&path).unwrap();
+    assert!(matches!(reader.next(), Err(ReadError::Replaced)));
+}
+
+#[test]
+fn a_lapped_reader_knows_its_exact_loss() {
+    let path = path("lap");
+    let mut writer = Writer::open(&path, 1 << 14).unwrap();
+    let mut reader = Reader::open(&path).unwrap();
+    let first = writer.append(RecordMeta::default(), &[1; 1000]).unwrap();
+    for n in 0..100 {
+        writer.append(RecordMeta::default(), &vec![2; n]).unwrap();
+    }
+    let Err(ReadError::Lapped { records, bytes }) = reader.next() else { panic!("not lapped") };
+    let record = reader.next().unwrap().unwrap();
+    assert_eq!(record.number(), 1 + records);
+    let lost: u64 = (0..records - 1).sum::<u64>() + 1000;
+    assert_eq!(bytes, lost);
+    assert_eq!(record.payload().len() as u64, records - 1);
+    assert!(reader.read_at(first).is_none());
+    std::fs::remove_file(&path).unwrap();
+}
+
+#[test]
+fn a_reader_at_the_end_sees_only_what_is_new() {
+    let path = path("end");
+    let mut writer = Writer::open(&path, 1 << 16).unwrap();
+    writer.append(RecordMeta::default(), b"old").unwrap();
+    let mut reader = Reader::open(&path).unwrap().at_end();
+    assert!(!reader.wait(Duration::ZERO));
+    writer.append(RecordMeta::default(), b"new").unwrap();
+    assert!(reader.wait(Duration::ZERO));
+    assert_eq!(reader.stats().unwrap().lag_records, 1);
+    assert_eq!(reader.next().unwrap().unwrap().payload(), b"new");
+    let mut reader = reader.at_start();
+    assert_eq!(reader.next().unwrap().unwrap().payload(), b"old");
+    std::fs::remove_file(&path).unwrap();
+}
+
+#[test]
+fn only_reserved_memory_is_committed() {
+    let path = path("reserve");
+    let mut writer = Writer::open(&path, 1 << 14).unwrap();
+    assert!(matches!(writer.reserve(1 << 13), Err(WriteError::TooLarge { limit: 4032, .. })));
+    assert_eq!(writer.commit(RecordMeta::default(), 0..1), Err(WriteError::NotReserved));
+    writer.reserve(10).unwrap();
+    assert_eq!(writer.commit(RecordMeta::default(), 5..11), Err(WriteError::NotReserved));
+    std::fs::remove_file(&path).unwrap();
+}
