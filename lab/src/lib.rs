@@ -1,1 +1,29 @@
 //! All hosts of a cluster as network namespaces on one machine: demo, tests, benchmarks.
+//!
+//! A [`Lab`] is named; everything of it (namespaces, state directory, cluster) carries the name, so that
+//! several can run side by side, and so that whatever a crash left can be found and removed.
+
+pub mod chance;
+pub mod cluster_file;
+pub mod connections;
+pub mod daemons;
+pub mod documents;
+pub mod dump;
+pub mod faults;
+pub mod fetch;
+pub mod fronts;
+pub mod http;
+pub mod lab;
+pub mod link;
+pub mod netns;
+pub mod network;
+pub mod nginx;
+pub mod operate;
+pub mod process;
+pub mod settings;
+pub mod topology;
+
+pub use daemons::Daemon;
+pub use faults::Fault;
+pub use lab::Lab;
+pub use topology::Node;

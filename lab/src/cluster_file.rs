@@ -1,0 +1,103 @@
+//! The lab's `cluster.toml`.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+
+use anyhow::{Context, Result};
+use cluster::config::{
+    Backend, Cluster, Detector, Identity, Logger, Pool, Proxy, Recovery, Route, Service, Splice, SplicePath,
+    TagRule,
+};
+
+use crate::settings::{Path, Settings};
+use crate::topology::{CONTROL_PORT, Node, PORT, SERVICE_PORT, VIP};
+
+/// Size of the lab's segment logs, bytes: room for the whole window of every connection in the tests.
+const RING_BYTES: u64 = 128 << 20;
+
+/// The file's text for the lab `name`.
+pub fn text(name: &str, settings: &Settings) -> Result<String> {
+    let mut value = toml::Value::try_from(cluster(name, settings.path))?;
+    for setting in &settings.set {
+        set(&mut value, setting).with_context(|| format!("--set {setting}"))?;
+    }
+    let text = toml::to_string(&value)?;
+    toml::from_str::<Cluster>(&text).context("the --set options do not make a valid cluster.toml")?;
+    Ok(text)
+}
+
+fn cluster(name: &str, path: Path) -> Cluster {
+    let address = |node: Node, port| SocketAddr::new(IpAddr::V4(node.address()), port);
+    let names = || Node::BACKENDS.map(|node| node.name().to_owned());
+    let backend = |node: Node| (node.name().to_owned(), Backend { address: address(node, SERVICE_PORT) });
+    let logger = Logger { control: address(Node::Logger, CONTROL_PORT), ring_bytes: RING_BYTES };
+    let path = match path {
+        Path::Kernel => SplicePath::Kernel,
+        Path::Userspace => SplicePath::Userspace,
+    };
+    Cluster {
+        cluster: Identity { name: name.to_owned() },
+        service: Service { address: SocketAddr::new(IpAddr::V4(VIP), PORT) },
+        routes: vec![Route { host: None, path_prefix: None, pool: "web".to_owned() }],
+        pools: BTreeMap::from([("web".to_owned(), Pool { backends: names().to_vec() })]),
+        backends: Node::BACKENDS.map(backend).into(),
+        proxies: BTreeMap::from([("proxy".to_owned(), Proxy { address: IpAddr::V4(Node::Proxy.address()) })]),
+        loggers: BTreeMap::from([("logger".to_owned(), logger)]),
+        splice: Splice { path, ..Splice::default() },
+        detector: Detector::default(),
+        recovery: Recovery::default(),
+        tags: vec![reads()],
+    }
+}
+
+/// The documents are static: reading them is deterministic and changes nothing. POST keeps the default.
+fn reads() -> TagRule {
+    TagRule {
+        method: Some(vec!["GET".to_owned(), "HEAD".to_owned()]),
+        host: None,
+        path: None,
+        deterministic: true,
+        read_only: true,
+        idempotent: true,
+    }
+}
+
+/// Applies `a.b.c=VALUE`, the value in TOML.
+fn set(root: &mut toml::Value, setting: &str) -> Result<()> {
+    let (key, value) = setting.split_once('=').context("write KEY=VALUE, like detector.probe_after_ms=50")?;
+    let parsed: toml::Table = toml::from_str(&format!("value = {value}")).context("the value is not TOML")?;
+    let value = parsed.get("value").context("the value is not TOML")?.clone();
+    let (parents, last) = key.rsplit_once('.').map_or((None, key), |(parents, last)| (Some(parents), last));
+    let mut place = root;
+    for part in parents.iter().flat_map(|parents| parents.split('.')) {
+        let table = place.as_table_mut().with_context(|| format!("{part} is not in a table"))?;
+        place = table.entry(part).or_insert_with(|| toml::Value::Table(toml::Table::new()));
+    }
+    place.as_table_mut().context("not a table")?.insert(last.to_owned(), value);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_text_reads_back_with_its_overrides() {
+        let settings = Settings {
+            path: Path::Userspace,
+            set: vec!["detector.probe_after_ms=50".into(), "splice.mss=1400".into()],
+            ..Settings::default()
+        };
+        let read: Cluster = toml::from_str(&text("x", &settings).unwrap()).unwrap();
+        assert_eq!(read.detector.probe_after_ms, 50);
+        assert_eq!(read.splice.mss, 1400);
+        assert_eq!(read.splice.path, SplicePath::Userspace);
+        assert_eq!(read.backends["b2"].address, "10.77.4.2:8080".parse().unwrap());
+    }
+
+    #[test]
+    fn a_misspelt_override_is_refused() {
+        let settings = Settings { set: vec!["detector.prob_after_ms=50".into()], ..Settings::default() };
+        assert!(text("x", &settings).is_err());
+    }
+}

@@ -1,0 +1,93 @@
+//! Failures of a backend, and their undoing.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Result, ensure};
+use clap::ValueEnum;
+use rustix::process::Signal;
+use serde::{Deserialize, Serialize};
+
+use crate::lab::Lab;
+use crate::network;
+use crate::nginx::Nginx;
+use crate::topology::{Node, SERVICE_PORT};
+
+/// How a backend fails.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Fault {
+    /// SIGKILL to the server process and its workers; the kernel lives and closes their connections.
+    Kill,
+    /// The host drops every packet, in and out: no FIN, no RST, no ICMP.
+    Silent,
+    /// The host's interface is down.
+    Link,
+    /// SIGSTOP to the server process and its workers; the kernel lives and acknowledges.
+    Freeze,
+    /// The connections that are open end with a RST; the server goes on with new ones.
+    Reset,
+}
+
+impl Lab {
+    /// Makes `node` fail. Doing it again changes nothing.
+    pub fn fail(&self, node: Node, fault: Fault) -> Result<()> {
+        ensure!(node.is_backend(), "only b1 and b2 can fail, not {node}");
+        // Remembered first: after a crash in between, healing must know.
+        let file = self.fault_file(node);
+        fs::create_dir_all(self.dir())?;
+        fs::write(&file, serde_json::to_vec(&fault)?)?;
+        let netns = self.netns(node);
+        match fault {
+            Fault::Kill => Nginx::new(self, node).kill(),
+            Fault::Silent => netns.run(Command::new("sh").args(["-c", SILENCE])).map(drop),
+            Fault::Link => netns.run(Command::new("ip").args(["link", "set", "eth0", "down"])).map(drop),
+            Fault::Freeze => Nginx::new(self, node).signal(Signal::STOP),
+            Fault::Reset => self.reset(node),
+        }
+    }
+
+    /// Undoes every failure of `node`; true if there was one.
+    pub fn heal(&self, node: Node) -> Result<bool> {
+        let Some(fault) = self.fault(node) else { return Ok(false) };
+        match fault {
+            Fault::Kill | Fault::Reset => {}
+            Fault::Silent => {
+                self.netns(node).run(Command::new("iptables").args(["-w", "-F"]))?;
+            }
+            Fault::Link => network::configure(self, &self.settings()?, node)?,
+            Fault::Freeze => Nginx::new(self, node).signal(Signal::CONT)?,
+        }
+        Nginx::new(self, node).start()?;
+        fs::remove_file(self.fault_file(node))?;
+        Ok(true)
+    }
+
+    /// How `node` was made to fail, if it was.
+    pub fn fault(&self, node: Node) -> Option<Fault> {
+        serde_json::from_slice(&fs::read(self.fault_file(node)).ok()?).ok()
+    }
+
+    /// The kernel closes each connection with a RST at its next sequence number, as for a socket closed
+    /// with data unread or with linger time 0.
+    fn reset(&self, node: Node) -> Result<()> {
+        let mut ss = Command::new("ss");
+        ss.args(["-K", "-H", "-t", "-n", "state", "established", "sport", "=", &format!(":{SERVICE_PORT}")]);
+        let before = self.connections(node)?.len();
+        let closed = self.netns(node).run(&mut ss)?.lines().count();
+        ensure!(
+            closed > 0 || before == 0,
+            "ss -K closed none of {before} connections: the kernel lacks CONFIG_INET_DIAG_DESTROY"
+        );
+        Ok(())
+    }
+
+    fn fault_file(&self, node: Node) -> PathBuf {
+        self.dir().join(format!("{node}.fault"))
+    }
+}
+
+/// Both directions in one transaction.
+const SILENCE: &str = "printf '*filter\n:INPUT ACCEPT\n:OUTPUT ACCEPT\n-A INPUT -j DROP\n-A OUTPUT -j DROP\nCOMMIT\n' \
+     | iptables-restore -w";

@@ -1,0 +1,168 @@
+//! Making and removing the lab's namespaces, wires and routes.
+
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use rustix::process::Signal;
+
+use crate::lab::Lab;
+use crate::netns::{Netns, run};
+use crate::process::signal_pid;
+use crate::settings::Settings;
+use crate::topology::{Node, Wire, routes, wires};
+
+/// Makes whatever of the network is missing; true if anything was.
+pub fn create(lab: &Lab, settings: &Settings) -> Result<bool> {
+    if complete(lab, settings) {
+        return Ok(false);
+    }
+    for node in &settings.nodes {
+        let netns = lab.netns(*node);
+        if !netns.exists() {
+            remove_leftover(&netns);
+            run(Command::new("ip").args(["netns", "add", netns.name()])).context("are you root?")?;
+        }
+    }
+    for wire in wires_of(settings) {
+        connect(lab, wire)?;
+    }
+    for node in &settings.nodes {
+        configure(lab, settings, *node)?;
+    }
+    Ok(true)
+}
+
+/// Removes the namespaces and every process in them.
+pub fn remove(lab: &Lab) -> Result<()> {
+    for node in Node::ALL {
+        let netns = lab.netns(node);
+        if netns.exists() {
+            kill_all(&netns)?;
+            run(Command::new("ip").args(["netns", "del", netns.name()]))?;
+        } else {
+            remove_leftover(&netns);
+        }
+    }
+    Ok(())
+}
+
+/// Lets all interfaces of an emulated link's neighbourhood send real segments instead of 64 KB ones,
+/// so that what is lost or delayed is a segment.
+pub fn disable_offloads(lab: &Lab, settings: &Settings) -> Result<()> {
+    for wire in wires_of(settings).iter().filter(|wire| wire.iter().any(|end| end.node == Node::Link)) {
+        for end in wire {
+            let mut ethtool = Command::new("ethtool");
+            ethtool.args(["-K", end.interface, "tso", "off", "gso", "off", "gro", "off"]);
+            lab.netns(end.node).run(&mut ethtool)?;
+        }
+    }
+    Ok(())
+}
+
+/// (Re-)applies a node's addresses and routes: after its interface was down the routes are gone.
+pub fn configure(lab: &Lab, settings: &Settings, node: Node) -> Result<()> {
+    let mut batch = String::from("link set lo up\n");
+    for end in wires_of(settings).iter().flatten().filter(|end| end.node == node) {
+        writeln!(
+            batch,
+            "addr replace {}/24 dev {}\nlink set {} up",
+            end.address, end.interface, end.interface
+        )?;
+    }
+    let emulated = settings.link.active();
+    for route in routes(emulated).iter().filter(|route| route.node == node && reachable(settings, route.via))
+    {
+        writeln!(batch, "route replace {} via {}", route.to, route.via)?;
+    }
+    ip_batch(&["-n", lab.netns(node).name()], &batch)?;
+    if node.forwards() {
+        let netns = lab.netns(node);
+        for (key, value) in
+            [("ip_forward", "1"), ("conf/all/rp_filter", "0"), ("conf/default/rp_filter", "0")]
+        {
+            netns.sysctl(&format!("net/ipv4/{key}"), value)?;
+        }
+        for interface in netns.interfaces()? {
+            netns.sysctl(&format!("net/ipv4/conf/{interface}/rp_filter"), "0")?;
+        }
+    }
+    Ok(())
+}
+
+fn wires_of(settings: &Settings) -> Vec<Wire> {
+    let all = wires(settings.link.active());
+    all.into_iter().filter(|wire| wire.iter().all(|end| settings.has(end.node))).collect()
+}
+
+/// Whether some present wire leads to this address.
+fn reachable(settings: &Settings, address: std::net::Ipv4Addr) -> bool {
+    wires_of(settings).iter().flatten().any(|end| end.address == address)
+}
+
+fn complete(lab: &Lab, settings: &Settings) -> bool {
+    settings.nodes.iter().all(|node| {
+        let present = lab.netns(*node).interfaces().unwrap_or_default();
+        let wires = wires_of(settings);
+        let mut expected = wires.iter().flatten().filter(|end| end.node == *node);
+        lab.netns(*node).exists() && expected.all(|end| present.iter().any(|name| name == end.interface))
+    })
+}
+
+fn connect(lab: &Lab, [a, b]: Wire) -> Result<()> {
+    let (left, right) = (lab.netns(a.node), lab.netns(b.node));
+    if left.interfaces()?.iter().any(|name| name == a.interface) {
+        return Ok(());
+    }
+    ip_batch(
+        &[],
+        &format!(
+            "link add {} netns {} type veth peer name {} netns {}\n",
+            a.interface,
+            left.name(),
+            b.interface,
+            right.name()
+        ),
+    )
+}
+
+fn ip_batch(options: &[&str], lines: &str) -> Result<()> {
+    let mut command = Command::new("ip");
+    command.args(options).args(["-batch", "-"]);
+    command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut child = command.spawn().context("starting ip: run scripts/setup")?;
+    if let Some(mut stdin) = child.stdin.take() {
+        stdin.write_all(lines.as_bytes())?;
+    }
+    let output = child.wait_with_output()?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "ip {options:?} with {lines:?}: {}", said.trim());
+    Ok(())
+}
+
+fn kill_all(netns: &Netns) -> Result<()> {
+    let end = Instant::now() + Duration::from_secs(10);
+    loop {
+        let pids = netns.pids();
+        if pids.is_empty() {
+            return Ok(());
+        }
+        ensure!(!pids.contains(&std::process::id()), "lab down cannot run inside the lab");
+        ensure!(Instant::now() < end, "processes {pids:?} in {} survive SIGKILL", netns.name());
+        for pid in pids {
+            signal_pid(pid, Signal::KILL);
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// A crash may leave the name of a namespace without the namespace.
+fn remove_leftover(netns: &Netns) {
+    let path = Path::new("/run/netns").join(netns.name());
+    if path.exists() {
+        let _ = std::fs::remove_file(path);
+    }
+}

@@ -1,0 +1,149 @@
+//! A backend: Debian's nginx with the lab's documents.
+//!
+//! | path | answer |
+//! |---|---|
+//! | `/files/SIZE` | a document, with Content-Length, `ETag`, ranges |
+//! | `/chunked/SIZE` | the same bytes in chunks of 32 KiB, the same on every server |
+//! | `/differs/1m`, `/differs/10m` | see [`documents`](crate::documents) |
+//! | `/whoami` | the backend's name |
+//! | `POST` to anything, `/echo` | the request's body, up to 10 MB |
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use rustix::process::Signal;
+
+use crate::lab::Lab;
+use crate::process::Process;
+use crate::topology::{DIRECT_PORT, Node, SERVICE_PORT};
+use crate::{documents, netns::run};
+
+const ECHO_MODULES: [&str; 2] =
+    ["/usr/lib/nginx/modules/ngx_http_echo_module.so", "/usr/lib64/nginx/modules/ngx_http_echo_module.so"];
+
+/// The nginx of one backend.
+#[derive(Debug, Clone)]
+pub struct Nginx {
+    lab: Lab,
+    node: Node,
+}
+
+impl Nginx {
+    /// The nginx of `node` in `lab`, running or not.
+    pub fn new(lab: &Lab, node: Node) -> Self {
+        Self { lab: lab.clone(), node }
+    }
+
+    fn dir(&self) -> PathBuf {
+        self.lab.dir().join(self.node.name())
+    }
+
+    /// The master process, if it runs.
+    pub fn master(&self) -> Option<Process> {
+        let pid = fs::read_to_string(self.dir().join("nginx.pid")).ok()?;
+        let process = Process::running(pid.trim().parse().ok()?)?;
+        // The file outlives a killed master, and its id may be another's by now.
+        let command = fs::read(format!("/proc/{}/cmdline", process.pid)).ok()?;
+        let dir = self.dir();
+        let needle = dir.to_str()?.as_bytes();
+        command.windows(needle.len()).any(|window| window == needle).then_some(process)
+    }
+
+    /// Starts it unless it runs already; true if it had to. It listens when this returns.
+    pub fn start(&self) -> Result<bool> {
+        if self.master().is_some() {
+            return Ok(false);
+        }
+        let dir = self.dir();
+        fs::create_dir_all(&dir)?;
+        let _ = fs::remove_file(dir.join("nginx.pid"));
+        let echo = ECHO_MODULES.into_iter().find(|path| Path::new(path).exists());
+        let echo = echo.context("nginx's echo module is not installed: run scripts/setup")?;
+        fs::write(dir.join("nginx.conf"), configuration(&dir, &documents::tree()?, self.node, echo))?;
+        let mut nginx = Command::new("nginx");
+        nginx.arg("-e").arg(dir.join("error.log")).arg("-c").arg(dir.join("nginx.conf"));
+        self.lab
+            .netns(self.node)
+            .run(&mut nginx)
+            .context("starting nginx; is it installed? scripts/setup")?;
+        Ok(true)
+    }
+
+    /// Kills the processes at once, the master first so that it cannot start new workers.
+    pub fn kill(&self) -> Result<()> {
+        let Some(master) = self.master() else { return Ok(()) };
+        let workers = master.children();
+        for process in std::iter::once(&master).chain(&workers) {
+            process.signal(Signal::KILL);
+        }
+        let dead = |process: &Process| process.wait_dead(Duration::from_secs(5));
+        ensure!(dead(&master) && workers.iter().all(dead), "nginx on {} survived SIGKILL", self.node);
+        Ok(())
+    }
+
+    /// Stops or continues all processes.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        let Some(master) = self.master() else { bail!("nginx does not run on {}", self.node) };
+        master.signal(signal);
+        for worker in master.children() {
+            worker.signal(signal);
+        }
+        Ok(())
+    }
+}
+
+/// Refuses, with what to do, when nginx is not installed.
+pub fn check_installed() -> Result<()> {
+    run(Command::new("nginx").arg("-v")).context("nginx is missing: run scripts/setup").map(drop)
+}
+
+/// The configuration file. `keepalive_*` are so high that only faults close connections. One output
+/// buffer makes the chunks of `/chunked/` the same on every server, however fast the client reads.
+fn configuration(dir: &Path, documents: &Path, node: Node, echo: &str) -> String {
+    let (dir, documents) = (dir.display(), documents.display());
+    format!(
+        r#"load_module {echo};
+user root;
+daemon on;
+worker_processes 2;
+worker_rlimit_nofile 65536;
+pid {dir}/nginx.pid;
+error_log {dir}/error.log;
+events {{ worker_connections 16384; multi_accept off; }}
+http {{
+    access_log off;
+    sendfile on;
+    default_type application/octet-stream;
+    keepalive_requests 1000000000;
+    keepalive_timeout 3600s;
+    send_timeout 600s;
+    client_header_timeout 600s;
+    client_body_timeout 600s;
+    client_max_body_size 10m;
+    client_body_temp_path {dir}/body;
+    proxy_temp_path {dir}/proxy;
+    fastcgi_temp_path {dir}/fastcgi;
+    uwsgi_temp_path {dir}/uwsgi;
+    scgi_temp_path {dir}/scgi;
+    server {{
+        listen {SERVICE_PORT} backlog=4096;
+        listen {DIRECT_PORT} backlog=4096;
+        if ($request_method = POST) {{ rewrite ^ /echo last; }}
+        location /files/ {{ alias {documents}/files/; }}
+        location /chunked/ {{
+            alias {documents}/files/;
+            output_buffers 1 32k;
+            sub_filter "a string that no document contains" "";
+            sub_filter_types *;
+        }}
+        location /differs/ {{ alias {documents}/differs/{node}/; }}
+        location = /whoami {{ return 200 "{node}\n"; }}
+        location = /echo {{ echo_read_request_body; echo_request_body; }}
+    }}
+}}
+"#
+    )
+}
