@@ -39,7 +39,7 @@ fn a_lapped_reader_knows_its_exact_loss() {
     let mut writer = Writer::open(&path, 1 << 14).unwrap();
     let mut reader = Reader::open(&path).unwrap();
     let first = writer.append(RecordMeta::default(), &[1; 1000]).unwrap();
-    for n in 0..100 {
+    for n in 0..200 {
         writer.append(RecordMeta::default(), &vec![2; n]).unwrap();
     }
     let Err(ReadError::Lapped { records, bytes }) = reader.next() else { panic!("not lapped") };
