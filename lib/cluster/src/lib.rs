@@ -1,11 +1,23 @@
 //! One file describes the whole cluster; every program reads the same file and finds its own part.
 //!
+//! Pure:
 //! * [`config`]: `cluster.toml` as types; [`load`](config::Cluster::load) refuses with file, key and remedy.
+//! * [`tags`]: what the rules say of a request.
 //! * [`control`]: the messages between the programs.
 //! * [`frame`]: length-prefixed, bounded encoding of those messages for any byte stream.
 //! * [`runtime`]: where a node's sockets and lock files are.
+//!
+//! Shell side, for the binaries:
+//! * [`lock`]: each daemon runs once.
+//! * [`server`], [`connection`]: nonblocking control sockets.
 
 pub mod config;
+pub mod connection;
 pub mod control;
 pub mod frame;
+pub mod lock;
 pub mod runtime;
+pub mod server;
+pub mod tags;
+#[cfg(test)]
+mod testing;
