@@ -16,6 +16,7 @@ pub mod connection;
 pub mod control;
 pub mod frame;
 pub mod lock;
+mod pattern;
 pub mod runtime;
 pub mod server;
 pub mod tags;
