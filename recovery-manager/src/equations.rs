@@ -24,6 +24,7 @@ impl AlternateState {
 ///
 /// The paper's Ack_TL is the number of T_L's last byte, hence its `+ 1`; here `ack_tl` is the sequence
 /// number *after* that byte, as it would be acknowledged.
+#[allow(clippy::similar_names)] // The paper's names.
 pub fn must_resend(ack_cl: Seq, ack_tl: Seq, p: u64) -> bool {
     ack_cl.before(logged_until(ack_tl, p))
 }

@@ -1,20 +1,19 @@
 //! Coordinates one recovery, from failure notice to re-splice.
 
-mod lock;
 mod shell;
 
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use clap::{Parser, ValueEnum};
 use cluster::config::Cluster;
+use cluster::lock::DaemonLock;
 use cluster::runtime::Runtime;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use tracing_subscriber::EnvFilter;
 
-use lock::Lock;
 use shell::Shell;
 
 /// Runs on a proxy: hears of failed backends from the loggers, plans each connection's recovery and has
@@ -31,7 +30,7 @@ struct Arguments {
     /// Where this node's sockets and lock files are.
     #[arg(long, value_name = "DIR", default_value = "/run/resplice")]
     run_dir: PathBuf,
-    /// How log lines look. RUST_LOG chooses which appear.
+    /// How log lines look; the environment's `RUST_LOG` chooses which appear.
     #[arg(long, value_enum, default_value_t = LogFormat::Text)]
     log_format: LogFormat,
 }
@@ -45,19 +44,11 @@ enum LogFormat {
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
     start_log(arguments.log_format);
-    let cluster: Cluster = toml::from_str(&std::fs::read_to_string(&arguments.config)?)?;
-    let node = arguments.node.unwrap_or_else(host_name);
-    if !cluster.proxies.contains_key(&node) {
-        bail!(
-            "{}: there is no [proxy.{node}]: add it, or choose a proxy with --node NAME",
-            arguments.config.display()
-        );
-    }
-    std::fs::create_dir_all(&arguments.run_dir)
-        .with_context(|| format!("could not create {}", arguments.run_dir.display()))?;
+    let cluster = Cluster::load(&arguments.config)?;
+    cluster.find_proxy(&arguments.node.unwrap_or_else(host_name))?;
     let runtime = Runtime::new(&arguments.run_dir);
-    let _lock = Lock::take(&runtime.lock("recovery-manager"))?;
-    Shell::new(&cluster, &runtime, stop_signal()?)?.run()
+    let lock = DaemonLock::acquire(&runtime, "recovery-manager")?;
+    Shell::new(&cluster, &runtime, &lock, stop_signal()?)?.run()
 }
 
 fn start_log(format: LogFormat) {

@@ -6,13 +6,14 @@ mod finish;
 mod inputs;
 mod recent;
 mod recovery;
+mod resets;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use cluster::config::{self, Cluster};
-use cluster::control::{Client, Flow, ManagerStatus, RecoveryRecord, ToLog, ToProxy};
+use cluster::control::{Client, ManagerStatus, RecoveryRecord, ToLog, ToProxy};
 use packet::Time;
 
 use crate::Story;
@@ -20,6 +21,7 @@ use alternates::Alternates;
 use recent::Recent;
 pub(crate) use recovery::End;
 use recovery::Recovery;
+use resets::Resets;
 
 /// The present, on both clocks.
 #[derive(Debug, Clone, Copy)]
@@ -50,7 +52,8 @@ pub enum Action {
 pub struct Limits {
     /// Recoveries at once; beyond it, clients are reset.
     pub recoveries: usize,
-    /// Bytes of their reports; beyond it, clients are reset.
+    /// Bytes of their reports; beyond it, clients are reset. Less than what may wait for the proxy to read
+    /// it ([`cluster::connection::MAX_OUTGOING`]), so that all orders can wait there.
     pub report_bytes: usize,
     /// Resets that wait for the proxy to come back; beyond it, the oldest is given up.
     pub waiting_resets: usize,
@@ -60,7 +63,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { recoveries: 16_384, report_bytes: 256 << 20, waiting_resets: 16_384, recent: 4096 }
+        Self { recoveries: 16_384, report_bytes: 96 << 20, waiting_resets: 16_384, recent: 4096 }
     }
 }
 
@@ -71,14 +74,6 @@ struct Logger {
     connected: bool,
     /// Greatest message number of this session.
     last_number: Option<u64>,
-}
-
-/// A reset for a proxy that is not there.
-#[derive(Debug)]
-struct WaitingReset {
-    until: Time,
-    flow: Flow,
-    reason: String,
 }
 
 /// The engine.
@@ -96,7 +91,7 @@ pub struct Manager {
     orders: BTreeMap<u64, Client>,
     deadlines: BTreeSet<(Time, Client)>,
     report_bytes: usize,
-    waiting_resets: VecDeque<WaitingReset>,
+    resets: Resets,
     recent: Recent,
     history: VecDeque<RecoveryRecord>,
     next_order: u64,
@@ -120,7 +115,7 @@ impl Manager {
             orders: BTreeMap::new(),
             deadlines: BTreeSet::new(),
             report_bytes: 0,
-            waiting_resets: VecDeque::new(),
+            resets: Resets::new(limits.waiting_resets),
             recent: Recent::new(limits.recent),
             history: VecDeque::new(),
             next_order: first_order,
@@ -140,9 +135,8 @@ impl Manager {
 
     /// When [`Manager::handle_timeout`] is due.
     pub fn poll_timeout(&self) -> Option<Time> {
-        let reset = self.waiting_resets.front().map(|reset| reset.until);
         let deadline = self.deadlines.first().map(|(at, _)| *at);
-        reset.into_iter().chain(deadline).min()
+        self.resets.poll_timeout().into_iter().chain(deadline).min()
     }
 
     /// For `resplice status`.
@@ -167,13 +161,13 @@ impl Manager {
         *self.counters.entry(name).or_default() += 1;
     }
 
-    fn to_proxy(&mut self, message: ToProxy) {
+    fn ask_proxy(&mut self, message: ToProxy) {
         if self.proxy_connected {
             self.actions.push_back(Action::ToProxy(message));
         }
     }
 
-    fn to_log(&mut self, logger: LoggerId, message: ToLog) {
+    fn ask_log(&mut self, logger: LoggerId, message: ToLog) {
         match self.loggers.get(logger.0) {
             Some(peer) if peer.connected => self.actions.push_back(Action::ToLog(logger, message)),
             _ => self.count("log_messages_dropped"),
@@ -185,7 +179,9 @@ impl Manager {
     }
 
     fn stamp(&mut self, order: u64, now: Time) {
-        let Some(recovery) = self.orders.get(&order).and_then(|client| self.active.get_mut(client)) else { return };
+        let Some(recovery) = self.orders.get(&order).and_then(|client| self.active.get_mut(client)) else {
+            return;
+        };
         if recovery.stamp(order, now) {
             recovery.step("ordered", now);
         }
@@ -194,8 +190,12 @@ impl Manager {
     /// Marks a backend for new connections, here and at the proxy.
     fn set_backend(&mut self, backend: SocketAddr, down_by: Option<LoggerId>) {
         if self.alternates.set(backend, down_by) {
-            self.to_proxy(ToProxy::Backend { backend, up: down_by.is_none() });
-            self.tell(if down_by.is_some() { Story::BackendDown(backend) } else { Story::BackendUp(backend) });
+            self.ask_proxy(ToProxy::Backend { backend, up: down_by.is_none() });
+            self.tell(if down_by.is_some() {
+                Story::BackendDown(backend)
+            } else {
+                Story::BackendUp(backend)
+            });
         }
     }
 }

@@ -26,7 +26,7 @@ struct Backend {
 
 impl Alternates {
     pub(super) fn new(cluster: &Cluster) -> Self {
-        let backend = |address| Backend { others: others(cluster, address), ..Backend::default() };
+        let backend = |address| Backend { others: cluster.alternates(address), ..Backend::default() };
         let backends =
             cluster.backends.values().map(|configured| (configured.address, backend(configured.address)));
         Self { backends: backends.collect(), turn: 0 }
@@ -42,7 +42,10 @@ impl Alternates {
             self.backends.get(address).filter(|b| b.down_by.is_none()).map(|b| b.recovering)
         };
         let usable = from_turn.filter(|other| !tried.contains(other) && **other != failed);
-        usable.filter_map(|other| Some((load(other)?, *other))).min_by_key(|(load, _)| *load).map(|(_, it)| it)
+        usable
+            .filter_map(|other| Some((load(other)?, *other)))
+            .min_by_key(|(load, _)| *load)
+            .map(|(_, it)| it)
     }
 
     pub(super) fn begin(&mut self, alternate: SocketAddr) {
@@ -77,14 +80,4 @@ impl Alternates {
     pub(super) fn all(&self) -> Vec<(SocketAddr, bool)> {
         self.backends.iter().map(|(address, backend)| (*address, backend.down_by.is_none())).collect()
     }
-}
-
-fn others(cluster: &Cluster, backend: SocketAddr) -> Vec<SocketAddr> {
-    let address = |name: &String| cluster.backends.get(name).map(|configured| configured.address);
-    let pools = cluster.pools.values().map(|pool| pool.backends.iter().filter_map(address).collect::<Vec<_>>());
-    let mut others: Vec<_> = pools.filter(|pool| pool.contains(&backend)).flatten().collect();
-    others.sort_unstable();
-    others.dedup();
-    others.retain(|other| *other != backend);
-    others
 }

@@ -5,7 +5,7 @@ use packet::Time;
 
 use super::recent::{Ended, Fingerprint};
 use super::recovery::{Attempt, End, Failure};
-use super::{Manager, Now, WaitingReset};
+use super::{Manager, Now};
 use crate::equations::AlternateState;
 use crate::plan::{Plan, Steps, plan};
 use crate::story::Story;
@@ -24,7 +24,7 @@ impl Manager {
         let chosen = self.alternates.choose(recovery.failure.report.flow.backend, &recovery.tried);
         if let (None, Some(why)) = (chosen, &recovery.last_failure) {
             let reason = format!("no alternate is left ({why})");
-            return self.finish(now, client, End::Reset(reason));
+            return self.finish(now, client, &End::Reset(reason));
         }
         self.order(now, client, chosen.as_slice(), false);
     }
@@ -34,7 +34,7 @@ impl Manager {
         let report = &recovery.failure.report;
         let config = if whole { &self.whole } else { &self.config };
         match plan(report, AlternateState::level_with(report.t_l), alternates, config) {
-            Plan::Reset { reason } => self.finish(now, client, End::Reset(reason)),
+            Plan::Reset { reason } => self.finish(now, client, &End::Reset(reason)),
             Plan::Recover(steps) => {
                 let id = self.next_order;
                 self.next_order += 1;
@@ -58,7 +58,7 @@ impl Manager {
     fn send_order(&mut self, client: Client, steps: Steps, id: u64) {
         let Some(recovery) = self.active.get(&client) else { return };
         let order = steps.into_order(id, &recovery.failure.report);
-        self.to_proxy(ToProxy::Recover(Box::new(order)));
+        self.ask_proxy(ToProxy::Recover(Box::new(order)));
     }
 
     /// The same order again, for a proxy that may not have got it.
@@ -102,23 +102,24 @@ impl Manager {
     }
 
     /// Ends a recovery: the client's fate to the proxy, the outcome to the log and to people.
-    pub(super) fn finish(&mut self, now: Time, client: Client, end: End) {
+    pub(super) fn finish(&mut self, now: Time, client: Client, end: &End) {
         let Some(recovery) = self.active.remove(&client) else { return };
         self.deadlines.remove(&(recovery.deadline, client));
         self.report_bytes = self.report_bytes.saturating_sub(recovery.failure.bytes());
-        for (id, _) in recovery.replaced.iter().copied().chain(recovery.attempt.map(|a| (a.id, a.alternate))) {
+        for (id, _) in recovery.replaced.iter().copied().chain(recovery.attempt.map(|a| (a.id, a.alternate)))
+        {
             self.orders.remove(&id);
         }
         if let Some(attempt) = recovery.attempt {
             self.alternates.end(attempt.alternate);
         }
-        if let End::Reset(reason) = &end {
+        if let End::Reset(reason) = end {
             self.reset(now, recovery.failure.report.flow, reason);
             for (_, alternate) in &recovery.replaced {
                 self.reset(now, Flow { client, backend: *alternate }, reason);
             }
         }
-        self.close(now, recovery, &end);
+        self.close(now, recovery, end);
     }
 
     fn close(&mut self, now: Time, recovery: super::Recovery, end: &End) {
@@ -136,7 +137,7 @@ impl Manager {
         self.remember(record);
         if !matches!(end, End::Superseded) {
             self.recent.remember(client, Ended { fingerprint, logger, backend, order });
-            self.to_log(logger, ToLog::Ended { client, backend });
+            self.ask_log(logger, ToLog::Ended { client, backend });
         }
     }
 
@@ -159,11 +160,10 @@ impl Manager {
     fn reset(&mut self, now: Time, flow: Flow, reason: &str) {
         let reason = reason.to_owned();
         if self.proxy_connected {
-            return self.to_proxy(ToProxy::Reset { flow, reason });
+            let message = self.resets.send(now, flow, reason);
+            return self.ask_proxy(message);
         }
-        self.waiting_resets.push_back(WaitingReset { until: now + self.timeout(), flow, reason });
-        if self.waiting_resets.len() > self.limits.waiting_resets {
-            self.waiting_resets.pop_front();
+        if self.resets.wait(now + self.timeout(), flow, reason) {
             self.count("resets_given_up");
         }
     }

@@ -7,7 +7,7 @@ use packet::Time;
 
 use super::recent::Fingerprint;
 use super::recovery::{End, Failure, Recovery};
-use super::{LoggerId, Manager, Now};
+use super::{Action, LoggerId, Manager, Now};
 
 impl Manager {
     /// A logger's transactionalizer is connected: a new session, in which message numbers begin anew.
@@ -15,8 +15,8 @@ impl Manager {
         let Some(peer) = self.loggers.get_mut(logger.0) else { return };
         peer.connected = true;
         peer.last_number = None;
-        self.to_log(logger, ToLog::Subscribe);
-        self.to_log(logger, ToLog::Status);
+        self.ask_log(logger, ToLog::Subscribe);
+        self.ask_log(logger, ToLog::Status);
     }
 
     /// The connection to a transactionalizer is lost.
@@ -69,9 +69,9 @@ impl Manager {
     /// A failure is new, a repetition, that of an alternate in mid-recovery, or replaces an older one.
     fn begin(&mut self, now: Now, failure: Failure) {
         let client = failure.report.flow.client;
-        if let Some(ended) = self.recent.repeats(&failure.report) {
+        if let Some(ended) = self.recent.repeated(&failure.report) {
             self.count("reports_repeated");
-            return self.to_log(failure.logger, ToLog::Ended { client, backend: ended });
+            return self.ask_log(failure.logger, ToLog::Ended { client, backend: ended.backend });
         }
         let Some(running) = self.active.get(&client) else { return self.admit(now, failure) };
         let failed = failure.report.flow.backend;
@@ -82,7 +82,7 @@ impl Manager {
             self.fail_alternate(now, client, Some(failure));
         } else {
             self.count("reports_superseding");
-            self.finish(now.monotonic, client, End::Superseded);
+            self.finish(now.monotonic, client, &End::Superseded);
             self.admit(now, failure);
         }
     }
@@ -98,14 +98,15 @@ impl Manager {
         self.tell_noticed(client);
         if full {
             self.count("recoveries_refused_at_limit");
-            return self.finish(now.monotonic, client, End::Reset("too many recoveries at once".to_owned()));
+            return self.finish(now.monotonic, client, &End::Reset("too many recoveries at once".to_owned()));
         }
         self.order_next(now.monotonic, client);
     }
 
     /// A backend went down: what it stands in for goes on elsewhere.
     fn leave_alternate(&mut self, now: Now, backend: SocketAddr) {
-        let on_it = |recovery: &Recovery| recovery.attempt.is_some_and(|attempt| attempt.alternate == backend);
+        let on_it =
+            |recovery: &Recovery| recovery.attempt.is_some_and(|attempt| attempt.alternate == backend);
         let clients: Vec<Client> =
             self.active.iter().filter(|(_, recovery)| on_it(recovery)).map(|(client, _)| *client).collect();
         for client in clients {
@@ -116,12 +117,12 @@ impl Manager {
     /// The proxy's splice daemon is connected. It may have been restarted: it is told everything again.
     pub fn handle_proxy_connected(&mut self) {
         self.proxy_connected = true;
-        self.to_proxy(ToProxy::Subscribe);
+        self.ask_proxy(ToProxy::Subscribe);
         for (backend, up) in self.alternates.all() {
-            self.to_proxy(ToProxy::Backend { backend, up });
+            self.ask_proxy(ToProxy::Backend { backend, up });
         }
-        for reset in std::mem::take(&mut self.waiting_resets) {
-            self.to_proxy(ToProxy::Reset { flow: reset.flow, reason: reset.reason });
+        for reset in self.resets.take_waiting() {
+            self.actions.push_back(Action::ToProxy(reset));
         }
         let clients: Vec<Client> = self.active.keys().copied().collect();
         for client in clients {
@@ -130,8 +131,10 @@ impl Manager {
     }
 
     /// The connection to the splice daemon is lost; orders wait for it until they time out.
-    pub fn handle_proxy_disconnected(&mut self) {
+    pub fn handle_proxy_disconnected(&mut self, now: Time) {
         self.proxy_connected = false;
+        self.resets.handle_disconnected(now);
+        self.actions.retain(|action| !matches!(action, Action::ToProxy(_)));
     }
 
     /// A message from the splice daemon.
@@ -146,7 +149,7 @@ impl Manager {
             _ if !present => self.count("proxy_messages_unknown"),
             Outcome::AlternateFailed(why) => self.retry(now.monotonic, client, &why),
             Outcome::Mismatch { .. } | Outcome::Gone(_) => {
-                self.finish(now.monotonic, client, End::Order(alternate, outcome));
+                self.finish(now.monotonic, client, &End::Order(alternate, outcome));
             }
         }
     }
@@ -154,7 +157,7 @@ impl Manager {
     /// The client is on `alternate`, though that may have been found to fail meanwhile.
     fn respliced(&mut self, now: Now, client: Client, alternate: SocketAddr, outcome: Outcome) {
         let newer = self.active.get_mut(&client).and_then(|recovery| recovery.newer.take());
-        self.finish(now.monotonic, client, End::Order(alternate, outcome));
+        self.finish(now.monotonic, client, &End::Order(alternate, outcome));
         if let Some(newer) = newer.filter(|newer| newer.report.flow.backend == alternate) {
             self.begin(now, *newer);
         }
@@ -165,7 +168,7 @@ impl Manager {
         self.count("proxy_messages_unknown");
         let Some((client, ended)) = self.recent.by_order(id) else { return };
         if let (Outcome::Respliced { .. }, Some((_, alternate))) = (outcome, ended.order) {
-            self.to_log(ended.logger, ToLog::Ended { client, backend: Some(alternate) });
+            self.ask_log(ended.logger, ToLog::Ended { client, backend: Some(alternate) });
         }
     }
 
@@ -174,12 +177,9 @@ impl Manager {
         while let Some((_, client)) = self.deadlines.first().copied().filter(|(at, _)| *at <= now) {
             self.count("recoveries_timed_out");
             let reason = self.timeout_reason(client);
-            self.finish(now, client, End::Reset(reason));
+            self.finish(now, client, &End::Reset(reason));
         }
-        while self.waiting_resets.front().is_some_and(|reset| reset.until <= now) {
-            self.waiting_resets.pop_front();
-            self.count("resets_given_up");
-        }
+        *self.counters.entry("resets_given_up").or_default() += self.resets.handle_timeout(now);
     }
 
     fn timeout_reason(&self, client: Client) -> String {

@@ -64,10 +64,10 @@ impl Recent {
         }
     }
 
-    /// Whether the failure was dealt with before, and where its client went.
-    pub(super) fn repeats(&self, report: &ConnectionReport) -> Option<Option<SocketAddr>> {
+    /// The recovery that dealt with the failure before.
+    pub(super) fn repeated(&self, report: &ConnectionReport) -> Option<Ended> {
         let ended = self.ended.get(&report.flow.client)?;
-        (ended.fingerprint == Fingerprint::of(report)).then_some(ended.backend)
+        (ended.fingerprint == Fingerprint::of(report)).then_some(*ended)
     }
 
     /// The ended recovery whose last order was `id`.

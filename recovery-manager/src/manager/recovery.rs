@@ -108,12 +108,14 @@ impl Recovery {
     /// The alternate of order `id`, whether the present one or a replaced one.
     pub(super) fn alternate_of(&self, id: u64) -> Option<SocketAddr> {
         let present = self.attempt.filter(|attempt| attempt.id == id).map(|attempt| attempt.alternate);
-        present.or_else(|| self.replaced.iter().find(|(order, _)| *order == id).map(|(_, alternate)| *alternate))
+        present
+            .or_else(|| self.replaced.iter().find(|(order, _)| *order == id).map(|(_, alternate)| *alternate))
     }
 
     /// What people get to see of it.
     pub(super) fn into_record(mut self, end: &End, now: Time) -> RecoveryRecord {
-        let proxy_began = self.attempt.and_then(|attempt| attempt.ordered_at).map_or(0, |at| self.elapsed(at));
+        let proxy_began =
+            self.attempt.and_then(|attempt| attempt.ordered_at).map_or(0, |at| self.elapsed(at));
         if let End::Order(_, Outcome::Respliced { steps, .. }) = end {
             let from_notice = |(name, at): &(String, u64)| (name.clone(), proxy_began.saturating_add(*at));
             self.steps.extend(steps.iter().map(from_notice));
@@ -121,7 +123,9 @@ impl Recovery {
         self.step("ended", now);
         let alternate = match end {
             End::Order(alternate, _) => Some(*alternate),
-            End::Reset(_) | End::Superseded => self.attempt.map(|a| a.alternate).or(self.tried.last().copied()),
+            End::Reset(_) | End::Superseded => {
+                self.attempt.map(|a| a.alternate).or(self.tried.last().copied())
+            }
         };
         let report = self.failure.report;
         RecoveryRecord {

@@ -1,18 +1,15 @@
 //! A connection that is made again whenever it breaks.
 
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use cluster::connection::{Connection, ConnectionError};
 use packet::Time;
 use rustix::event::PollFlags;
-use rustix::io::Errno;
-use rustix::net::sockopt;
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, ipproto, socket_with};
-
-use super::peer::Peer;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 const FIRST_RETRY: Duration = Duration::from_millis(20);
 const LAST_RETRY: Duration = Duration::from_secs(1);
@@ -20,8 +17,6 @@ const LAST_RETRY: Duration = Duration::from_secs(1);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// A connection that breaks sooner than this is no success: the next attempts come ever later.
 const STEADY: Duration = Duration::from_secs(1);
-/// A logger whose host died without a word is noticed after this time.
-const SILENCE: Duration = Duration::from_secs(5);
 
 /// Where it goes.
 #[derive(Debug, Clone)]
@@ -32,16 +27,21 @@ pub(crate) enum Target {
 
 #[derive(Debug)]
 enum State {
+    /// Not connected; the next attempt is due then.
     Waiting(Time),
-    Connecting(OwnedFd, Time),
-    Up(Peer, Time),
+    /// Not decided yet; given up then.
+    Connecting(Connection, Time),
+    /// Since then.
+    Up(Connection, Time),
 }
 
-/// What changed.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Change {
+/// What came of handling it.
+#[derive(Debug)]
+pub(crate) enum Change<T> {
     None,
     Connected,
+    Messages(Vec<T>),
+    Disconnected,
 }
 
 #[derive(Debug)]
@@ -51,28 +51,21 @@ pub(crate) struct Link {
     target: Target,
     state: State,
     retry: Duration,
-    most_unsent: usize,
     /// The present trouble has been logged.
     told: bool,
 }
 
 impl Link {
-    pub(crate) fn new(name: String, target: Target, most_unsent: usize) -> Self {
-        let state = State::Waiting(Time::from_nanos(0));
-        Self { name, target, state, retry: FIRST_RETRY, most_unsent, told: false }
-    }
-
-    pub(crate) fn peer(&mut self) -> Option<&mut Peer> {
-        if let State::Up(peer, _) = &mut self.state { Some(peer) } else { None }
+    pub(crate) fn new(name: String, target: Target) -> Self {
+        Self { name, target, state: State::Waiting(Time::from_nanos(0)), retry: FIRST_RETRY, told: false }
     }
 
     /// What to wait for.
     pub(crate) fn interest(&self) -> Option<(BorrowedFd<'_>, PollFlags)> {
         match &self.state {
             State::Waiting(_) => None,
-            State::Connecting(fd, _) => Some((fd.as_fd(), PollFlags::OUT)),
-            State::Up(peer, _) if peer.is_waiting() => Some((peer.fd(), PollFlags::IN | PollFlags::OUT)),
-            State::Up(peer, _) => Some((peer.fd(), PollFlags::IN)),
+            State::Connecting(connection, _) => Some((connection.as_fd(), PollFlags::OUT)),
+            State::Up(connection, _) => Some((connection.as_fd(), connection.interest())),
         }
     }
 
@@ -84,85 +77,82 @@ impl Link {
         }
     }
 
-    /// Connects, or gives up connecting.
-    pub(crate) fn handle_timeout(&mut self, now: Time) -> Change {
+    /// Connects, or gives up connecting; true if it is connected now.
+    pub(crate) fn handle_timeout(&mut self, now: Time) -> bool {
         match &self.state {
-            State::Waiting(at) if *at <= now => match self.start() {
-                Ok((fd, true)) => self.connected(fd, now),
-                Ok((fd, false)) => {
-                    self.state = State::Connecting(fd, now + CONNECT_TIMEOUT);
-                    Change::None
-                }
-                Err(error) => self.fail(now, &error),
+            State::Waiting(at) if *at <= now => self.start(now),
+            State::Connecting(_, at) if *at <= now => {
+                self.fail(now, "no answer");
+                false
+            }
+            _ => false,
+        }
+    }
+
+    fn start(&mut self, now: Time) -> bool {
+        match &self.target {
+            Target::Unix(path) => match Connection::unix(path) {
+                Ok(connection) => self.state = State::Up(connection, now),
+                Err(error) => self.fail(now, &error.to_string()),
             },
-            State::Connecting(_, at) if *at <= now => self.fail(now, &anyhow::anyhow!("no answer")),
-            _ => Change::None,
+            Target::Tcp(address) => match Connection::tcp(*address) {
+                Ok(connection) => self.state = State::Connecting(connection, now + CONNECT_TIMEOUT),
+                Err(error) => self.fail(now, &error.to_string()),
+            },
         }
+        matches!(self.state, State::Up(..))
     }
 
-    /// The connection attempt has been decided.
-    pub(crate) fn handle_connecting(&mut self, now: Time) -> Change {
-        let State::Connecting(fd, _) = &self.state else { return Change::None };
-        let decided = sockopt::socket_error(fd).and_then(|decided| decided);
-        match std::mem::replace(&mut self.state, State::Waiting(now)) {
-            State::Connecting(fd, _) if decided.is_ok() => self.connected(fd, now),
-            _ => self.fail(now, &decided.err().map_or_else(|| anyhow::anyhow!("closed"), anyhow::Error::from)),
-        }
+    /// The descriptor is ready.
+    pub(crate) fn handle_ready<T: DeserializeOwned>(&mut self, now: Time) -> Change<T> {
+        let result = match std::mem::replace(&mut self.state, State::Waiting(now)) {
+            State::Waiting(at) => {
+                self.state = State::Waiting(at);
+                return Change::None;
+            }
+            State::Connecting(mut connection, until) => connection.handle_writable().map(|()| {
+                let connected = !connection.wants_write();
+                self.state =
+                    if connected { State::Up(connection, now) } else { State::Connecting(connection, until) };
+                if connected { Change::Connected } else { Change::None }
+            }),
+            State::Up(mut connection, since) => {
+                let messages = exchange(&mut connection).map(Change::Messages);
+                self.state = State::Up(connection, since);
+                messages
+            }
+        };
+        result.unwrap_or_else(|error| {
+            self.fail(now, &error.to_string());
+            Change::Disconnected
+        })
     }
 
-    /// The connection broke.
-    pub(crate) fn fail(&mut self, now: Time, error: &anyhow::Error) -> Change {
+    /// Sends, if it is connected; false if it broke.
+    pub(crate) fn send(&mut self, message: &impl Serialize, now: Time) -> bool {
+        let State::Up(connection, _) = &mut self.state else { return true };
+        let sent = connection.send(message);
+        if let Err(error) = &sent {
+            self.fail(now, &error.to_string());
+        }
+        sent.is_ok()
+    }
+
+    fn fail(&mut self, now: Time, error: &str) {
         if matches!(self.state, State::Up(_, since) if now.since(since) >= STEADY) {
             self.retry = FIRST_RETRY;
             self.told = false;
         }
         if !self.told {
-            tracing::warn!(peer = %self.name, "not connected, trying on: {error:#}");
+            tracing::warn!("no connection to {}, trying on: {error}", self.name);
         }
         self.told = true;
         self.state = State::Waiting(now + self.retry);
         self.retry = (self.retry * 2).min(LAST_RETRY);
-        Change::None
-    }
-
-    fn connected(&mut self, fd: OwnedFd, now: Time) -> Change {
-        tracing::debug!(peer = %self.name, "connected");
-        self.state = State::Up(Peer::new(fd, self.most_unsent), now);
-        Change::Connected
-    }
-
-    /// A socket, and whether it is connected already.
-    fn start(&self) -> Result<(OwnedFd, bool)> {
-        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let (fd, result) = match &self.target {
-            Target::Unix(path) => {
-                let fd = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
-                let address = SocketAddrUnix::new(path).context("path of the socket is too long")?;
-                let result = connect(&fd, &address);
-                (fd, result)
-            }
-            Target::Tcp(address) => {
-                let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
-                let fd = socket_with(family, SocketType::STREAM, flags, Some(ipproto::TCP))?;
-                set_options(&fd)?;
-                let result = connect(&fd, address);
-                (fd, result)
-            }
-        };
-        match result {
-            Ok(()) => Ok((fd, true)),
-            Err(Errno::INPROGRESS) => Ok((fd, false)),
-            Err(error) => Err(error.into()),
-        }
     }
 }
 
-fn set_options(fd: &OwnedFd) -> Result<()> {
-    sockopt::set_tcp_nodelay(fd, true)?;
-    sockopt::set_socket_keepalive(fd, true)?;
-    sockopt::set_tcp_keepidle(fd, Duration::from_secs(2))?;
-    sockopt::set_tcp_keepintvl(fd, Duration::from_secs(1))?;
-    sockopt::set_tcp_keepcnt(fd, 3)?;
-    sockopt::set_tcp_user_timeout(fd, SILENCE.as_millis() as u32)?;
-    Ok(())
+fn exchange<T: DeserializeOwned>(connection: &mut Connection) -> Result<Vec<T>, ConnectionError> {
+    connection.handle_writable()?;
+    connection.handle_readable()
 }
