@@ -257,6 +257,8 @@ pub enum ToProxy {
     Reset {
         /// Whose connection, and which backend failed it: a connection already on another backend is left alone.
         flow: Flow,
+        /// Ack_CL, in that backend's space: a client accepts at once only a RST at its next expected byte.
+        ack_cl: Option<u32>,
         /// Logged and shown.
         reason: String,
     },

@@ -5,6 +5,7 @@ use packet::Time;
 
 use super::recent::{Ended, Fingerprint};
 use super::recovery::{Attempt, End, Failure};
+use super::resets::Reset;
 use super::{Manager, Now};
 use crate::equations::AlternateState;
 use crate::plan::{Plan, Steps, plan};
@@ -114,9 +115,11 @@ impl Manager {
             self.alternates.end(attempt.alternate);
         }
         if let End::Reset(reason) = end {
-            self.reset(now, recovery.failure.report.flow, reason);
-            for (_, alternate) in &recovery.replaced {
-                self.reset(now, Flow { client, backend: *alternate }, reason);
+            let Failure { report, .. } = &recovery.failure;
+            self.reset(now, Reset { flow: report.flow, ack_cl: Some(report.ack_cl), reason: reason.clone() });
+            for (_, backend) in recovery.replaced.iter().copied() {
+                let flow = Flow { client, backend };
+                self.reset(now, Reset { flow, ack_cl: None, reason: reason.clone() });
             }
         }
         self.close(now, recovery, end);
@@ -157,13 +160,12 @@ impl Manager {
         }
     }
 
-    fn reset(&mut self, now: Time, flow: Flow, reason: &str) {
-        let reason = reason.to_owned();
+    fn reset(&mut self, now: Time, reset: Reset) {
         if self.proxy_connected {
-            let message = self.resets.send(now, flow, reason);
+            let message = self.resets.send(now, reset);
             return self.ask_proxy(message);
         }
-        if self.resets.wait(now + self.timeout(), flow, reason) {
+        if self.resets.wait(now + self.timeout(), reset) {
             self.count("resets_given_up");
         }
     }

@@ -14,13 +14,20 @@ const IN_TRANSIT: Duration = Duration::from_secs(1);
 struct Entry {
     /// Not sent, or not sent again, after this.
     until: Time,
-    flow: Flow,
-    reason: String,
+    reset: Reset,
 }
 
-impl Entry {
-    fn message(&self) -> ToProxy {
-        ToProxy::Reset { flow: self.flow, reason: self.reason.clone() }
+/// What becomes a [`ToProxy::Reset`].
+#[derive(Debug, Clone)]
+pub(super) struct Reset {
+    pub(super) flow: Flow,
+    pub(super) ack_cl: Option<u32>,
+    pub(super) reason: String,
+}
+
+impl From<Reset> for ToProxy {
+    fn from(Reset { flow, ack_cl, reason }: Reset) -> Self {
+        Self::Reset { flow, ack_cl, reason }
     }
 }
 
@@ -38,21 +45,19 @@ impl Resets {
     }
 
     /// For a connected proxy.
-    pub(super) fn send(&mut self, now: Time, flow: Flow, reason: String) -> ToProxy {
+    pub(super) fn send(&mut self, now: Time, reset: Reset) -> ToProxy {
         while self.sent.front().is_some_and(|entry| entry.until <= now)
             || self.sent.len() >= self.limit.max(1)
         {
             self.sent.pop_front();
         }
-        let entry = Entry { until: now + IN_TRANSIT, flow, reason };
-        let message = entry.message();
-        self.sent.push_back(entry);
-        message
+        self.sent.push_back(Entry { until: now + IN_TRANSIT, reset: reset.clone() });
+        reset.into()
     }
 
     /// For a proxy that is not there; true if the oldest was given up for it.
-    pub(super) fn wait(&mut self, until: Time, flow: Flow, reason: String) -> bool {
-        self.waiting.push_back(Entry { until, flow, reason });
+    pub(super) fn wait(&mut self, until: Time, reset: Reset) -> bool {
+        self.waiting.push_back(Entry { until, reset });
         self.waiting.len() > self.limit && self.waiting.pop_front().is_some()
     }
 
@@ -64,7 +69,7 @@ impl Resets {
 
     /// What to tell a proxy that is back.
     pub(super) fn take_waiting(&mut self) -> impl Iterator<Item = ToProxy> {
-        std::mem::take(&mut self.waiting).into_iter().map(|entry| entry.message())
+        std::mem::take(&mut self.waiting).into_iter().map(|entry| entry.reset.into())
     }
 
     pub(super) fn poll_timeout(&self) -> Option<Time> {
