@@ -26,7 +26,8 @@ pub enum InProgress {
 /// What is known of the connection when the segment is judged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Situation {
-    /// The log does not tell where transactions begin: nothing can be said, nothing could be recovered.
+    /// The log does not tell where transactions begin, or the client has been told of the end already: nothing could
+    /// be recovered.
     pub opaque: bool,
     /// Bytes before the FIN are missing from the log; the backend's kernel repeats them.
     pub gap_before_fin: bool,
@@ -36,7 +37,7 @@ pub struct Situation {
     pub response: InProgress,
     /// The last response said that the connection will be closed after it.
     pub closing: bool,
-    /// The client has sent its FIN or RST, or the backend's FIN has been released before.
+    /// The client has sent its FIN or RST.
     pub ended_before: bool,
 }
 

@@ -1,6 +1,17 @@
 //! Streams to transactions, tags, failure detection (paper §3.1, §3.5, §4.2).
+//!
+//! Pure: log records, probe answers, manager messages and the time come in, [`engine::Action`]s come out.
+//!
+//! * [`engine`]: all connections and backends; judges, detects, reports.
+//! * [`connection`]: one connection; [`direction`], [`request`], [`response`], [`spans`] are its parts.
+//! * [`judge`]: what a backend's FIN or RST means.
+//! * [`detector`]: moving averages, probes, a backend's state.
 
+pub mod connection;
 pub mod detector;
 pub mod direction;
+pub mod engine;
 pub mod judge;
+pub mod request;
+pub mod response;
 pub mod spans;

@@ -1,0 +1,432 @@
+//! One connection between a client and a backend: streams, transactions, and what recovery can ask for (paper §4.2).
+
+use std::time::Duration;
+
+use cluster::config::Cluster;
+use cluster::control::{ConnectionReport, Flow, TAIL_BYTES};
+use packet::{Flags, Seq, SynOptions, TcpSegment, Time};
+
+use crate::detector::KindId;
+use crate::direction::{Direction, Taken};
+use crate::judge::Situation;
+use crate::request::{Lost, Requests};
+use crate::response::{Progress, Responses};
+use crate::spans::{LogBytes, Record, Spans};
+
+/// Response bytes beyond a gap that are kept; greater than any usual receive window.
+const BACKEND_GAP_BYTES: usize = 8 << 20;
+/// Request bytes beyond a gap that are kept.
+const CLIENT_GAP_BYTES: usize = 4 << 20;
+
+/// What a connection's handshake told.
+#[derive(Debug, Clone, Copy)]
+pub struct Handshake {
+    /// The client's initial sequence number.
+    pub client_isn: Seq,
+    /// The backend's.
+    pub backend_isn: Seq,
+    /// The client's options.
+    pub options: SynOptions,
+    /// The backend's.
+    pub backend_options: SynOptions,
+    /// The ordinal before its first transaction's: T_L of the connection that this one continues, or 0.
+    pub base: u16,
+}
+
+/// What was learnt from a response that is fully logged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Measured {
+    /// The kind of request that it tells of; none if it is an error.
+    pub learnt: Option<KindId>,
+    /// From the request's last byte to the response's first.
+    pub start: Option<Duration>,
+    /// The longest silence within it while the backend owed bytes.
+    pub gap: Option<Duration>,
+}
+
+/// What the backend owes, and since when it alone could have paid.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Owed {
+    /// Nothing that the application could be late with.
+    Nothing,
+    /// The beginning of a response.
+    Start(KindId, Time),
+    /// More of the response in progress.
+    More(KindId, Time),
+}
+
+/// A connection whose beginning was logged.
+#[derive(Debug)]
+pub struct Connection {
+    flow: Flow,
+    options: SynOptions,
+    client: Direction,
+    backend: Direction,
+    requests: Requests,
+    responses: Responses,
+    spans: Spans,
+    t_l: u16,
+    /// Stream offset after T_L's last response byte.
+    end_of_t_l: u64,
+    /// The transactions cannot be told apart (any more).
+    opaque: Option<String>,
+    /// Something else that recovery could not reproduce.
+    tainted: Option<&'static str>,
+    client_reset: bool,
+    released: bool,
+    /// When T_L's response ended.
+    ended: Time,
+    /// When the backend was last heard on this connection.
+    heard: Time,
+    /// Since when something is owed.
+    owed_since: Option<Time>,
+    /// Since when the client has everything that was sent, and room for more.
+    client_ready: Option<Time>,
+    longest_gap: Option<Duration>,
+    measured: Vec<Measured>,
+}
+
+impl Connection {
+    /// After the handshake, completed at `now`. `request_bytes`: of pending requests kept at most.
+    pub fn new(flow: Flow, handshake: &Handshake, request_bytes: usize, now: Time) -> Self {
+        let mut client = Direction::new(handshake.client_isn, CLIENT_GAP_BYTES);
+        let mut backend = Direction::new(handshake.backend_isn, BACKEND_GAP_BYTES);
+        let scales = (handshake.options.window_scale, handshake.backend_options.window_scale);
+        if let (Some(of_client), Some(of_backend)) = scales {
+            backend.set_scale(of_client);
+            client.set_scale(of_backend);
+        }
+        Self {
+            flow,
+            options: handshake.options,
+            client,
+            backend,
+            requests: Requests::new(handshake.base, request_bytes),
+            responses: Responses::default(),
+            spans: Spans::default(),
+            t_l: handshake.base,
+            end_of_t_l: 0,
+            opaque: None,
+            tainted: None,
+            client_reset: false,
+            released: false,
+            ended: now,
+            heard: now,
+            owed_since: None,
+            client_ready: None,
+            longest_gap: None,
+            measured: vec![],
+        }
+    }
+
+    /// Its client's ISN: another one is another connection.
+    pub fn client_isn(&self) -> Seq {
+        self.client.isn()
+    }
+
+    /// The transactions cannot be told apart (any more), for this reason.
+    pub fn lose(&mut self, reason: impl Into<String>) {
+        self.opaque.get_or_insert_with(|| reason.into());
+        self.requests.become_opaque();
+        self.spans = Spans::default();
+    }
+
+    /// Why recovery is impossible, as far as is known without reading the log.
+    pub fn unrecoverable(&self) -> Option<String> {
+        let reason = self.tainted.or_else(|| self.requests.unrecoverable()).map(str::to_owned);
+        self.opaque.clone().or(reason)
+    }
+
+    /// A segment from the client. `false`: it shows that the log lacks segments.
+    pub fn handle_client(&mut self, segment: &TcpSegment<'_>, now: Time, cluster: &Cluster) -> bool {
+        if segment.flags().rst() {
+            self.client_reset |= self.client.acceptable_reset(segment.seq());
+            return true;
+        }
+        self.client_reset = false;
+        let plausible = self.take_ack(segment, now);
+        self.take_client_data(segment, now, cluster);
+        if segment.flags().fin() {
+            self.client.handle_fin(segment.seq() + segment.payload().len() as u32);
+        }
+        self.note_debt(now);
+        plausible
+    }
+
+    fn take_ack(&mut self, segment: &TcpSegment<'_>, now: Time) -> bool {
+        if !segment.flags().ack() {
+            return true;
+        }
+        let plausible = self.backend.handle_ack(segment.ack(), segment.window());
+        self.trim();
+        if self.client_is_ready() {
+            self.client_ready.get_or_insert(now);
+        }
+        plausible
+    }
+
+    fn take_client_data(&mut self, segment: &TcpSegment<'_>, now: Time, cluster: &Cluster) {
+        let Self { client, requests, responses, opaque, .. } = self;
+        let mut lost = None;
+        let taken = client.push(segment.seq(), segment.payload(), &mut |bytes| {
+            if opaque.is_none() && lost.is_none() {
+                lost = requests.push(bytes, now, cluster, &mut |method| responses.expect(method)).err();
+            }
+        });
+        self.taint_urgent(segment);
+        match (lost, taken) {
+            (Some(Lost::Refused(refusal)), _) => self.lose(format!("request stream: {refusal}")),
+            (Some(Lost::Ordinals), _) => self.lose("more transactions than a 16-bit ordinal counts"),
+            (None, Taken::Overflow) => self.lose("too many request bytes beyond a gap in the log"),
+            (None, _) => {}
+        }
+    }
+
+    /// Linux takes an urgent byte out of the stream: offsets here and in the application part.
+    fn taint_urgent(&mut self, segment: &TcpSegment<'_>) {
+        if segment.flags().contains(Flags::URG) {
+            self.tainted.get_or_insert("urgent data");
+        }
+    }
+
+    /// A segment from the backend, logged in `record`. `false`: it shows that the log lacks segments.
+    pub fn handle_backend(&mut self, segment: &TcpSegment<'_>, record: Record, now: Time) -> bool {
+        self.heard = now;
+        if segment.flags().rst() {
+            return true;
+        }
+        let plausible = !segment.flags().ack() || self.client.handle_ack(segment.ack(), segment.window());
+        if !segment.payload().is_empty() {
+            self.note_gap(now);
+            self.take_backend_data(segment, record, now);
+        }
+        if segment.flags().fin() {
+            self.backend.handle_fin(segment.seq() + segment.payload().len() as u32);
+        }
+        self.note_debt(now);
+        plausible
+    }
+
+    fn take_backend_data(&mut self, segment: &TcpSegment<'_>, record: Record, now: Time) {
+        let Self { backend, responses, opaque, .. } = self;
+        let mut offset = backend.delivered();
+        let (mut refused, mut events) = (None, Vec::new());
+        let taken = backend.push(segment.seq(), segment.payload(), &mut |bytes| {
+            if opaque.is_none() && refused.is_none() {
+                let pushed =
+                    responses.push(bytes, now, &mut |progress| events.push((offset, progress)));
+                refused = pushed.err();
+            }
+            offset += bytes.len() as u64;
+        });
+        events.into_iter().for_each(|(start, progress)| self.take_progress(start, progress, now));
+        self.taint_urgent(segment);
+        match (refused, taken) {
+            (Some(refusal), _) => self.lose(format!("response stream: {refusal}")),
+            (None, Taken::Overflow) => self.lose("too many response bytes beyond a gap in the log"),
+            (None, Taken::At(start)) => self.note_span(start, segment.payload().len(), record),
+            (None, Taken::Outside) => {}
+        }
+        self.trim();
+    }
+
+    fn note_span(&mut self, start: i64, length: usize, record: Record) {
+        let skip = (-start).max(0) as usize;
+        if self.opaque.is_some() || skip >= length {
+            return;
+        }
+        if self.spans.insert(start.max(0) as u64, length - skip, record, skip).is_err() {
+            self.lose("response bytes lie in too many segments");
+        }
+    }
+
+    fn take_progress(&mut self, start: u64, progress: Progress, now: Time) {
+        let (response, at) = match progress {
+            Progress::Switched => return self.lose("the connection no longer speaks HTTP"),
+            Progress::Ended { response, at } => (response, at),
+        };
+        let Some(request) = self.requests.answered() else { return };
+        self.t_l = request.ordinal;
+        self.end_of_t_l = start + at as u64;
+        if !request.keep_alive {
+            self.responses.set_closing();
+        }
+        let owed_from = request.complete.map(|complete| complete.max(self.ended));
+        let start = owed_from.filter(|from| *from <= response.started).map(|from| response.started.since(from));
+        let gap = self.longest_gap.take();
+        // Errors are answered faster, or slower, than what they are instead of.
+        let learnt = (response.status < 400).then_some(request.kind);
+        self.measured.push(Measured { learnt, start, gap });
+        self.ended = now;
+    }
+
+    /// Measurements since the last call.
+    pub fn poll_measured(&mut self) -> Option<Measured> {
+        self.measured.pop()
+    }
+
+    fn note_gap(&mut self, now: Time) {
+        if self.responses.in_body() {
+            let gap = self.client_ready.map_or(Duration::ZERO, |since| now.since(since));
+            self.longest_gap = Some(self.longest_gap.unwrap_or_default().max(gap));
+        }
+        self.client_ready = None;
+    }
+
+    /// Nothing is in flight, and the client's window lets the backend send (RFC 9293 §3.8.6.2.1: no silly windows).
+    fn client_is_ready(&self) -> bool {
+        self.backend.acked() == self.backend.delivered() && self.backend.room() >= 2 * 1460
+    }
+
+    fn owes(&self) -> bool {
+        let unacknowledged = self.client.acked() < self.client.delivered();
+        let limited = self.responses.in_body() && self.backend.room() < 2 * 1460;
+        let answer = self.requests.first().is_some_and(|request| request.complete.is_some());
+        !self.released && !self.client_reset && (unacknowledged || (answer && !limited))
+    }
+
+    fn note_debt(&mut self, now: Time) {
+        self.owed_since = if self.owes() { self.owed_since.or(Some(now)) } else { None };
+    }
+
+    /// Since when the backend has been silent although it owes something, if only an acknowledgement.
+    pub fn silent_since(&self) -> Option<Time> {
+        self.owed_since.map(|since| since.max(self.heard))
+    }
+
+    /// What the application owes.
+    pub fn owed(&self) -> Owed {
+        let Some(request) = self.requests.first() else { return Owed::Nothing };
+        if self.opaque.is_some() || self.released || self.client_reset {
+            return Owed::Nothing;
+        }
+        match (self.responses.in_body(), request.complete, self.client_ready) {
+            (true, _, Some(since)) => Owed::More(request.kind, since),
+            (true, _, None) | (false, None, _) => Owed::Nothing,
+            (false, Some(complete), _) => Owed::Start(request.kind, complete.max(self.ended)),
+        }
+    }
+
+    /// The backend's RST at `seq` is one that the client may take (RFC 5961).
+    pub fn acceptable_reset(&self, seq: Seq) -> bool {
+        self.backend.acceptable_reset(seq)
+    }
+
+    /// What the judge needs to know.
+    pub fn situation(&self) -> Situation {
+        Situation {
+            opaque: self.opaque.is_some() || self.released,
+            gap_before_fin: self.backend.gap_before_fin(),
+            request_pending: self.requests.first().is_some(),
+            response: self.responses.in_progress(),
+            closing: self.responses.closing(),
+            ended_before: self.client_reset || self.client.finished(),
+        }
+    }
+
+    /// The backend's FIN or RST was released: its end is the client's business from now on.
+    pub fn handle_released(&mut self) {
+        self.released = true;
+        self.owed_since = None;
+    }
+
+    /// A failure of the backend would not matter to the client any more.
+    pub fn over(&self) -> bool {
+        let delivered = self.backend.acked() == self.backend.delivered();
+        self.client_reset || (self.released && (delivered || self.opaque.is_some()))
+    }
+
+    /// Both ends have closed.
+    pub fn closed(&self) -> bool {
+        self.client_reset || (self.released && (self.client.finished() || !self.backend.finished()))
+    }
+
+    /// T_L.
+    pub fn t_l(&self) -> u16 {
+        self.t_l
+    }
+
+    /// S.
+    pub fn client_next(&self) -> Seq {
+        self.client.seq(self.client.delivered())
+    }
+
+    /// The request in progress, for messages.
+    pub fn request(&self) -> Option<&str> {
+        self.requests.first().map(|request| request.summary.as_str())
+    }
+
+    /// Body bytes logged of the response in progress.
+    pub fn body_bytes(&self) -> u64 {
+        self.responses.body_bytes()
+    }
+
+    /// A client's segment at `seq` is the next expected one; `None`: there is a gap before it.
+    pub fn expected_from_client(&self, seq: Seq) -> Option<bool> {
+        expected(self.client.offset(seq) - self.client.delivered() as i64)
+    }
+
+    /// A backend's segment at `seq` is the next expected one; `None`: there is a gap before it.
+    pub fn expected_from_backend(&self, seq: Seq) -> Option<bool> {
+        expected(self.backend.offset(seq) - self.backend.delivered() as i64)
+    }
+
+    /// Whether the response in progress is to a request that may be run again without harm.
+    pub fn read_only(&self) -> bool {
+        self.requests.first().is_some_and(|request| request.tags.read_only)
+    }
+
+    /// The longest gap so far within the response in progress.
+    pub fn longest_gap(&self) -> Option<Duration> {
+        self.longest_gap
+    }
+
+    /// Forgets where bytes lie that nobody can ask for: acknowledged ones but for the tail of the response in progress.
+    fn trim(&mut self) {
+        let body = self.responses.body_bytes().min(TAIL_BYTES as u64);
+        self.spans.trim(self.backend.acked().min(self.backend.delivered().saturating_sub(body)));
+    }
+
+    /// What recovery needs. Bytes come from the log, never from anywhere else; what was overwritten makes the connection
+    /// unrecoverable.
+    pub fn report(&self, log: &dyn LogBytes) -> ConnectionReport {
+        let mut report = self.bare_report();
+        if report.unrecoverable.is_some() {
+            return report;
+        }
+        let delivered = self.backend.delivered();
+        match self.spans.read(self.backend.acked()..delivered, log) {
+            Some(bytes) => report.unacked = bytes,
+            None => report.unrecoverable = Some("response bytes were overwritten in the log".to_owned()),
+        }
+        let tail = self.responses.body_bytes().min(TAIL_BYTES as u64);
+        report.partial.tail = self.spans.read(delivered.saturating_sub(tail)..delivered, log).unwrap_or_default();
+        report
+    }
+
+    fn bare_report(&self) -> ConnectionReport {
+        ConnectionReport {
+            flow: self.flow,
+            options: Some(self.options),
+            t_l: self.t_l,
+            ack_tl: self.backend.seq(self.end_of_t_l).0,
+            ack_cl: self.backend.seq(self.backend.acked()).0,
+            client_next: self.client_next().0,
+            client_fin: self.client.finished(),
+            pending: self.requests.report(),
+            partial: self.responses.report(),
+            unacked: Vec::new(),
+            unrecoverable: self.unrecoverable(),
+        }
+    }
+
+    /// Data conflicts seen: bytes that came again with other content.
+    pub fn conflicts(&self) -> u64 {
+        self.client.conflicts + self.backend.conflicts
+    }
+}
+
+/// `Some(true)`: exactly the next; `Some(false)`: old; `None`: beyond a gap.
+fn expected(distance: i64) -> Option<bool> {
+    (distance <= 0).then_some(distance == 0)
+}

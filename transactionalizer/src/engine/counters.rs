@@ -1,0 +1,66 @@
+//! What happened how often.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+/// Counters since the start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+pub struct Counters {
+    /// Log records read.
+    pub records: u64,
+    /// Records that are no TCP packet.
+    pub malformed: u64,
+    /// Packets to or from no backend of the configuration.
+    pub foreign: u64,
+    /// Connections whose handshake was logged.
+    pub opened: u64,
+    /// Connections first seen in the middle.
+    pub opened_in_the_middle: u64,
+    /// Connections not followed because the table was full.
+    pub untracked: u64,
+    /// Responses fully logged.
+    pub transactions: u64,
+    /// Acknowledgements of bytes that were never logged.
+    pub implausible_acks: u64,
+    /// Bytes that came again with other content, in segments.
+    pub conflicts: u64,
+    /// Held segments seen.
+    pub held: u64,
+    /// Held segments released.
+    pub released: u64,
+    /// Held segments suppressed.
+    pub suppressed: u64,
+    /// RSTs that their receiver ignores (RFC 5961).
+    pub ignored_resets: u64,
+    /// Ends that needed a second opinion.
+    pub opinions: u64,
+    /// Bodies delimited by close that ended while the backend lived: released, for better or worse.
+    pub ambiguous: u64,
+    /// Probes sent.
+    pub probes: u64,
+    /// Connections reported as failed.
+    pub failed: u64,
+    /// Of these, those that could not be recovered.
+    pub unrecoverable: u64,
+    /// Connections that failed with no manager to tell.
+    pub unreported: u64,
+    /// Application timeouts.
+    pub timeouts: u64,
+    /// Backends declared down.
+    pub backend_downs: u64,
+    /// Failed clients forgotten because too many were remembered.
+    pub forgotten: u64,
+    /// Log records overwritten before they were read.
+    pub lapped_records: u64,
+    /// Connections that may have lost segments thereby.
+    pub lapped_connections: u64,
+}
+
+impl Counters {
+    /// By name, for status messages.
+    pub fn by_name(&self) -> BTreeMap<String, u64> {
+        let value = serde_json::to_value(self).unwrap_or_default();
+        serde_json::from_value(value).unwrap_or_default()
+    }
+}

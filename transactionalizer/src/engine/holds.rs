@@ -1,0 +1,136 @@
+//! Held segments: judged at once, after a second opinion, or when what they overtook has come.
+
+use cluster::control::{Evidence, Flow};
+use packet::Time;
+
+use crate::judge::{End, InProgress, Judgement, judge};
+use crate::spans::LogBytes;
+
+use super::segments::Seen;
+use super::table::{Entry, Held, State};
+use super::{Action, Engine};
+
+/// Held segments of one flow at most: a backend repeats its FIN. Further ones are suppressed.
+const MAX_HELD: usize = 16;
+
+impl Engine {
+    pub(super) fn release(&mut self, hold: Option<u64>, out: &mut Vec<Action>) {
+        self.counters.released += u64::from(hold.is_some());
+        out.extend(hold.map(Action::Release));
+    }
+
+    pub(super) fn suppress(&mut self, hold: u64, out: &mut Vec<Action>) {
+        self.counters.suppressed += 1;
+        out.push(Action::Suppress(hold));
+    }
+
+    /// Judges the segment if it is held, and again those held before: what came may have changed the situation.
+    pub(super) fn judge(&mut self, seen: &Seen<'_>, log: &dyn LogBytes, out: &mut Vec<Action>) {
+        let flow = seen.flow;
+        if let Some(hold) = seen.logged.hold {
+            self.take_hold(seen, hold, out);
+        }
+        let Some(entry) = self.entries.get(&flow) else { return };
+        let (Some(held), State::Open(connection)) = (entry.held.last(), &entry.state) else { return };
+        let (end, since) = (held.end, held.time);
+        match judge(end, &connection.situation()) {
+            Judgement::Release => self.release_held(flow, out),
+            Judgement::Failure(evidence) => self.handle_premature(flow, evidence, since, seen.logged.time, log, out),
+            Judgement::AskBackend if self.live.is_none() => self.release_held(flow, out),
+            Judgement::AskBackend => self.ask(flow, end, since),
+            Judgement::Wait => {}
+        }
+    }
+
+    /// Keeps a hold that has to be judged; lets go at once of the others.
+    fn take_hold(&mut self, seen: &Seen<'_>, hold: u64, out: &mut Vec<Action>) {
+        let end = if seen.segment.flags().rst() { End::Reset } else { End::Fin };
+        let refused = matches!(
+            self.entries.get(&seen.flow),
+            Some(Entry { state: State::Unseen, embryo: Some(_), .. }) if end == End::Reset
+        );
+        if refused && self.live.is_some() {
+            self.suspect(seen.flow, Evidence::PrematureReset, seen.logged.time);
+        }
+        let Some(entry) = self.entries.get_mut(&seen.flow) else { return self.release(Some(hold), out) };
+        match &mut entry.state {
+            State::Failed => self.suppress(hold, out),
+            State::Open(connection) if end == End::Fin || connection.acceptable_reset(seen.segment.seq()) => {
+                if entry.held.len() >= MAX_HELD {
+                    return self.suppress(hold, out);
+                }
+                entry.held.push(Held { hold, end, time: seen.logged.time });
+            }
+            State::Open(_) => {
+                self.counters.ignored_resets += 1;
+                self.release(Some(hold), out);
+            }
+            State::Middle(middle) => {
+                middle.ended = true;
+                self.release(Some(hold), out);
+            }
+            State::Unseen => self.release(Some(hold), out),
+        }
+    }
+
+    /// Lets the client have the end of its connection.
+    pub(super) fn release_held(&mut self, flow: Flow, out: &mut Vec<Action>) {
+        let Some(entry) = self.entries.get_mut(&flow) else { return };
+        let held = std::mem::take(&mut entry.held);
+        if let (State::Open(connection), false) = (&mut entry.state, held.is_empty()) {
+            connection.handle_released();
+        }
+        held.into_iter().for_each(|held| self.release(Some(held.hold), out));
+        if let Some(backend) = self.backends.get_mut(&flow.backend) {
+            backend.asking.remove(&flow);
+        }
+    }
+
+    fn ask(&mut self, flow: Flow, end: End, since: Time) {
+        let evidence = match end {
+            End::Fin => Evidence::PrematureFin,
+            End::Reset => Evidence::PrematureReset,
+        };
+        let new = self.backends.get_mut(&flow.backend).is_some_and(|backend| backend.asking.insert(flow));
+        if new {
+            self.counters.opinions += 1;
+            self.suspect(flow, evidence, since);
+        }
+    }
+
+    /// Asks for a second opinion on a flow's backend.
+    pub(super) fn suspect(&mut self, flow: Flow, evidence: Evidence, since: Time) {
+        if let Some(backend) = self.backends.get_mut(&flow.backend) {
+            backend.suspicion = Some((evidence, since));
+            backend.health.ask_opinion();
+        }
+    }
+
+    /// This connection has failed for certain; whether its backend has is asked afterwards.
+    fn handle_premature(
+        &mut self,
+        flow: Flow,
+        evidence: Evidence,
+        since: Time,
+        now: Time,
+        log: &dyn LogBytes,
+        out: &mut Vec<Action>,
+    ) {
+        let up = self.backends.get(&flow.backend).is_some_and(|backend| backend.health.is_up());
+        self.fail(&[flow], evidence, since, !up, now, log, out);
+        if self.live.is_some() && up {
+            self.suspect(flow, evidence, since);
+        }
+    }
+
+    /// The backend serves: ends that were undecided are ordinary ones.
+    pub(super) fn handle_serves(&mut self, backend: std::net::SocketAddr, now: Time, out: &mut Vec<Action>) {
+        let Some(entry) = self.backends.get_mut(&backend) else { return };
+        for flow in std::mem::take(&mut entry.asking) {
+            let response = self.connection(flow).map(|connection| connection.situation().response);
+            self.counters.ambiguous += u64::from(response == Some(InProgress::UntilClose));
+            self.release_held(flow, out);
+            self.note_end(flow, now);
+        }
+    }
+}

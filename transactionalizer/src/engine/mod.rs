@@ -1,0 +1,157 @@
+//! All connections and backends: log records, probe answers and the time come in, actions come out.
+//!
+//! * [`table`]: flows, their beginnings and ends, what is remembered of failed ones.
+//! * [`segments`]: what a logged segment does.
+//! * [`holds`]: held segments and second opinions.
+//! * [`failure`]: from evidence to a report.
+//! * [`timers`]: silence, timeouts, probes, heartbeats.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::net::SocketAddr;
+
+use cluster::config::Cluster;
+use cluster::control::{Client, ConnectionReport, Evidence, Flow, LogStatus};
+use packet::Time;
+
+use crate::detector::Kinds;
+use crate::detector::backend::Limits;
+use crate::detector::probing::{ProbeId, Question};
+use crate::spans::Record;
+
+mod backends;
+mod counters;
+mod failure;
+mod holds;
+mod segments;
+mod table;
+mod timers;
+
+pub use counters::Counters;
+
+use backends::BackendEntry;
+use table::{Entry, Memory};
+
+/// One record of the segment log.
+#[derive(Debug, Clone, Copy)]
+pub struct Logged<'a> {
+    /// Its name, to find its bytes again.
+    pub record: Record,
+    /// When it was logged.
+    pub time: Time,
+    /// The number under which the logger holds it.
+    pub hold: Option<u64>,
+    /// From a backend to a client.
+    pub from_backend: bool,
+    /// The whole IP packet.
+    pub packet: &'a [u8],
+}
+
+/// What is to be done, in this order.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Action {
+    /// To the logger: let it pass.
+    Release(u64),
+    /// To the logger: the client must never see it.
+    Suppress(u64),
+    /// To the logger: nothing more from this flow's backend.
+    Fence(Flow),
+    /// To the managers.
+    Failed(Failure),
+    /// To the managers.
+    BackendUp(SocketAddr),
+    /// Ask a backend's host. Tell with [`Engine::handle_probe`] what came of it.
+    Probe(SocketAddr, ProbeId, Question),
+    /// A failure that no manager was there to be told of; the client has what the backend sent.
+    Unreported(Flow, Evidence),
+    /// For the log.
+    Note(String),
+}
+
+/// Connections whose backend failed them; the logger has been told to fence it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Failure {
+    /// How it was noticed.
+    pub evidence: Evidence,
+    /// When the evidence occurred.
+    pub since: Time,
+    /// Not only these connections.
+    pub backend_down: bool,
+    /// Whose failure.
+    pub backend: SocketAddr,
+    /// What recovery needs.
+    pub connections: Vec<ConnectionReport>,
+}
+
+/// The transactionalizer without its shell.
+#[derive(Debug)]
+pub struct Engine {
+    cluster: Cluster,
+    limits: Limits,
+    entries: HashMap<Flow, Entry>,
+    backends: BTreeMap<SocketAddr, BackendEntry>,
+    /// Failed clients, until they come back with another backend.
+    memories: HashMap<Client, Memory>,
+    /// Each flow at most once.
+    timers: BTreeSet<(Time, Flow)>,
+    /// Ended flows, in order of their end.
+    ended: VecDeque<(Time, Flow)>,
+    next_sweep: Time,
+    kinds: Kinds,
+    managers: usize,
+    /// Since when the log is read as it is written; before, old records are caught up with and nothing is done.
+    live: Option<Time>,
+    next_probe: u64,
+    /// What happened how often.
+    pub counters: Counters,
+}
+
+impl Engine {
+    /// For this cluster, beginning at `now`, not live yet.
+    pub fn new(cluster: Cluster, now: Time) -> Self {
+        let limits = Limits::new(&cluster.detector);
+        let addresses = cluster.backends.values().map(|backend| backend.address);
+        let backends = addresses.map(|address| (address, BackendEntry::new(limits, now))).collect();
+        Self {
+            limits,
+            entries: HashMap::new(),
+            backends,
+            memories: HashMap::new(),
+            timers: BTreeSet::new(),
+            ended: VecDeque::new(),
+            next_sweep: now,
+            kinds: Kinds::new(cluster.detector.kinds),
+            managers: 0,
+            live: None,
+            next_probe: 0,
+            counters: Counters::default(),
+            cluster,
+        }
+    }
+
+    /// The log has been read to its end: from now on failures are acted on.
+    pub fn handle_live(&mut self, now: Time) {
+        self.live.get_or_insert(now);
+    }
+
+    /// So many recovery managers listen.
+    pub fn handle_managers(&mut self, managers: usize) {
+        self.managers = managers;
+    }
+
+    /// Backends that are down, for a manager that has just come.
+    pub fn down(&self) -> Vec<SocketAddr> {
+        let down = self.backends.iter().filter(|(_, entry)| !entry.health.is_up());
+        down.map(|(address, _)| *address).collect()
+    }
+
+    /// For `resplice status`.
+    pub fn status(&self) -> LogStatus {
+        let backends = self.backends.iter().map(|(address, entry)| (*address, entry.health.is_up())).collect();
+        let mut counters = self.counters.by_name();
+        counters.insert("connections".to_owned(), self.entries.len() as u64);
+        counters.insert("kinds".to_owned(), self.kinds.len() as u64);
+        counters.insert("kinds_overflowed".to_owned(), self.kinds.overflowed);
+        counters.insert("managers".to_owned(), self.managers as u64);
+        LogStatus { backends, counters }
+    }
+}

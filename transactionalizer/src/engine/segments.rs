@@ -1,0 +1,171 @@
+//! What a logged segment does.
+
+use cluster::control::Flow;
+use packet::{TcpSegment, Time};
+
+use crate::connection::Connection;
+use crate::spans::LogBytes;
+
+use super::table::{Entry, Middle, State};
+use super::{Action, Engine, Logged};
+
+/// A segment with what is known of it.
+pub(super) struct Seen<'a> {
+    pub(super) flow: Flow,
+    pub(super) segment: TcpSegment<'a>,
+    pub(super) logged: Logged<'a>,
+}
+
+impl Engine {
+    /// A record of the segment log, in the order of the log.
+    pub fn handle_record(&mut self, logged: &Logged<'_>, log: &dyn LogBytes, out: &mut Vec<Action>) {
+        self.counters.records += 1;
+        self.counters.held += u64::from(logged.hold.is_some());
+        let Some(seen) = self.see(logged) else {
+            return self.release(logged.hold, out);
+        };
+        if let Some(backend) = self.backends.get_mut(&seen.flow.backend).filter(|_| logged.from_backend) {
+            backend.health.handle_heard(logged.time);
+        }
+        let flags = seen.segment.flags();
+        match (flags.syn(), flags.ack(), logged.from_backend) {
+            (true, false, false) => self.handle_syn(seen.flow, &seen.segment, logged.time),
+            (true, true, true) => self.handle_syn_ack(seen.flow, &seen.segment, logged.time),
+            // Nonsense (RFC 9293 §3.10.7): no endpoint takes it.
+            (true, _, _) => {}
+            (false, _, _) => self.handle_segment(&seen),
+        }
+        self.judge(&seen, log, out);
+        self.schedule(seen.flow);
+        self.note_end(seen.flow, logged.time);
+    }
+
+    fn see<'a>(&mut self, logged: &Logged<'a>) -> Option<Seen<'a>> {
+        let Ok(segment) = TcpSegment::parse(logged.packet) else {
+            self.counters.malformed += 1;
+            return None;
+        };
+        let (source, destination) = (segment.source(), segment.destination());
+        let flow = if logged.from_backend {
+            Flow { client: destination, backend: source }
+        } else {
+            Flow { client: source, backend: destination }
+        };
+        if !self.backends.contains_key(&flow.backend) {
+            self.counters.foreign += 1;
+            return None;
+        }
+        Some(Seen { flow, segment, logged: *logged })
+    }
+
+    fn handle_segment(&mut self, seen: &Seen<'_>) {
+        let Some(entry) = self.entry(seen.flow, seen.logged.time) else { return };
+        match &mut entry.state {
+            // The answer to a SYN that was refused, or an old connection's last breath.
+            State::Unseen if entry.embryo.is_some() || seen.segment.flags().rst() => {}
+            State::Unseen => {
+                entry.state = State::Middle(Middle::default());
+                self.counters.opened_in_the_middle += 1;
+                self.handle_middle(seen);
+            }
+            State::Middle(_) => self.handle_middle(seen),
+            State::Failed => {}
+            State::Open(_) => self.handle_open(seen),
+        }
+    }
+
+    fn handle_middle(&mut self, seen: &Seen<'_>) {
+        let Some(Entry { state: State::Middle(middle), .. }) = self.entries.get_mut(&seen.flow) else { return };
+        let segment = &seen.segment;
+        if !seen.logged.from_backend {
+            middle.ended |= segment.flags().rst();
+            middle.ack_cl = segment.ack();
+            middle.client_next = segment.seq() + segment.sequence_length();
+        }
+    }
+
+    fn handle_open(&mut self, seen: &Seen<'_>) {
+        let Engine { entries, cluster, counters, backends, kinds, .. } = self;
+        let Some(entry) = entries.get_mut(&seen.flow) else { return };
+        let suspect = entry.suspect;
+        let State::Open(connection) = &mut entry.state else { return };
+        let now = seen.logged.time;
+        let conflicts = connection.conflicts();
+        let (contiguous, plausible) = if seen.logged.from_backend {
+            let contiguous = connection.expected_from_backend(seen.segment.seq());
+            (contiguous, connection.handle_backend(&seen.segment, seen.logged.record, now))
+        } else {
+            let contiguous = connection.expected_from_client(seen.segment.seq());
+            (contiguous, connection.handle_client(&seen.segment, now, cluster))
+        };
+        counters.conflicts += connection.conflicts() - conflicts;
+        counters.implausible_acks += u64::from(!plausible);
+        let side = if seen.logged.from_backend { &mut entry.suspect.1 } else { &mut entry.suspect.0 };
+        match contiguous {
+            _ if suspect == (false, false) => {}
+            Some(true) if plausible => *side = false,
+            Some(false) if plausible => {}
+            _ => connection.lose("the log was overwritten before it was read"),
+        }
+        let Some(backend) = backends.get_mut(&seen.flow.backend) else { return };
+        if seen.logged.from_backend && !seen.segment.payload().is_empty() {
+            backend.progressed = now;
+        }
+        while let Some(measured) = connection.poll_measured() {
+            counters.transactions += 1;
+            backend.timeouts = 0;
+            if let Some(kind) = measured.learnt {
+                kinds.learn(kind, measured.start, measured.gap);
+            }
+        }
+    }
+
+    /// Records were overwritten before they were read: nothing is certain until each side's next byte is seen to be the
+    /// expected one.
+    pub fn handle_lapped(&mut self, records: u64, out: &mut Vec<Action>) {
+        self.counters.lapped_records += records;
+        let mut suspects = 0;
+        for entry in self.entries.values_mut() {
+            entry.embryo = None;
+            if matches!(entry.state, State::Open(_)) {
+                entry.suspect = (true, true);
+                suspects += 1;
+            }
+        }
+        self.counters.lapped_connections += suspects;
+        let text = format!(
+            "{records} records of the segment log were overwritten before they were read: {suspects} connections are not \
+             recoverable until their streams are seen to be whole"
+        );
+        out.push(Action::Note(text));
+    }
+
+    /// The log's file was replaced: the bytes of all connections are gone.
+    pub fn handle_replaced(&mut self, out: &mut Vec<Action>) {
+        let mut lost = 0;
+        for entry in self.entries.values_mut() {
+            entry.embryo = None;
+            entry.held.clear();
+            if let State::Open(connection) = &mut entry.state {
+                connection.lose("the segment log was replaced");
+                lost += 1;
+            }
+        }
+        out.push(Action::Note(format!("the segment log was replaced: {lost} connections are not recoverable")));
+    }
+
+    /// Another logger writes the log: what the one before held is void.
+    pub fn handle_new_writer(&mut self, now: Time, out: &mut Vec<Action>) {
+        self.entries.values_mut().for_each(|entry| entry.held.clear());
+        self.backends.values_mut().for_each(|backend| backend.asking.clear());
+        out.push(Action::Note(format!("another logger writes the segment log since {} ns", now.as_nanos())));
+    }
+
+    /// The open connection of a flow.
+    pub(super) fn connection(&self, flow: Flow) -> Option<&Connection> {
+        match &self.entries.get(&flow)?.state {
+            State::Open(connection) => Some(connection),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,246 @@
+//! The table of flows: beginnings, ends, and what is remembered of those that failed.
+
+use std::time::Duration;
+
+use cluster::control::{Client, ConnectionReport, Flow};
+use packet::{Seq, SynOptions, TcpSegment, Time};
+
+use crate::connection::{Connection, Handshake};
+use crate::judge::End;
+
+use super::Engine;
+
+/// An ended flow is kept so long for its last segments.
+const LINGER: Duration = Duration::from_secs(10);
+/// A failed client is remembered so long beyond the time that a recovery may take.
+const REMEMBER: Duration = Duration::from_secs(30);
+/// Requests may grow so much when they are replayed (a `Range` field).
+const REPLAY_GROWTH: u32 = 64 << 10;
+const SWEEP_INTERVAL: Duration = Duration::from_secs(30);
+
+/// A SYN that has not been answered.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Embryo {
+    pub(super) isn: Seq,
+    pub(super) options: SynOptions,
+    pub(super) base: u16,
+}
+
+/// A connection whose beginning is not in the log.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Middle {
+    pub(super) ack_cl: Seq,
+    pub(super) client_next: Seq,
+    pub(super) ended: bool,
+}
+
+/// What is known of a flow.
+#[derive(Debug, Default)]
+pub(super) enum State {
+    /// At most a SYN.
+    #[default]
+    Unseen,
+    /// From the handshake on.
+    Open(Box<Connection>),
+    /// Only that it exists.
+    Middle(Middle),
+    /// Reported as failed: everything that its backend still sends is void.
+    Failed,
+}
+
+/// A segment that the logger holds for us.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Held {
+    pub(super) hold: u64,
+    pub(super) end: End,
+    pub(super) time: Time,
+}
+
+/// One flow.
+#[derive(Debug, Default)]
+pub(super) struct Entry {
+    pub(super) embryo: Option<Embryo>,
+    pub(super) state: State,
+    pub(super) held: Vec<Held>,
+    /// Where it stands in the engine's timers.
+    pub(super) queued: Option<Time>,
+    pub(super) touched: Time,
+    /// The log was lapped, and not all segments since then prove that nothing is missing: (client's, backend's).
+    pub(super) suspect: (bool, bool),
+    /// It is in the queue of ended flows.
+    pub(super) ending: bool,
+    /// A failure was found while nobody listened; it is not looked for again.
+    pub(super) given_up: bool,
+}
+
+impl Entry {
+    /// A failure of the backend would matter to the client.
+    pub(super) fn concerned(&self) -> bool {
+        match &self.state {
+            State::Open(connection) => !connection.over() && !self.given_up,
+            State::Middle(middle) => !middle.ended && !self.given_up,
+            State::Unseen | State::Failed => false,
+        }
+    }
+
+    fn ended(&self) -> bool {
+        match &self.state {
+            State::Open(connection) => connection.closed(),
+            State::Middle(middle) => middle.ended,
+            State::Unseen => self.embryo.is_none(),
+            State::Failed => true,
+        }
+    }
+}
+
+/// What is remembered of a client whose backend failed.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Memory {
+    t_l: u16,
+    client_next: Seq,
+    pending_bytes: u32,
+    backend: std::net::SocketAddr,
+    expires: Time,
+}
+
+impl Engine {
+    fn max_entries(&self) -> usize {
+        self.cluster.splice.connections.saturating_mul(self.cluster.proxies.len().max(1))
+    }
+
+    /// The flow's entry, made if there is room.
+    pub(super) fn entry(&mut self, flow: Flow, now: Time) -> Option<&mut Entry> {
+        if !self.entries.contains_key(&flow) {
+            if self.entries.len() >= self.max_entries() {
+                self.counters.untracked += 1;
+                return None;
+            }
+            self.backends.get_mut(&flow.backend)?.flows.insert(flow);
+        }
+        let entry = self.entries.entry(flow).or_default();
+        entry.touched = now;
+        Some(entry)
+    }
+
+    /// A client's SYN. A new ISN may be a new connection; whether it is, the backend decides (RFC 5961 §4).
+    pub(super) fn handle_syn(&mut self, flow: Flow, segment: &TcpSegment<'_>, now: Time) {
+        let base = self.inherited_base(flow, segment.seq(), now);
+        let embryo = Embryo { isn: segment.seq(), options: segment.syn_options(), base };
+        if let Some(entry) = self.entry(flow, now) {
+            let repeated =
+                matches!(&entry.state, State::Open(connection) if connection.client_isn() == embryo.isn);
+            entry.embryo = (!repeated).then_some(embryo);
+        }
+    }
+
+    /// A backend's SYN-ACK: if it answers the SYN, a new connection begins and the old one's log is void.
+    pub(super) fn handle_syn_ack(&mut self, flow: Flow, segment: &TcpSegment<'_>, now: Time) {
+        let request_bytes = self.cluster.recovery.request_bytes;
+        let Some(entry) = self.entry(flow, now) else { return };
+        let Some(embryo) = entry.embryo.filter(|embryo| segment.ack() == embryo.isn + 1) else { return };
+        let handshake = Handshake {
+            client_isn: embryo.isn,
+            backend_isn: segment.seq(),
+            options: embryo.options,
+            backend_options: segment.syn_options(),
+            base: embryo.base,
+        };
+        let connection = Connection::new(flow, &handshake, request_bytes, now);
+        let queued = entry.queued;
+        let state = State::Open(Box::new(connection));
+        *entry = Entry { state, queued, touched: now, ..Entry::default() };
+        self.counters.opened += 1;
+        if let Some(backend) = self.backends.get_mut(&flow.backend) {
+            backend.asking.remove(&flow);
+        }
+    }
+
+    /// T_L of the failed connection that a SYN with this ISN continues at another backend: the ISN is S − R − 1
+    /// (design §6.5). Any other SYN begins anew.
+    fn inherited_base(&mut self, flow: Flow, isn: Seq, now: Time) -> u16 {
+        let Some(memory) = self.memories.get(&flow.client) else { return 0 };
+        let replayed = (memory.client_next - 1).since(isn);
+        let continues = replayed >= 0 && replayed as u32 <= memory.pending_bytes + REPLAY_GROWTH;
+        if continues && memory.backend != flow.backend && now < memory.expires {
+            return memory.t_l;
+        }
+        self.memories.remove(&flow.client);
+        0
+    }
+
+    /// Remembers a failed client, so that ordinals go on.
+    pub(super) fn remember(&mut self, report: &ConnectionReport, now: Time) {
+        if self.memories.len() >= self.max_entries() {
+            self.memories.retain(|_, memory| now < memory.expires);
+        }
+        if self.memories.len() >= self.max_entries() {
+            self.counters.forgotten += 1;
+            return;
+        }
+        let pending_bytes = report.pending.iter().map(|request| request.bytes.len() as u32).sum();
+        let timeout = Duration::from_millis(self.cluster.recovery.timeout_ms);
+        let memory = Memory {
+            t_l: report.t_l,
+            client_next: Seq(report.client_next),
+            pending_bytes,
+            backend: report.flow.backend,
+            expires: now + timeout + REMEMBER,
+        };
+        self.memories.insert(report.flow.client, memory);
+    }
+
+    /// The recovery of this client ended.
+    pub fn handle_ended(&mut self, client: Client) {
+        self.memories.remove(&client);
+    }
+
+    /// Puts a flow that has ended into the queue of those to be forgotten.
+    pub(super) fn note_end(&mut self, flow: Flow, now: Time) {
+        let Some(entry) = self.entries.get_mut(&flow) else { return };
+        if entry.ended() && !entry.ending {
+            entry.ending = true;
+            self.ended.push_back((now, flow));
+        }
+    }
+
+    /// Forgets flows that have ended a while ago, and from time to time idle ones.
+    pub(super) fn forget(&mut self, now: Time) {
+        while let Some((time, flow)) = self.ended.front().copied().filter(|(time, _)| now.since(*time) >= LINGER) {
+            self.ended.pop_front();
+            let Some(entry) = self.entries.get_mut(&flow) else { continue };
+            if entry.ended() && entry.embryo.is_none() && entry.touched <= time {
+                self.remove(flow);
+            } else {
+                entry.ending = false;
+                self.note_end(flow, now);
+            }
+        }
+        if now >= self.next_sweep {
+            self.next_sweep = now + SWEEP_INTERVAL;
+            self.sweep(now);
+        }
+    }
+
+    fn sweep(&mut self, now: Time) {
+        let idle = Duration::from_secs(self.cluster.splice.idle_timeout_s);
+        let limit = |entry: &Entry| match entry.state {
+            State::Unseen => REMEMBER,
+            _ => idle,
+        };
+        let idle = self.entries.iter().filter(|(_, entry)| now.since(entry.touched) > limit(entry));
+        let idle: Vec<Flow> = idle.map(|(flow, _)| *flow).collect();
+        idle.into_iter().for_each(|flow| self.remove(flow));
+        self.memories.retain(|_, memory| now < memory.expires);
+    }
+
+    fn remove(&mut self, flow: Flow) {
+        let Some(entry) = self.entries.remove(&flow) else { return };
+        if let Some(queued) = entry.queued {
+            self.timers.remove(&(queued, flow));
+        }
+        if let Some(backend) = self.backends.get_mut(&flow.backend) {
+            backend.flows.remove(&flow);
+            backend.asking.remove(&flow);
+        }
+    }
+}

@@ -1,0 +1,185 @@
+//! The requests of a connection whose responses are not fully logged.
+
+use std::collections::VecDeque;
+
+use cluster::config::Cluster;
+use cluster::control::{PendingRequest, Tags};
+use cluster::tags::tags_for;
+use http1::{Event, Refusal, RequestFramer, RequestHead};
+use packet::Time;
+
+use crate::detector::KindId;
+
+/// Request targets are cut to this many bytes in messages.
+const SUMMARY_BYTES: usize = 120;
+
+/// One request, as far as it was logged.
+#[derive(Debug, Default)]
+pub struct Request {
+    /// Its place on the client's connection, from 1.
+    pub ordinal: u16,
+    /// For messages.
+    pub summary: String,
+    /// What the rules say; the conservative default until the head is complete.
+    pub tags: Tags,
+    /// Which response times are comparable.
+    pub kind: KindId,
+    /// The client wants to go on after the response.
+    pub keep_alive: bool,
+    /// When its last byte was logged.
+    pub complete: Option<Time>,
+    bytes: Vec<u8>,
+    /// Its bytes were more than may be kept.
+    oversize: bool,
+}
+
+impl Request {
+    /// Only empty lines, which may precede a request (RFC 9112 §2.2): nothing is asked for yet.
+    fn is_blank(&self) -> bool {
+        self.complete.is_none() && self.bytes.iter().all(|byte| matches!(byte, b'\r' | b'\n'))
+    }
+
+    fn take_head(&mut self, head: &RequestHead, cluster: &Cluster) {
+        let target: String = head.target.chars().take(SUMMARY_BYTES).collect();
+        self.summary = format!("{} {target}", head.method);
+        self.kind = KindId::of(&head.method, &head.path);
+        self.keep_alive = head.keep_alive;
+        self.tags = tags_for(&cluster.tags, &head.method, head.host.as_deref(), &head.path).0;
+    }
+}
+
+/// Why the stream of requests has no boundaries (any more).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lost {
+    /// It is not acceptable HTTP/1.1.
+    Refused(Refusal),
+    /// More transactions than ordinals.
+    Ordinals,
+}
+
+/// A client's stream as requests.
+#[derive(Debug)]
+pub struct Requests {
+    framer: RequestFramer,
+    pending: VecDeque<Request>,
+    /// A request was answered in full before it was complete; its rest is still to come.
+    rest_of_answered: bool,
+    last_ordinal: u16,
+    kept: usize,
+    max: usize,
+}
+
+impl Requests {
+    /// The first request gets the ordinal `base + 1`; bytes of pending requests are kept up to `max`.
+    pub fn new(base: u16, max: usize) -> Self {
+        Self {
+            framer: RequestFramer::new(http1::DEFAULT_MAX_HEAD),
+            pending: VecDeque::new(),
+            rest_of_answered: false,
+            last_ordinal: base,
+            kept: 0,
+            max,
+        }
+    }
+
+    /// Takes the next bytes of the stream. `announce` is called with the method of each request whose head is complete.
+    pub fn push(
+        &mut self,
+        mut bytes: &[u8],
+        now: Time,
+        cluster: &Cluster,
+        announce: &mut dyn FnMut(&str) -> Result<(), Refusal>,
+    ) -> Result<(), Lost> {
+        loop {
+            let step = self.framer.feed(bytes).map_err(Lost::Refused)?;
+            let (part, rest) = bytes.split_at(step.consumed.min(bytes.len()));
+            bytes = rest;
+            match step.event {
+                Event::NeedMore => return Ok(()),
+                Event::HeadPart | Event::Body => self.keep(part)?,
+                Event::Head(head) => {
+                    self.keep(part)?;
+                    if let Some(request) = self.pending.back_mut() {
+                        request.take_head(&head, cluster);
+                    }
+                    announce(&head.method).map_err(Lost::Refused)?;
+                }
+                Event::MessageEnd => self.complete(now),
+            }
+        }
+    }
+
+    fn keep(&mut self, part: &[u8]) -> Result<(), Lost> {
+        if self.rest_of_answered {
+            return Ok(());
+        }
+        if self.pending.back().is_none_or(|last| last.complete.is_some()) {
+            let ordinal = self.last_ordinal.checked_add(1).ok_or(Lost::Ordinals)?;
+            self.last_ordinal = ordinal;
+            let summary = "incomplete request head".to_owned();
+            self.pending.push_back(Request { ordinal, summary, keep_alive: true, ..Request::default() });
+        }
+        let Some(request) = self.pending.back_mut() else { return Ok(()) };
+        request.oversize |= self.kept + part.len() > self.max;
+        if request.oversize {
+            self.kept -= request.bytes.len();
+            request.bytes = Vec::new();
+        } else {
+            self.kept += part.len();
+            request.bytes.extend_from_slice(part);
+        }
+        Ok(())
+    }
+
+    fn complete(&mut self, now: Time) {
+        if std::mem::take(&mut self.rest_of_answered) {
+            return;
+        }
+        if let Some(request) = self.pending.back_mut() {
+            request.complete = Some(now);
+        }
+    }
+
+    /// The response to the first pending request is fully logged.
+    pub fn answered(&mut self) -> Option<Request> {
+        let request = self.pending.pop_front()?;
+        self.kept -= request.bytes.len();
+        self.rest_of_answered |= request.complete.is_none();
+        Some(request)
+    }
+
+    /// Everything that follows is no HTTP.
+    pub fn become_opaque(&mut self) {
+        self.framer.become_opaque();
+        self.pending.clear();
+        self.kept = 0;
+    }
+
+    /// The request that is to be answered next, if anything was asked.
+    pub fn first(&self) -> Option<&Request> {
+        self.pending.front().filter(|request| !request.is_blank())
+    }
+
+    /// Why the pending requests could not be sent to another backend.
+    pub fn unrecoverable(&self) -> Option<&'static str> {
+        if self.rest_of_answered {
+            Some("a response was complete before its request was")
+        } else if self.pending.iter().any(|request| request.oversize) {
+            Some("the pending requests are larger than recovery.request_bytes")
+        } else {
+            None
+        }
+    }
+
+    /// The pending requests, for a report.
+    pub fn report(&self) -> Vec<PendingRequest> {
+        let report = |request: &Request| PendingRequest {
+            ordinal: request.ordinal,
+            summary: request.summary.clone(),
+            tags: request.tags,
+            complete: request.complete.is_some(),
+            bytes: request.bytes.clone(),
+        };
+        self.pending.iter().map(report).collect()
+    }
+}
