@@ -1,1 +1,30 @@
-//! The proxy: accepts clients without a socket, routes, splices, un-splices, re-splices.
+//! The proxy's pure engine: accepts clients without a socket, routes, splices, un-splices and re-splices.
+//!
+//! Call order: [`Engine::handle_packet`], [`Engine::handle_order`] and the other `handle_*` with the present
+//! time, then [`Engine::poll_action`] until it gives `None`; [`Engine::handle_timeout`] when
+//! [`Engine::poll_timeout`] has passed. Actions must be executed in the order in which they come.
+//!
+//! A connection's life, with the module of each stage: `setup` (SYN to routed request) → `connect` (handshake with
+//! the backend) → `splice` (translation) → `recovery` and `alternate` (the backend failed) → `splice` again.
+
+mod action;
+mod alternate;
+mod answer;
+mod common;
+mod connect;
+mod counters;
+mod engine;
+mod flow;
+mod leg;
+mod recovery;
+pub mod routing;
+mod secret;
+pub mod sender;
+mod setup;
+mod splice;
+pub mod take_in;
+
+pub use action::{Action, EntryState, KernelSplice, Stage, Verdict};
+pub use common::Settings;
+pub use engine::Engine;
+pub use secret::Secret;

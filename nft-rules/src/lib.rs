@@ -28,6 +28,8 @@ use netfilter::Family;
 pub const SPLICED_MARK: u32 = 0x5e51_0001;
 /// Mark of packets that `nfq-splice` sends by its raw socket; they are not tracked.
 pub const RAW_MARK: u32 = 0x5e51_0002;
+/// Packet mark of what is queued before conntrack: only such packets may be rewritten and accepted.
+pub const BEFORE_CONNTRACK_MARK: u32 = 0x5e51_0003;
 /// The proxy's table.
 pub const PROXY_TABLE: &str = "resplice_proxy";
 /// The logger's table.

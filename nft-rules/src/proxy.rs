@@ -16,7 +16,7 @@ use netfilter::Family;
 
 use crate::text::{self, Chain, elements, to};
 use crate::{
-    Error, HAND_OVER_CHAIN, PROXY_QUEUE, PROXY_TABLE, QUEUED_SET, QueueForm, RAW_MARK, Ruleset, SPLICED_MARK,
+    BEFORE_CONNTRACK_MARK, Error, HAND_OVER_CHAIN, PROXY_QUEUE, PROXY_TABLE, QUEUED_SET, QueueForm, RAW_MARK, Ruleset, SPLICED_MARK,
 };
 
 /// What the proxy's rules depend on.
@@ -51,10 +51,10 @@ impl ProxyRules {
     fn before_conntrack(&self) -> Vec<String> {
         let (ip, service, backends) = (self.family().name(), to(self.service), elements(&self.backends));
         vec![
-            format!("{service} {ip} saddr . tcp sport @{QUEUED_SET} notrack goto {HAND_OVER_CHAIN}"),
+            format!("{service} {ip} saddr . tcp sport @{QUEUED_SET} notrack meta mark set {BEFORE_CONNTRACK_MARK:#x} goto {HAND_OVER_CHAIN}"),
             format!(
                 "{ip} saddr . tcp sport {backends} {ip} daddr . tcp dport @{QUEUED_SET} \
-                 notrack goto {HAND_OVER_CHAIN}"
+                 notrack meta mark set {BEFORE_CONNTRACK_MARK:#x} goto {HAND_OVER_CHAIN}"
             ),
         ]
     }

@@ -15,8 +15,10 @@ pub struct Translation {
     pub destination: SocketAddr,
     /// Added to the sequence number.
     pub seq: u32,
-    /// Added to the acknowledgement number and to SACK edges.
+    /// Added to the acknowledgement number.
     pub ack: u32,
+    /// Added to SACK edges; differs from `ack` only where an acknowledgement is held back.
+    pub sack: u32,
     /// Added to TSval.
     pub ts_value: u32,
     /// Added to TSecr.
@@ -82,7 +84,7 @@ impl Translation {
                     note(at, self.ts_value);
                     note(at + 4, self.ts_echo);
                 }
-                (kind::SACK, length) => (0..length / 4).for_each(|edge| note(at + 4 * edge, self.ack)),
+                (kind::SACK, length) => (0..length / 4).for_each(|edge| note(at + 4 * edge, self.sack)),
                 _ => {}
             }
         }

@@ -78,7 +78,7 @@ proptest! {
         let mut packet = original.build();
         let translation = Translation {
             source: to_source, destination: to_destination,
-            seq: adds.0, ack: adds.1, ts_value: adds.2, ts_echo: adds.3, rescale: None,
+            seq: adds.0, ack: adds.1, sack: adds.1, ts_value: adds.2, ts_echo: adds.3, rescale: None,
         };
         translation.apply(&mut packet).unwrap();
         assert_checksums(&packet);
@@ -102,7 +102,7 @@ proptest! {
             let _ = (view.syn_options(), view.timestamps(), view.payload(), view.checksums_valid(), view.options().count());
         }
         let end = SocketAddr::from(([1, 2, 3, 4], translation_port));
-        let translation = Translation { source: end, destination: end, seq: 1, ack: 2, ts_value: 3, ts_echo: 4, rescale: Some((3, 9)) };
+        let translation = Translation { source: end, destination: end, seq: 1, ack: 2, sack: 2, ts_value: 3, ts_echo: 4, rescale: Some((3, 9)) };
         let _ = translation.apply(&mut bytes);
     }
 }
@@ -122,7 +122,8 @@ fn sack_edges_follow_the_acknowledgement() {
         source: ends[0],
         destination: ends[1],
         seq: 0,
-        ack: 1000,
+        ack: 1000, sack: 1000,
+ sack: 1000,
         ts_value: 7,
         ts_echo: 7,
         rescale: None,

@@ -1,0 +1,77 @@
+//! What goes into the engine beside packets, and what comes out of it.
+
+use std::net::SocketAddr;
+
+use cluster::control::{Client, FromProxy};
+
+/// Where a packet was queued.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// In raw PREROUTING, before conntrack: it may be rewritten and accepted.
+    Raw,
+    /// After conntrack: accepted it would confirm a wrong tuple (design §9), so it is always dropped or re-sent.
+    Tracked,
+}
+
+/// What becomes of the queued packet itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// The engine has taken from it what it needs.
+    Drop,
+    /// It was rewritten in place and goes on.
+    Rewritten,
+}
+
+/// A splice as the kernel can hold it: one conntrack entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KernelSplice {
+    /// The client.
+    pub client: Client,
+    /// Where its packets go.
+    pub backend: SocketAddr,
+    /// Added to sequence numbers server→client, subtracted from acknowledgements client→server.
+    pub delta: u32,
+    /// Added to TSval server→client, subtracted from TSecr client→server; `None`: no timestamps.
+    pub timestamps: Option<u32>,
+    /// The client's window scale.
+    pub client_scale: u8,
+    /// The server's window scale.
+    pub server_scale: u8,
+    /// SACK was negotiated.
+    pub sack_permitted: bool,
+}
+
+/// What the kernel says of a connection's entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EntryState {
+    /// The connection is established or closing.
+    Open,
+    /// It is in TIME_WAIT or CLOSE.
+    Closed,
+    /// There is no entry.
+    Missing,
+}
+
+/// What the shell must do, in this order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// Send this packet, untracked.
+    Send(Vec<u8>),
+    /// Queue this client's packets before conntrack from now on.
+    Suspend(Client),
+    /// No longer.
+    Resume(Client),
+    /// Create the conntrack entry, replacing one that is there. A failure goes to [`crate::Engine::handle_splice_failed`].
+    Splice(KernelSplice),
+    /// Delete the conntrack entry, if it is there.
+    Unsplice(Client),
+    /// Ask the kernel for the entry's state and answer with [`crate::Engine::handle_entry_state`].
+    Inspect {
+        /// Whose.
+        client: Client,
+        /// The SYN that made it necessary, to be handed back.
+        syn: Vec<u8>,
+    },
+    /// Tell the subscribed recovery managers.
+    Tell(FromProxy),
+}

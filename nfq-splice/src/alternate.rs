@@ -1,0 +1,207 @@
+//! The alternate backend: replay, take in, compare, re-splice (paper §4.3; design §6, steps 5 to 7).
+
+use cluster::control::{Outcome, TakeIn};
+use packet::{Reassembly, Seq, TcpSegment};
+
+use crate::common::Core;
+use crate::connect::BACKEND_TIMEOUT;
+use crate::flow::{Attempt, Debts, Flow, Recovery, State, TakingIn};
+use crate::leg::BackendLeg;
+use crate::recovery::ASSUMED_WINDOW;
+use crate::sender::{Piece, Sender};
+use crate::take_in::{Comparison, Verdict};
+
+/// Bytes of the alternate's response kept beyond a gap.
+const REORDER_BYTES: usize = 1 << 20;
+/// Receive window towards the alternate at most, bytes.
+const TAKE_IN_WINDOW: u64 = 4 << 20;
+
+impl TakingIn {
+    /// One after the last byte of the alternate that the proxy takes in; what lies beyond is the client's to acknowledge.
+    fn next(&self) -> Seq {
+        let taken = self.leg.irs + 1 + self.comparison.taken() as u32;
+        if taken.before(self.reassembly.next()) { taken } else { self.reassembly.next() }
+    }
+
+    fn window(&self) -> u32 {
+        self.comparison.window().clamp(1 << self.leg.client_scale, TAKE_IN_WINDOW) as u32
+    }
+}
+
+impl Core {
+    /// A segment of the alternate during recovery.
+    pub(crate) fn handle_alternate(&mut self, flow: &mut Flow, segment: &TcpSegment<'_>) {
+        let State::Recovering(recovery) = &mut flow.state else { return };
+        let flags = segment.flags();
+        let expected = recovery.isn() + 1;
+        match &mut recovery.attempt {
+            Attempt::Connecting(_) if !flags.ack() || segment.ack() != expected => self.refuse(segment),
+            Attempt::Connecting(_) | Attempt::TakingIn(_) if flags.rst() => {
+                self.alternate_failed(flow, "it refused or reset the connection".to_owned());
+            }
+            Attempt::Connecting(_) if flags.syn() => self.begin_replay(flow, segment),
+            Attempt::TakingIn(_) if flags.syn() => self.acknowledge_alternate(flow),
+            Attempt::TakingIn(_) => self.take_in(flow, segment),
+            Attempt::Connecting(_) | Attempt::Waiting => self.counters.count("fenced_segment_dropped"),
+        }
+    }
+
+    fn begin_replay(&mut self, flow: &mut Flow, segment: &TcpSegment<'_>) {
+        let (now, mss) = (self.now, self.mss());
+        let State::Recovering(recovery) = &mut flow.state else { return };
+        recovery.note(now, "alternate connected");
+        let leg = BackendLeg::new(&flow.leg, segment);
+        let order = &mut recovery.order;
+        let isn = Seq(order.client_next) - order.replay.len() as u32 - 1;
+        let replay = Sender::new(
+            isn + 1,
+            order.replay.clone(),
+            order.client_fin,
+            leg.payload_bytes(mss),
+            leg.window as usize,
+            BACKEND_TIMEOUT,
+        );
+        let comparison = Comparison::new(order.take_in.clone());
+        let reassembly = Reassembly::new(leg.irs + 1, REORDER_BYTES);
+        let nothing = order.take_in == TakeIn::Nothing;
+        recovery.attempt = Attempt::TakingIn(Box::new(TakingIn { leg, replay, comparison, reassembly }));
+        if nothing {
+            return self.resplice(flow, &[], false);
+        }
+        self.replay(flow);
+    }
+
+    /// Sends what the alternate's window allows of the replayed requests.
+    pub(crate) fn replay(&mut self, flow: &mut Flow) {
+        let now = self.now;
+        let State::Recovering(recovery) = &mut flow.state else { return };
+        let Attempt::TakingIn(taking) = &mut recovery.attempt else { return };
+        let (ack, window) = (taking.next(), taking.window());
+        while let Some(piece) = taking.replay.poll(now) {
+            self.send_to_backend(&flow.leg, &taking.leg, &piece, ack, window);
+        }
+    }
+
+    fn acknowledge_alternate(&mut self, flow: &Flow) {
+        let State::Recovering(recovery) = &flow.state else { return };
+        let Attempt::TakingIn(taking) = &recovery.attempt else { return };
+        let seq = taking.replay.unacknowledged();
+        let packet = taking.leg.segment(&flow.leg, seq, taking.next(), taking.window()).build();
+        self.send(packet);
+    }
+
+    fn take_in(&mut self, flow: &mut Flow, segment: &TcpSegment<'_>) {
+        let now = self.now;
+        let State::Recovering(recovery) = &mut flow.state else { return };
+        let Attempt::TakingIn(taking) = &mut recovery.attempt else { return };
+        taking.leg.learn(segment);
+        if segment.flags().ack() {
+            taking.replay.handle_ack(now, segment.ack(), taking.leg.window as usize);
+        }
+        let TakingIn { comparison, reassembly, .. } = &mut **taking;
+        let mut verdict = Verdict::More;
+        let mut beyond = Vec::new();
+        reassembly.push(segment.seq(), segment.payload(), &mut |bytes| {
+            if verdict == Verdict::More {
+                let before = comparison.taken();
+                verdict = comparison.push(bytes);
+                let used = (comparison.taken() - before) as usize;
+                beyond.extend_from_slice(bytes.get(used..).unwrap_or_default());
+            } else {
+                beyond.extend_from_slice(bytes);
+            }
+        });
+        let fin =
+            segment.flags().fin() && segment.seq() + segment.payload().len() as u32 == reassembly.next();
+        self.judge(flow, verdict, &beyond, fin, !segment.payload().is_empty());
+    }
+
+    fn judge(&mut self, flow: &mut Flow, verdict: Verdict, beyond: &[u8], fin: bool, data: bool) {
+        match verdict {
+            Verdict::Equal { .. } => self.resplice(flow, beyond, fin),
+            Verdict::More if fin => {
+                self.alternate_failed(
+                    flow,
+                    "it closed before it had sent what the client already has".to_owned(),
+                );
+            }
+            Verdict::More => {
+                self.replay(flow);
+                if data {
+                    self.acknowledge_alternate(flow);
+                }
+            }
+            Verdict::Unfit(reason) => self.alternate_failed(flow, reason),
+            Verdict::Mismatch { at, logged, alternate } => {
+                self.counters.count("mismatches");
+                self.end_recovery(flow, Outcome::Mismatch { at, logged, alternate });
+                self.abort(flow, flow.leg.acked);
+            }
+        }
+    }
+
+    /// From here on the alternate's bytes are the client's. `beyond`: bytes already received behind the splice point.
+    fn resplice(&mut self, flow: &mut Flow, beyond: &[u8], fin: bool) {
+        let State::Recovering(recovery) = std::mem::replace(&mut flow.state, State::Gone) else { return };
+        let mut recovery = *recovery;
+        let Attempt::TakingIn(taking) = std::mem::replace(&mut recovery.attempt, Attempt::Waiting) else {
+            return;
+        };
+        recovery.note(self.now, if taking.comparison.taken() > 0 { "compared" } else { "ready" });
+        let TakingIn { leg, replay, comparison, .. } = *taking;
+        let start = leg.irs + 1 + comparison.taken() as u32;
+        let delta = recovery.point.0.wrapping_sub(start.0);
+        let window = flow.leg.window.unwrap_or(ASSUMED_WINDOW);
+        let debts = debts(&mut recovery, replay, &leg, start);
+        self.splice(flow, &leg, delta, debts);
+        flow.resplices += 1;
+        self.release(flow, &recovery, &leg, start, window);
+        self.forward_beyond(flow, recovery.point, beyond, fin, &recovery);
+        recovery.note(self.now, "re-spliced");
+        self.counters.count("connections_respliced");
+        let outcome = Outcome::Respliced {
+            resent: u64::from(recovery.point.since(recovery.resend_first) as u32),
+            taken_in: comparison.taken(),
+            steps: recovery.steps,
+        };
+        self.tell(recovery.order.id, outcome);
+    }
+
+    /// Held client bytes go on; without any, an acknowledgement opens the alternate's window.
+    fn release(&mut self, flow: &mut Flow, recovery: &Recovery, leg: &BackendLeg, start: Seq, window: u32) {
+        let first = Seq(recovery.order.client_next);
+        if let State::Spliced(crate::flow::Splice { debts: Some(debts), .. }) = &mut flow.state {
+            self.pay_backend(&flow.leg, debts);
+        }
+        self.forward_client_bytes(&flow.leg, leg, first, &recovery.held, start, window);
+    }
+
+    fn forward_beyond(&mut self, flow: &Flow, point: Seq, beyond: &[u8], fin: bool, recovery: &Recovery) {
+        let mss = flow.leg.payload_bytes(self.mss());
+        let ack = Seq(recovery.order.client_next) + recovery.held.len() as u32;
+        let mut seq = point;
+        let pieces = beyond.len().div_ceil(mss).max(usize::from(fin));
+        for index in 0..pieces {
+            let data = beyond.chunks(mss).nth(index).unwrap_or_default();
+            let fin = fin && index + 1 == pieces;
+            self.send_to_client(&flow.leg, &Piece { seq, data, fin }, ack, ASSUMED_WINDOW);
+            seq = seq + data.len() as u32;
+        }
+    }
+}
+
+/// What the proxy still owes after the re-splice: logged bytes the client has not acknowledged, requests the alternate has not.
+fn debts(recovery: &mut Recovery, replay: Sender, leg: &BackendLeg, start: Seq) -> Option<Box<Debts>> {
+    if recovery.resend.is_done() && replay.is_done() {
+        return None;
+    }
+    let empty = Sender::new(recovery.point, Vec::new(), false, 1, 0, BACKEND_TIMEOUT);
+    let client_next = Seq(recovery.order.client_next) + recovery.held.len() as u32;
+    Some(Box::new(Debts {
+        to_client: std::mem::replace(&mut recovery.resend, empty),
+        to_backend: replay,
+        leg: BackendLeg { irs: start - 1, ..leg.clone() },
+        point: recovery.point,
+        client_next,
+    }))
+}

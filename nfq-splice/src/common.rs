@@ -1,0 +1,140 @@
+//! What all states share: settings, the actions collected so far, counters.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use cluster::config::{Cluster, SplicePath};
+use packet::{Flags, SegmentBuilder, Seq, TcpSegment, Time};
+
+use crate::action::Action;
+use crate::counters::Counters;
+use crate::leg::{BackendLeg, ClientLeg};
+use crate::routing::Routing;
+use crate::secret::Secret;
+use crate::sender::Piece;
+
+/// Resets and challenge acknowledgements sent to strangers per second at most.
+const STRANGERS_PER_SECOND: u32 = 200;
+
+/// The part of the configuration that the engine uses.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The virtual address and port.
+    pub service: SocketAddr,
+    /// Routes, pools, backends.
+    pub routing: Routing,
+    /// `[splice]`.
+    pub splice: cluster::config::Splice,
+    /// `[recovery] timeout_ms`.
+    pub recovery_timeout: Duration,
+}
+
+impl Settings {
+    /// From a checked configuration.
+    pub fn new(cluster: &Cluster) -> Self {
+        Self {
+            service: cluster.service.address,
+            routing: Routing::new(cluster),
+            splice: cluster.splice.clone(),
+            recovery_timeout: Duration::from_millis(cluster.recovery.timeout_ms),
+        }
+    }
+}
+
+/// Shared by the states of all connections.
+pub(crate) struct Core {
+    pub(crate) settings: Settings,
+    pub(crate) now: Time,
+    pub(crate) secret: Secret,
+    pub(crate) actions: VecDeque<Action>,
+    pub(crate) counters: Counters,
+    /// The window scale that the backends were last seen to use.
+    pub(crate) learnt_scale: Option<u8>,
+    strangers: (u64, u32),
+}
+
+impl Core {
+    pub(crate) fn new(settings: Settings, secret: Secret) -> Self {
+        Self {
+            settings,
+            now: Time::default(),
+            secret,
+            actions: VecDeque::new(),
+            counters: Counters::default(),
+            learnt_scale: None,
+            strangers: (0, 0),
+        }
+    }
+
+    pub(crate) fn act(&mut self, action: Action) {
+        self.actions.push_back(action);
+    }
+
+    pub(crate) fn send(&mut self, packet: Vec<u8>) {
+        self.act(Action::Send(packet));
+    }
+
+    /// The window scale to announce.
+    pub(crate) fn scale(&self) -> u8 {
+        self.learnt_scale.unwrap_or(self.settings.splice.window_scale)
+    }
+
+    pub(crate) fn mss(&self) -> u16 {
+        self.settings.splice.mss
+    }
+
+    pub(crate) fn prefers_kernel(&self) -> bool {
+        self.settings.splice.path == SplicePath::Kernel
+    }
+
+    pub(crate) fn acknowledge_client(&mut self, leg: &ClientLeg, seq: Seq, ack: Seq, window: u32) {
+        let packet = leg.segment(self.now, seq, ack, window).build();
+        self.send(packet);
+    }
+
+    pub(crate) fn send_to_client(&mut self, leg: &ClientLeg, piece: &Piece<'_>, ack: Seq, window: u32) {
+        let flags = if piece.fin { Flags::FIN.union(Flags::PSH) } else { Flags::PSH };
+        let bare = leg.segment(self.now, piece.seq, ack, window);
+        self.send(SegmentBuilder { flags, payload: piece.data, ..bare }.build());
+    }
+
+    pub(crate) fn send_to_backend(
+        &mut self,
+        leg: &ClientLeg,
+        to: &BackendLeg,
+        piece: &Piece<'_>,
+        ack: Seq,
+        window: u32,
+    ) {
+        let flags = if piece.fin { Flags::FIN.union(Flags::PSH) } else { Flags::PSH };
+        let bare = to.segment(leg, piece.seq, ack, window);
+        self.send(SegmentBuilder { flags, payload: piece.data, ..bare }.build());
+    }
+
+    /// Answers to strangers are rationed, so that nobody can use the proxy to reflect traffic.
+    pub(crate) fn may_answer_stranger(&mut self) -> bool {
+        let second = self.now.as_nanos() / 1_000_000_000;
+        if self.strangers.0 != second {
+            self.strangers = (second, 0);
+        }
+        self.strangers.1 += 1;
+        self.strangers.1 <= STRANGERS_PER_SECOND
+    }
+
+    /// RST with SEQ=SEG.ACK to a segment of no connection (RFC 9293 §3.10.7.1); none to a RST.
+    pub(crate) fn refuse(&mut self, segment: &TcpSegment<'_>) {
+        if segment.flags().rst() || !self.may_answer_stranger() {
+            return;
+        }
+        let bare = SegmentBuilder::new(segment.destination(), segment.source());
+        let reset = if segment.flags().ack() {
+            SegmentBuilder { seq: segment.ack(), flags: Flags::RST, ..bare }
+        } else {
+            let ack = segment.seq() + segment.sequence_length();
+            SegmentBuilder { ack: Some(ack), flags: Flags::RST, ..bare }
+        };
+        self.send(reset.build());
+        self.counters.count("reset_sent_to_stranger");
+    }
+}

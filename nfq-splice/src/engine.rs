@@ -1,0 +1,337 @@
+//! The table of connections, and who gets a packet.
+
+use std::collections::{BTreeSet, HashMap};
+use std::net::SocketAddr;
+
+use cluster::control::{Client, ConnectionStatus, FromProxy, Outcome, ProxyStatus, RecoveryOrder};
+use packet::{Seq, TcpSegment, Time};
+
+use crate::action::{Action, EntryState, KernelSplice, Stage, Verdict};
+use crate::common::{Core, Settings};
+use crate::flow::{Closing, Flow, Splice, State};
+use crate::leg::ClientLeg;
+use crate::secret::Secret;
+
+/// Connections that a status answer lists at most.
+const STATUS_CONNECTIONS: usize = 10_000;
+
+/// All connections of one proxy.
+pub struct Engine {
+    core: Core,
+    flows: HashMap<Client, Flow>,
+    timers: BTreeSet<(Time, Client)>,
+    half_open: usize,
+}
+
+impl Engine {
+    /// No connections yet.
+    pub fn new(settings: Settings, secret: Secret) -> Self {
+        Self {
+            core: Core::new(settings, secret),
+            flows: HashMap::new(),
+            timers: BTreeSet::new(),
+            half_open: 0,
+        }
+    }
+
+    /// A queued packet; rewritten in place if it goes on.
+    pub fn handle_packet(&mut self, now: Time, packet: &mut [u8], stage: Stage) -> Verdict {
+        self.core.now = now;
+        let Ok(segment) = TcpSegment::parse(packet) else {
+            self.core.counters.count("malformed_dropped");
+            return Verdict::Drop;
+        };
+        let from_client = segment.destination() == self.core.settings.service;
+        let client = if from_client { segment.source() } else { segment.destination() };
+        if !from_client && !self.core.settings.routing.knows(segment.source()) {
+            self.core.counters.count("foreign_dropped");
+            return Verdict::Drop;
+        }
+        let Some(mut flow) = self.take(client) else {
+            self.handle_stranger(&segment, from_client);
+            return Verdict::Drop;
+        };
+        let verdict = if from_client {
+            self.core.handle_client(&mut flow, &segment)
+        } else {
+            self.core.handle_backend(&mut flow, &segment)
+        };
+        let verdict = match verdict {
+            Pass::No => Verdict::Drop,
+            Pass::Translated(translation) => self.core.pass(&flow, packet, &translation, stage),
+        };
+        self.put(flow);
+        verdict
+    }
+
+    fn handle_stranger(&mut self, segment: &TcpSegment<'_>, from_client: bool) {
+        let flags = segment.flags();
+        if !from_client {
+            self.core.counters.count("unknown_server_segment_dropped");
+            self.core.refuse(segment);
+        } else if flags.syn() && !flags.ack() && !flags.rst() && !flags.fin() {
+            self.handle_syn(segment);
+        } else {
+            self.core.counters.count("unknown_client_segment_refused");
+            self.core.refuse(segment);
+        }
+    }
+
+    fn handle_syn(&mut self, segment: &TcpSegment<'_>) {
+        let limits = &self.core.settings.splice;
+        if self.half_open >= limits.half_open {
+            self.core.counters.count("syn_dropped_half_open_limit");
+        } else if self.flows.len() >= limits.connections {
+            self.core.counters.count("syn_dropped_connection_limit");
+        } else {
+            let flow = self.core.accept(segment);
+            self.put(flow);
+        }
+    }
+
+    /// The kernel's answer to [`Action::Inspect`]: a SYN came on a connection that the kernel translates.
+    pub fn handle_entry_state(&mut self, now: Time, client: Client, state: EntryState, syn: &[u8]) {
+        self.core.now = now;
+        let Ok(segment) = TcpSegment::parse(syn) else { return };
+        let Some(flow) = self.take(client) else { return self.handle_stranger(&segment, true) };
+        if state == EntryState::Open {
+            self.core.challenge(&flow, &segment);
+            return self.put(flow);
+        }
+        self.core.counters.count("port_reused");
+        self.core.act(Action::Unsplice(client));
+        self.handle_syn(&segment);
+    }
+
+    /// The kernel would not take a splice: the connection goes on in userspace.
+    pub fn handle_splice_failed(&mut self, now: Time, client: Client) {
+        self.core.now = now;
+        self.core.counters.count("kernel_splice_refused");
+        if let Some(mut flow) = self.take(client) {
+            if let State::Spliced(splice) = &mut flow.state {
+                splice.kernel = false;
+                self.core.act(Action::Suspend(client));
+            }
+            self.put(flow);
+        }
+    }
+
+    /// The kernel's entry of `client` is gone: the connection ended or timed out.
+    pub fn handle_entry_destroyed(&mut self, now: Time, client: Client) {
+        self.core.now = now;
+        if let Some(flow) = self.take(client) {
+            let ended = matches!(&flow.state, State::Spliced(splice) if splice.kernel);
+            if ended { self.core.counters.count("connections_ended") } else { self.put(flow) }
+        }
+    }
+
+    /// An entry that was there when the daemon started.
+    pub fn handle_restored(&mut self, now: Time, entry: &KernelSplice) {
+        self.core.now = now;
+        let options = packet::SynOptions {
+            mss: None,
+            window_scale: Some(entry.client_scale),
+            sack_permitted: entry.sack_permitted,
+            timestamp: entry.timestamps.map(|_| 0),
+        };
+        let leg =
+            ClientLeg { announced_scale: entry.server_scale, ..self.core.client_leg(entry.client, options) };
+        let splice = Splice {
+            backend: entry.backend,
+            delta: entry.delta,
+            ts: entry.timestamps,
+            server_scale: entry.server_scale,
+            client_scale: entry.client_scale,
+            kernel: true,
+            debts: None,
+            closing: Closing::default(),
+        };
+        self.core.counters.count("connections_restored");
+        self.put(Flow { leg, resplices: 0, state: State::Spliced(splice), timer: None });
+    }
+
+    /// A recovery planned by the manager.
+    pub fn handle_order(&mut self, now: Time, order: RecoveryOrder) {
+        self.core.now = now;
+        self.core.counters.count("recovery_orders");
+        let Some(mut flow) = self.take(order.flow.client) else {
+            let outcome = Outcome::Gone("the proxy does not know this connection".to_owned());
+            return self.core.act(Action::Tell(FromProxy::Ended { id: order.id, outcome }));
+        };
+        self.core.recover(&mut flow, order);
+        self.put(flow);
+    }
+
+    /// A client that cannot be helped; `ack_cl` is its last logged acknowledgement, in the failed backend's space.
+    pub fn handle_reset(&mut self, now: Time, failed: cluster::control::Flow, ack_cl: Seq) {
+        self.core.now = now;
+        if let Some(mut flow) = self.take(failed.client) {
+            self.core.give_up(&mut flow, failed.backend, ack_cl);
+            self.put(flow);
+        }
+    }
+
+    /// Clients whose connections the kernel translates.
+    pub fn kernel_clients(&self) -> impl Iterator<Item = Client> + '_ {
+        let kernel = |flow: &&Flow| matches!(&flow.state, State::Spliced(splice) if splice.kernel);
+        self.flows.values().filter(kernel).map(Flow::client)
+    }
+
+    /// New connections avoid a backend, or may use it again.
+    pub fn handle_backend_state(&mut self, backend: SocketAddr, up: bool) {
+        self.core.settings.routing.set(backend, up);
+    }
+
+    /// When [`Self::handle_timeout`] is due.
+    pub fn poll_timeout(&self) -> Option<Time> {
+        self.timers.first().map(|(time, _)| *time)
+    }
+
+    /// Does what is due.
+    pub fn handle_timeout(&mut self, now: Time) {
+        self.core.now = now;
+        while let Some((time, client)) = self.timers.first().copied() {
+            if time > now {
+                return;
+            }
+            if let Some(mut flow) = self.take(client) {
+                self.core.handle_flow_timeout(&mut flow);
+                self.put(flow);
+            }
+        }
+    }
+
+    /// The next thing to do.
+    pub fn poll_action(&mut self) -> Option<Action> {
+        self.core.actions.pop_front()
+    }
+
+    /// For `resplice status`.
+    pub fn status(&self) -> ProxyStatus {
+        let connection = |flow: &Flow| ConnectionStatus {
+            client: flow.client(),
+            backend: flow.backend(),
+            state: flow.state_name().to_owned(),
+            resplices: flow.resplices,
+        };
+        ProxyStatus {
+            connections: self.flows.values().take(STATUS_CONNECTIONS).map(connection).collect(),
+            total: self.flows.len() as u64,
+            backends: self.core.settings.routing.states(),
+            counters: self.core.counters.snapshot(),
+        }
+    }
+
+    fn take(&mut self, client: Client) -> Option<Flow> {
+        let mut flow = self.flows.remove(&client)?;
+        self.half_open -= usize::from(flow.is_half_open());
+        if let Some(timer) = flow.timer.take() {
+            self.timers.remove(&(timer, client));
+        }
+        Some(flow)
+    }
+
+    fn put(&mut self, mut flow: Flow) {
+        if matches!(flow.state, State::Gone) {
+            return;
+        }
+        let client = flow.client();
+        self.half_open += usize::from(flow.is_half_open());
+        flow.timer = flow.deadline();
+        if let Some(timer) = flow.timer {
+            self.timers.insert((timer, client));
+        }
+        self.flows.insert(client, flow);
+    }
+}
+
+/// Whether a segment goes on to the other side.
+pub(crate) enum Pass {
+    /// It does not.
+    No,
+    /// It does, translated.
+    Translated(packet::Translation),
+}
+
+impl Core {
+    fn handle_client(&mut self, flow: &mut Flow, segment: &TcpSegment<'_>) -> Pass {
+        if segment.flags().syn() {
+            self.handle_client_syn(flow, segment);
+            return Pass::No;
+        }
+        flow.leg.learn(segment);
+        match &flow.state {
+            State::Setup(_) => self.handle_setup(flow, segment),
+            State::Spliced(_) => return self.handle_spliced_client(flow, segment),
+            State::Recovering(_) => self.handle_suspended_client(flow, segment),
+            State::Answering(_) => self.handle_answered(flow, segment),
+            State::Gone => {}
+        }
+        Pass::No
+    }
+
+    /// Only the backend that the connection has now may speak: any other one is fenced.
+    fn handle_backend(&mut self, flow: &mut Flow, segment: &TcpSegment<'_>) -> Pass {
+        if flow.backend() != Some(segment.source()) {
+            self.counters.count("fenced_segment_dropped");
+            return Pass::No;
+        }
+        match &flow.state {
+            State::Setup(_) => self.handle_connecting(flow, segment),
+            State::Spliced(_) => return self.handle_spliced_backend(flow, segment),
+            State::Recovering(_) => self.handle_alternate(flow, segment),
+            State::Answering(_) | State::Gone => {}
+        }
+        Pass::No
+    }
+
+    fn handle_flow_timeout(&mut self, flow: &mut Flow) {
+        match &flow.state {
+            State::Setup(_) => self.handle_setup_timeout(flow),
+            State::Spliced(_) => self.handle_spliced_timeout(flow),
+            State::Recovering(_) => self.handle_recovery_timeout(flow),
+            State::Answering(_) => self.handle_answering_timeout(flow),
+            State::Gone => {}
+        }
+    }
+
+    /// A SYN on a connection that is there (RFC 5961 §4).
+    fn handle_client_syn(&mut self, flow: &mut Flow, segment: &TcpSegment<'_>) {
+        match &flow.state {
+            State::Setup(setup) if setup.irs == segment.seq() && !setup.established => {
+                self.send_syn_ack(flow)
+            }
+            State::Setup(setup) if !setup.established => *flow = self.accept(segment),
+            State::Spliced(splice) if splice.kernel => {
+                self.act(Action::Inspect { client: flow.client(), syn: segment.packet().to_vec() });
+            }
+            State::Spliced(splice) if splice.closing.deadline.is_some() => {
+                self.counters.count("port_reused");
+                self.act(Action::Resume(flow.client()));
+                *flow = self.accept(segment);
+            }
+            _ => self.challenge(flow, segment),
+        }
+    }
+
+    /// A challenge ACK (RFC 5961 §4): a peer that lost the connection answers it with an exact RST.
+    fn challenge(&mut self, flow: &Flow, segment: &TcpSegment<'_>) {
+        if self.may_answer_stranger() {
+            self.counters.count("challenge_sent");
+            let client_next = flow.client_next().unwrap_or(segment.seq());
+            self.acknowledge_client(&flow.leg, flow.leg.acked, client_next, 0);
+        }
+    }
+}
+
+impl Flow {
+    /// The client's next byte, where the proxy knows it.
+    pub(crate) fn client_next(&self) -> Option<Seq> {
+        match &self.state {
+            State::Setup(setup) => Some(setup.irs + 1 + setup.acknowledged as u32),
+            State::Recovering(recovery) => Some(Seq(recovery.order.client_next)),
+            State::Answering(answering) => Some(answering.client_next),
+            State::Spliced(_) | State::Gone => None,
+        }
+    }
+}

@@ -1,0 +1,224 @@
+//! One client's connection and the states it can be in.
+
+use cluster::control::{Client, RecoveryOrder};
+use packet::{Reassembly, Seq, Time};
+use std::net::SocketAddr;
+
+use crate::leg::{BackendLeg, ClientLeg};
+use crate::sender::Sender;
+use crate::take_in::Comparison;
+
+/// One client's connection.
+pub(crate) struct Flow {
+    pub(crate) leg: ClientLeg,
+    pub(crate) resplices: u32,
+    pub(crate) state: State,
+    /// As entered in the engine's timer table.
+    pub(crate) timer: Option<Time>,
+}
+
+/// Where it stands.
+pub(crate) enum State {
+    /// From the SYN to the backend's SYN-ACK.
+    Setup(Box<Setup>),
+    /// Client and backend talk to each other.
+    Spliced(Splice),
+    /// The backend failed; un-spliced until the alternate has taken over.
+    Recovering(Box<Recovery>),
+    /// The proxy itself answers and closes.
+    Answering(Box<Answering>),
+    /// Over; the engine removes it.
+    Gone,
+}
+
+/// A connection without a backend yet.
+pub(crate) struct Setup {
+    /// The client's initial sequence number.
+    pub(crate) irs: Seq,
+    /// Ours towards the client.
+    pub(crate) iss: Seq,
+    /// The client has acknowledged our SYN-ACK.
+    pub(crate) established: bool,
+    /// The request, as far as it came in order.
+    pub(crate) request: Vec<u8>,
+    pub(crate) reassembly: Reassembly,
+    /// How many of its bytes the proxy acknowledged, and therefore owes to the backend.
+    pub(crate) acknowledged: usize,
+    /// 408 when it passes without a complete head.
+    pub(crate) head_deadline: Time,
+    /// SYN-ACK or SYN to be repeated.
+    pub(crate) repeat: Option<Repeat>,
+    pub(crate) connect: Option<Connect>,
+}
+
+/// A segment that is repeated with growing distance.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Repeat {
+    pub(crate) at: Time,
+    pub(crate) tries: u32,
+}
+
+/// A handshake with a backend in progress.
+pub(crate) struct Connect {
+    pub(crate) backend: SocketAddr,
+    /// Those that refused or were silent, and the present one.
+    pub(crate) tried: Vec<SocketAddr>,
+    pub(crate) host: Option<String>,
+    pub(crate) path: String,
+}
+
+/// A splice: what is needed to translate, and to undo it.
+pub(crate) struct Splice {
+    pub(crate) backend: SocketAddr,
+    /// `client space = backend space + delta`, server's bytes.
+    pub(crate) delta: u32,
+    /// `client's TSval = backend's TSval + ts`; `None`: no timestamps.
+    pub(crate) ts: Option<u32>,
+    /// The backend's window scale.
+    pub(crate) server_scale: u8,
+    /// The scale the backend applies to the client's windows.
+    pub(crate) client_scale: u8,
+    /// The kernel translates.
+    pub(crate) kernel: bool,
+    /// What the proxy still owes to either side; until then it translates itself.
+    pub(crate) debts: Option<Box<Debts>>,
+    pub(crate) closing: Closing,
+}
+
+/// Bytes whose retransmission is the proxy's duty.
+pub(crate) struct Debts {
+    /// Logged response bytes up to `point`.
+    pub(crate) to_client: Sender,
+    /// Request bytes.
+    pub(crate) to_backend: Sender,
+    pub(crate) leg: BackendLeg,
+    /// Where the backend's bytes begin, in the client's space: earlier acknowledgements do not concern it.
+    pub(crate) point: Seq,
+    /// The client's next byte.
+    pub(crate) client_next: Seq,
+}
+
+/// How far a connection that the proxy translates itself has been closed.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Closing {
+    pub(crate) client_fin: bool,
+    pub(crate) server_fin: bool,
+    pub(crate) reset: bool,
+    /// Forgotten then, unless something comes.
+    pub(crate) deadline: Option<Time>,
+}
+
+/// A recovery being executed (paper §4.3).
+pub(crate) struct Recovery {
+    pub(crate) order: RecoveryOrder,
+    pub(crate) arrived: Time,
+    /// Names and microseconds since `arrived`.
+    pub(crate) steps: Vec<(String, u64)>,
+    /// The client gets a reset when it passes.
+    pub(crate) deadline: Time,
+    /// Client space: one after the last logged response byte; where the alternate's bytes begin.
+    pub(crate) point: Seq,
+    /// Client space: the first logged byte sent again.
+    pub(crate) resend_first: Seq,
+    pub(crate) resend: Sender,
+    /// Client bytes beyond S that arrived meanwhile.
+    pub(crate) held: Vec<u8>,
+    pub(crate) reassembly: Reassembly,
+    pub(crate) attempt: Attempt,
+}
+
+/// The attempt with one alternate.
+pub(crate) enum Attempt {
+    /// SYN sent.
+    Connecting(Repeat),
+    /// Replaying and taking in.
+    TakingIn(Box<TakingIn>),
+    /// The alternate failed; another order is awaited.
+    Waiting,
+}
+
+/// The alternate answers.
+pub(crate) struct TakingIn {
+    pub(crate) leg: BackendLeg,
+    pub(crate) replay: Sender,
+    pub(crate) comparison: Comparison,
+    pub(crate) reassembly: Reassembly,
+}
+
+/// An answer of the proxy's own.
+pub(crate) struct Answering {
+    pub(crate) sender: Sender,
+    /// The client's next byte.
+    pub(crate) client_next: Seq,
+    /// Forgotten then.
+    pub(crate) deadline: Time,
+}
+
+impl Flow {
+    pub(crate) fn client(&self) -> Client {
+        self.leg.client
+    }
+
+    /// The backend whose packets belong to this connection.
+    pub(crate) fn backend(&self) -> Option<SocketAddr> {
+        match &self.state {
+            State::Setup(setup) => setup.connect.as_ref().map(|connect| connect.backend),
+            State::Spliced(splice) => Some(splice.backend),
+            State::Recovering(recovery) => Some(recovery.order.alternate),
+            State::Answering(_) | State::Gone => None,
+        }
+    }
+
+    /// Not routed yet: counts against the bound on half-open connections.
+    pub(crate) fn is_half_open(&self) -> bool {
+        matches!(&self.state, State::Setup(_))
+    }
+
+    /// When `handle_timeout` is due.
+    pub(crate) fn deadline(&self) -> Option<Time> {
+        match &self.state {
+            State::Setup(setup) => {
+                let head = setup.connect.is_none().then_some(setup.head_deadline);
+                earliest([head, setup.repeat.map(|repeat| repeat.at), None])
+            }
+            State::Spliced(splice) => {
+                let debts = splice.debts.as_ref();
+                earliest([
+                    debts.and_then(|debts| debts.to_client.deadline()),
+                    debts.and_then(|debts| debts.to_backend.deadline()),
+                    splice.closing.deadline,
+                ])
+            }
+            State::Recovering(recovery) => {
+                let attempt = match &recovery.attempt {
+                    Attempt::Connecting(repeat) => Some(repeat.at),
+                    Attempt::TakingIn(taking) => taking.replay.deadline(),
+                    Attempt::Waiting => None,
+                };
+                earliest([Some(recovery.deadline), recovery.resend.deadline(), attempt])
+            }
+            State::Answering(answering) => {
+                earliest([Some(answering.deadline), answering.sender.deadline(), None])
+            }
+            State::Gone => None,
+        }
+    }
+
+    /// For `resplice status`.
+    pub(crate) fn state_name(&self) -> &'static str {
+        match &self.state {
+            State::Setup(setup) if !setup.established => "syn-received",
+            State::Setup(setup) if setup.connect.is_none() => "collecting",
+            State::Setup(_) => "connecting",
+            State::Spliced(splice) if splice.kernel => "spliced-kernel",
+            State::Spliced(_) => "spliced-userspace",
+            State::Recovering(_) => "recovering",
+            State::Answering(_) => "answering",
+            State::Gone => "gone",
+        }
+    }
+}
+
+fn earliest(deadlines: [Option<Time>; 3]) -> Option<Time> {
+    deadlines.into_iter().flatten().min()
+}

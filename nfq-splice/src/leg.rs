@@ -1,0 +1,176 @@
+//! The two sides of a connection as the proxy speaks on them itself: with the right addresses and timestamps.
+
+use std::net::SocketAddr;
+
+use packet::{Flags, SegmentBuilder, Seq, SynOptions, TcpSegment, Time};
+
+/// Bytes of a segment's options when timestamps are in use.
+const TIMESTAMP_BYTES: usize = 12;
+/// MSS of a peer that announces none (RFC 9293 MUST-15), IPv4 and IPv6.
+const DEFAULT_MSS: (u16, u16) = (536, 1220);
+
+/// Data bytes that fit a segment to a peer that offered `options`, `announced` being our own limit.
+pub(crate) fn payload_bytes(options: &SynOptions, address: SocketAddr, announced: u16) -> usize {
+    let default = if address.is_ipv4() { DEFAULT_MSS.0 } else { DEFAULT_MSS.1 };
+    let mss = usize::from(options.mss.unwrap_or(default).min(announced));
+    mss.saturating_sub(if options.timestamp.is_some() { TIMESTAMP_BYTES } else { 0 }).max(64)
+}
+
+/// Towards the client, speaking as the service.
+#[derive(Debug, Clone)]
+pub(crate) struct ClientLeg {
+    pub(crate) client: SocketAddr,
+    pub(crate) service: SocketAddr,
+    /// What the client offered.
+    pub(crate) options: SynOptions,
+    /// The window scale the client was told, 0 if none was negotiated.
+    pub(crate) announced_scale: u8,
+    /// Added to the millisecond clock to give TSval.
+    pub(crate) clock_offset: u32,
+    /// TSval never goes below this (RFC 7323 §5: PAWS would drop it).
+    pub(crate) clock_floor: u32,
+    /// The client's last TSval.
+    pub(crate) ts_recent: u32,
+    /// The client's highest acknowledgement seen here.
+    pub(crate) acked: Seq,
+    /// The client's receive window, bytes from `acked`; `None`: not seen here yet.
+    pub(crate) window: Option<u32>,
+}
+
+impl ClientLeg {
+    /// The scale by which the client's window fields are to be shifted.
+    pub(crate) fn client_scale(&self) -> u8 {
+        self.options.window_scale.unwrap_or(0)
+    }
+
+    pub(crate) fn has_timestamps(&self) -> bool {
+        self.options.timestamp.is_some()
+    }
+
+    /// The TSval of this moment.
+    pub(crate) fn clock(&self, now: Time) -> u32 {
+        let value = ((now.as_nanos() / 1_000_000) as u32).wrapping_add(self.clock_offset);
+        if (value.wrapping_sub(self.clock_floor) as i32) < 0 { self.clock_floor } else { value }
+    }
+
+    /// Learns from a client's segment (never a SYN, whose window is not scaled).
+    pub(crate) fn learn(&mut self, segment: &TcpSegment<'_>) {
+        if let Some((value, echo)) = segment.timestamps() {
+            if value.wrapping_sub(self.ts_recent) as i32 > 0 {
+                self.ts_recent = value;
+            }
+            if echo.wrapping_sub(self.clock_floor) as i32 > 0 {
+                self.clock_floor = echo;
+            }
+        }
+        if segment.flags().ack() && self.acked.before_or_at(segment.ack()) {
+            self.acked = segment.ack();
+            self.window = Some(u32::from(segment.window()) << self.client_scale());
+        }
+    }
+
+    /// A segment to the client, without data yet.
+    pub(crate) fn segment(&self, now: Time, seq: Seq, ack: Seq, window: u32) -> SegmentBuilder<'static> {
+        SegmentBuilder {
+            seq,
+            ack: Some(ack),
+            window: (window >> self.announced_scale).min(0xffff) as u16,
+            timestamps: self.has_timestamps().then(|| (self.clock(now), self.ts_recent)),
+            ..SegmentBuilder::new(self.service, self.client)
+        }
+    }
+
+    /// Data bytes that fit a segment to the client.
+    pub(crate) fn payload_bytes(&self, announced: u16) -> usize {
+        payload_bytes(&self.options, self.client, announced)
+    }
+
+    /// A reset that the client believes if `seq` is what it expects next; otherwise its challenge gets the exact one.
+    pub(crate) fn reset(&self, now: Time, seq: Seq, ack: Seq) -> Vec<u8> {
+        SegmentBuilder { flags: Flags::RST, ..self.segment(now, seq, ack, 0) }.build()
+    }
+}
+
+/// Towards a backend, speaking as the client.
+#[derive(Debug, Clone)]
+pub(crate) struct BackendLeg {
+    pub(crate) backend: SocketAddr,
+    /// Its initial sequence number.
+    pub(crate) irs: Seq,
+    /// What it answered.
+    pub(crate) options: SynOptions,
+    /// Its last TSval.
+    pub(crate) ts_recent: u32,
+    /// Its receive window, bytes.
+    pub(crate) window: u32,
+    /// The shift of its window fields.
+    pub(crate) server_scale: u8,
+    /// The shift it applies to the client's window fields.
+    pub(crate) client_scale: u8,
+}
+
+impl BackendLeg {
+    /// From its SYN-ACK.
+    pub(crate) fn new(leg: &ClientLeg, segment: &TcpSegment<'_>) -> Self {
+        let options = segment.syn_options();
+        let scaled = options.window_scale.is_some() && leg.options.window_scale.is_some();
+        Self {
+            backend: segment.source(),
+            irs: segment.seq(),
+            options,
+            ts_recent: options.timestamp.unwrap_or(0),
+            window: u32::from(segment.window()),
+            server_scale: if scaled { options.window_scale.unwrap_or(0) } else { 0 },
+            client_scale: if scaled { leg.client_scale() } else { 0 },
+        }
+    }
+
+    /// Learns from a segment of the backend that is no SYN.
+    pub(crate) fn learn(&mut self, segment: &TcpSegment<'_>) {
+        self.window = u32::from(segment.window()) << self.server_scale;
+        if let Some((value, _)) =
+            segment.timestamps().filter(|(value, _)| value.wrapping_sub(self.ts_recent) as i32 > 0)
+        {
+            self.ts_recent = value;
+        }
+    }
+
+    /// A segment to the backend, without data yet; `window` in bytes.
+    pub(crate) fn segment(
+        &self,
+        leg: &ClientLeg,
+        seq: Seq,
+        ack: Seq,
+        window: u32,
+    ) -> SegmentBuilder<'static> {
+        SegmentBuilder {
+            seq,
+            ack: Some(ack),
+            window: (window >> self.client_scale).min(0xffff) as u16,
+            timestamps: self.has_timestamps(leg).then_some((leg.ts_recent, self.ts_recent)),
+            ..SegmentBuilder::new(leg.client, self.backend)
+        }
+    }
+
+    pub(crate) fn has_timestamps(&self, leg: &ClientLeg) -> bool {
+        leg.has_timestamps() && self.options.timestamp.is_some()
+    }
+
+    /// Data bytes that fit a segment to the backend.
+    pub(crate) fn payload_bytes(&self, announced: u16) -> usize {
+        payload_bytes(&self.options, self.backend, announced)
+    }
+}
+
+/// A SYN to `backend` in the client's name (design §3 step 3).
+pub(crate) fn syn(leg: &ClientLeg, backend: SocketAddr, isn: Seq) -> Vec<u8> {
+    SegmentBuilder {
+        seq: isn,
+        flags: Flags::SYN,
+        window: u16::MAX,
+        syn: Some(leg.options),
+        timestamps: leg.has_timestamps().then_some((leg.ts_recent, 0)),
+        ..SegmentBuilder::new(leg.client, backend)
+    }
+    .build()
+}

@@ -1,0 +1,253 @@
+//! The backend failed: fence it, re-send what was logged, hold what the client says (paper §4.3; design §6, steps 1 and 2).
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use cluster::control::{FromProxy, Outcome, RecoveryOrder};
+use packet::{Flags, Reassembly, SegmentBuilder, Seq, TcpSegment};
+
+use crate::action::Action;
+use crate::common::Core;
+use crate::connect::{SYN_TIMEOUT, SYN_TRIES};
+use crate::flow::{Attempt, Flow, Recovery, Repeat, Splice, State};
+use crate::leg;
+use crate::sender::Sender;
+
+/// First retransmission timeout of logged bytes: longer than any round trip, the receiver is not known.
+const RESEND_TIMEOUT: Duration = Duration::from_millis(300);
+/// Client's receive window assumed until one is seen, bytes: what it offered at least when it sent its request.
+pub(crate) const ASSUMED_WINDOW: u32 = 64 << 10;
+
+impl Recovery {
+    /// Notes that `step` is done.
+    pub(crate) fn note(&mut self, now: packet::Time, step: &str) {
+        let micros = now.since(self.arrived).as_micros() as u64;
+        self.steps.push((step.to_owned(), micros));
+    }
+}
+
+impl Core {
+    /// Begins, or continues with another alternate.
+    pub(crate) fn recover(&mut self, flow: &mut Flow, order: RecoveryOrder) {
+        let id = order.id;
+        match std::mem::replace(&mut flow.state, State::Gone) {
+            State::Spliced(splice) if splice.backend == order.flow.backend => {
+                self.suspend(flow, splice, order)
+            }
+            State::Recovering(recovery) if recovery.order.id == id => {
+                flow.state = State::Recovering(recovery);
+            }
+            State::Recovering(recovery) if concerns(&recovery, order.flow.backend) => {
+                self.try_again(flow, *recovery, order)
+            }
+            other => {
+                flow.state = other;
+                let reason = format!("the connection is {} on another backend", flow.state_name());
+                self.tell(id, Outcome::Gone(reason));
+            }
+        }
+    }
+
+    pub(crate) fn tell(&mut self, id: u64, outcome: Outcome) {
+        self.act(Action::Tell(FromProxy::Ended { id, outcome }));
+    }
+
+    fn suspend(&mut self, flow: &mut Flow, splice: Splice, mut order: RecoveryOrder) {
+        let client = flow.leg.client;
+        self.act(Action::Suspend(client));
+        self.act(Action::Unsplice(client));
+        self.reset_backend(client, splice.backend, Seq(order.client_next));
+        if let Some(options) = order.options {
+            flow.leg.options = options;
+        }
+        let first = Seq(order.resend_from) + splice.delta;
+        let bytes = std::mem::take(&mut order.resend);
+        let point = first + bytes.len() as u32;
+        if flow.leg.acked.before(first) || splice.kernel {
+            flow.leg.acked = first;
+        }
+        if splice.kernel {
+            flow.leg.window = None;
+        }
+        let resend = self.resend(flow, splice, first, bytes);
+        let limit = self.settings.splice.hold_bytes;
+        let recovery = Recovery {
+            arrived: self.now,
+            steps: Vec::new(),
+            deadline: self.now + self.settings.recovery_timeout,
+            point,
+            resend_first: first,
+            resend,
+            held: Vec::new(),
+            reassembly: Reassembly::new(Seq(order.client_next), limit),
+            attempt: Attempt::Waiting,
+            order,
+        };
+        flow.state = State::Recovering(Box::new(recovery));
+        self.pay_from_log(flow);
+        self.connect_alternate(flow);
+    }
+
+    /// Logged bytes go behind those that are still owed from an earlier recovery.
+    fn resend(&self, flow: &Flow, splice: Splice, first: Seq, bytes: Vec<u8>) -> Sender {
+        if let Some(debts) =
+            splice.debts.filter(|debts| debts.to_client.end_seq() == first && !debts.to_client.is_done())
+        {
+            let mut owed = debts.to_client;
+            owed.append(&bytes);
+            return owed;
+        }
+        let window = bytes.len().max(ASSUMED_WINDOW as usize);
+        let mss = flow.leg.payload_bytes(self.mss());
+        Sender::new(first, bytes, false, mss, window, RESEND_TIMEOUT).in_one_burst()
+    }
+
+    /// Frees the failed backend's socket, if its kernel still lives.
+    pub(crate) fn reset_backend(&mut self, client: SocketAddr, backend: SocketAddr, seq: Seq) {
+        let reset = SegmentBuilder { seq, flags: Flags::RST, ..SegmentBuilder::new(client, backend) };
+        self.send(reset.build());
+    }
+
+    /// The alternate failed: the same recovery with the next one.
+    fn try_again(&mut self, flow: &mut Flow, mut recovery: Recovery, order: RecoveryOrder) {
+        let alternate_failed = recovery.order.alternate == order.flow.backend;
+        if alternate_failed {
+            let id = recovery.order.id;
+            self.tell(id, Outcome::AlternateFailed("it failed as well".to_owned()));
+            recovery.order.id = order.id;
+            recovery.order.alternate = order.alternate;
+        } else {
+            recovery.order = RecoveryOrder { resend: Vec::new(), ..order };
+        }
+        recovery.deadline = self.now + self.settings.recovery_timeout;
+        flow.state = State::Recovering(Box::new(recovery));
+        self.connect_alternate(flow);
+    }
+
+    /// SYN to the alternate, with ISN S − R − 1: client→server again needs no translation (design §6, step 5).
+    fn connect_alternate(&mut self, flow: &mut Flow) {
+        let now = self.now;
+        let State::Recovering(recovery) = &mut flow.state else { return };
+        recovery.attempt = Attempt::Connecting(Repeat::after(now, SYN_TIMEOUT));
+        let packet = leg::syn(&flow.leg, recovery.order.alternate, recovery.isn());
+        self.send(packet);
+    }
+
+    pub(crate) fn pay_from_log(&mut self, flow: &mut Flow) {
+        let now = self.now;
+        let State::Recovering(recovery) = &mut flow.state else { return };
+        let ack = Seq(recovery.order.client_next);
+        let window = self.settings.splice.hold_bytes as u32;
+        while let Some(piece) = recovery.resend.poll(now) {
+            self.send_to_client(&flow.leg, &piece, ack, window);
+        }
+    }
+
+    /// A client's segment while it has no backend: its acknowledgements count, its data is held, its probes answered.
+    pub(crate) fn handle_suspended_client(&mut self, flow: &mut Flow, segment: &TcpSegment<'_>) {
+        let State::Recovering(recovery) = &mut flow.state else { return };
+        let flags = segment.flags();
+        if flags.rst() {
+            let exact = segment.seq() == recovery.reassembly.next()
+                || segment.seq() == Seq(recovery.order.client_next);
+            return if exact { self.client_left(flow) } else { self.counters.count("rst_not_exact_ignored") };
+        }
+        if flags.ack() {
+            recovery.resend.handle_ack(self.now, segment.ack(), flow.leg.window.unwrap_or(0) as usize);
+        }
+        let old = segment.seq().before(Seq(recovery.order.client_next));
+        let Recovery { held, reassembly, .. } = &mut **recovery;
+        if held.len() + segment.payload().len() <= self.settings.splice.hold_bytes {
+            reassembly.push(segment.seq(), segment.payload(), &mut |bytes| held.extend_from_slice(bytes));
+        } else {
+            self.counters.count("held_bytes_limit_dropped");
+        }
+        self.pay_from_log(flow);
+        if old {
+            self.answer_probe(flow);
+        }
+    }
+
+    /// Keep-alives and window probes carry an old sequence number (RFC 9293 §3.8.4, §3.8.6.1).
+    fn answer_probe(&mut self, flow: &mut Flow) {
+        let State::Recovering(recovery) = &flow.state else { return };
+        let (seq, ack) = (recovery.point, Seq(recovery.order.client_next));
+        let window = self.settings.splice.hold_bytes as u32;
+        self.acknowledge_client(&flow.leg, seq, ack, window);
+    }
+
+    fn client_left(&mut self, flow: &mut Flow) {
+        self.end_recovery(flow, Outcome::Gone("the client reset the connection".to_owned()));
+        self.act(Action::Resume(flow.leg.client));
+        flow.state = State::Gone;
+    }
+
+    /// Tells the manager and frees the alternate; the caller sets the next state.
+    pub(crate) fn end_recovery(&mut self, flow: &mut Flow, outcome: Outcome) {
+        let State::Recovering(recovery) = &flow.state else { return };
+        let (id, alternate) = (recovery.order.id, recovery.order.alternate);
+        let seq = recovery.isn() + 1 + recovery.order.replay.len() as u32;
+        if !matches!(recovery.attempt, Attempt::Waiting) {
+            self.reset_backend(flow.leg.client, alternate, seq);
+        }
+        self.tell(id, outcome);
+    }
+
+    /// The attempt with this alternate is over; the client waits for another one, within the recovery's time.
+    pub(crate) fn alternate_failed(&mut self, flow: &mut Flow, reason: String) {
+        self.counters.count("alternates_failed");
+        self.end_recovery(flow, Outcome::AlternateFailed(reason));
+        if let State::Recovering(recovery) = &mut flow.state {
+            recovery.attempt = Attempt::Waiting;
+        }
+    }
+
+    /// Resets the client of a connection that `backend` failed and that cannot be recovered. A client that has
+    /// received more than it acknowledged challenges the reset (RFC 5961 §3) and gets an exact one.
+    pub(crate) fn give_up(&mut self, flow: &mut Flow, backend: SocketAddr, ack_cl: Seq) {
+        match &flow.state {
+            State::Spliced(splice) if splice.backend == backend => {
+                let seq = if splice.kernel { ack_cl + splice.delta } else { flow.leg.acked };
+                self.reset_backend(flow.leg.client, backend, Seq(0));
+                self.abort(flow, seq);
+            }
+            State::Recovering(recovery) if concerns(recovery, backend) => self.abort(flow, flow.leg.acked),
+            _ => self.counters.count("reset_orders_outdated"),
+        }
+    }
+
+    pub(crate) fn handle_recovery_timeout(&mut self, flow: &mut Flow) {
+        let now = self.now;
+        let State::Recovering(recovery) = &mut flow.state else { return };
+        if now >= recovery.deadline {
+            self.end_recovery(flow, Outcome::AlternateFailed("the recovery took too long".to_owned()));
+            return self.abort(flow, flow.leg.acked);
+        }
+        recovery.resend.handle_timeout(now);
+        match &mut recovery.attempt {
+            Attempt::Connecting(repeat) if now >= repeat.at && repeat.tries >= SYN_TRIES => {
+                return self.alternate_failed(flow, "no answer to the handshake".to_owned());
+            }
+            Attempt::Connecting(repeat) if now >= repeat.at => {
+                *repeat = repeat.again(now, SYN_TIMEOUT);
+                let packet = leg::syn(&flow.leg, recovery.order.alternate, recovery.isn());
+                self.send(packet);
+            }
+            Attempt::TakingIn(taking) => taking.replay.handle_timeout(now),
+            _ => {}
+        }
+        self.pay_from_log(flow);
+        self.replay(flow);
+    }
+}
+
+impl Recovery {
+    /// The alternate's view of the client's initial sequence number: S − R − 1.
+    pub(crate) fn isn(&self) -> Seq {
+        Seq(self.order.client_next) - self.order.replay.len() as u32 - 1
+    }
+}
+
+fn concerns(recovery: &Recovery, backend: SocketAddr) -> bool {
+    recovery.order.flow.backend == backend || recovery.order.alternate == backend
+}

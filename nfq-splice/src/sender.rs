@@ -1,0 +1,235 @@
+//! Bytes that this proxy owes one side of a connection: they were acknowledged to, or taken from, the other side,
+//! so the proxy itself repeats them until they are acknowledged. A small TCP sender (RFC 9293 §3.8, RFC 6298 §5).
+
+use std::time::Duration;
+
+use packet::{Seq, Time};
+
+/// Duplicate acknowledgements that mean a loss (RFC 5681 §3.2).
+const DUPLICATES: u32 = 3;
+/// Segments in flight at the beginning (RFC 6928).
+const INITIAL_SEGMENTS: usize = 10;
+/// The timeout's doubling ends here.
+const MAX_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// One stretch of the stream to be put into a segment.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Piece<'a> {
+    /// Its first byte (or the FIN).
+    pub seq: Seq,
+    /// Its data.
+    pub data: &'a [u8],
+    /// A FIN follows the data.
+    pub fin: bool,
+}
+
+/// A bounded stream on its way out.
+#[derive(Debug, Clone)]
+pub struct Sender {
+    base: Seq,
+    bytes: Vec<u8>,
+    fin: bool,
+    acked: usize,
+    next: usize,
+    highest: usize,
+    mss: usize,
+    window: usize,
+    flight: usize,
+    duplicates: u32,
+    timeout: Duration,
+    timeouts: u32,
+    deadline: Option<Time>,
+}
+
+impl Sender {
+    /// Owes `bytes`, the first of which is `base`, and a FIN after them if `fin`.
+    /// `window`: bytes the receiver is known to take; `timeout`: the first retransmission timeout.
+    pub fn new(base: Seq, bytes: Vec<u8>, fin: bool, mss: usize, window: usize, timeout: Duration) -> Self {
+        let mss = mss.max(88);
+        Self {
+            base,
+            bytes,
+            fin,
+            acked: 0,
+            next: 0,
+            highest: 0,
+            mss,
+            window,
+            flight: INITIAL_SEGMENTS * mss,
+            duplicates: 0,
+            timeout,
+            timeouts: 0,
+            deadline: None,
+        }
+    }
+
+    /// As many bytes at once as the receiver takes: they were in flight before, the path carried them.
+    pub fn in_one_burst(mut self) -> Self {
+        self.flight = self.bytes.len().max(self.flight);
+        self
+    }
+
+    fn end(&self) -> usize {
+        self.bytes.len() + usize::from(self.fin)
+    }
+
+    /// Everything has been acknowledged.
+    pub fn is_done(&self) -> bool {
+        self.acked >= self.end()
+    }
+
+    /// The first byte not yet acknowledged.
+    pub fn unacknowledged(&self) -> Seq {
+        self.base + self.acked as u32
+    }
+
+    /// One after the last byte (and FIN).
+    pub fn end_seq(&self) -> Seq {
+        self.base + self.end() as u32
+    }
+
+    /// Timeouts in a row without progress.
+    pub fn timeouts(&self) -> u32 {
+        self.timeouts
+    }
+
+    /// When [`Self::handle_timeout`] is due.
+    pub fn deadline(&self) -> Option<Time> {
+        self.deadline
+    }
+
+    /// More bytes behind those owed already; not after a FIN.
+    pub fn append(&mut self, bytes: &[u8]) {
+        self.bytes.extend_from_slice(bytes);
+    }
+
+    /// The receiver acknowledged up to `ack` and takes `window` bytes from there. Acknowledgements of what was
+    /// never sent are ignored.
+    pub fn handle_ack(&mut self, now: Time, ack: Seq, window: usize) {
+        let advance = ack.since(self.unacknowledged());
+        if advance < 0 || self.acked + advance as usize > self.highest {
+            return;
+        }
+        if advance == 0 && window == self.window && self.highest > self.acked {
+            self.duplicate();
+        }
+        self.window = window;
+        if advance > 0 {
+            self.acked += advance as usize;
+            self.next = self.next.max(self.acked);
+            self.flight += advance as usize;
+            self.duplicates = 0;
+            self.timeouts = 0;
+            self.deadline = (!self.is_done()).then(|| now + self.timeout);
+        }
+    }
+
+    fn duplicate(&mut self) {
+        self.duplicates += 1;
+        if self.duplicates == DUPLICATES {
+            self.next = self.acked;
+        }
+    }
+
+    /// The timeout passed: go back to the first byte not acknowledged, one segment at first.
+    pub fn handle_timeout(&mut self, now: Time) {
+        if self.deadline.is_none_or(|deadline| now < deadline) {
+            return;
+        }
+        self.timeouts += 1;
+        self.next = self.acked;
+        self.flight = self.mss;
+        self.timeout = (self.timeout * 2).min(MAX_TIMEOUT);
+        self.deadline = Some(now + self.timeout);
+    }
+
+    /// The next segment to send, while the window has room. A closed window is probed with one byte at each timeout.
+    pub fn poll(&mut self, now: Time) -> Option<Piece<'_>> {
+        let window = if self.window == 0 && self.timeouts > 0 { 1 } else { self.window };
+        let limit = self.acked + window.min(self.flight);
+        if self.next >= self.end() || (self.next >= limit && !self.fin_only(window)) {
+            self.deadline = self.deadline.or((!self.is_done()).then(|| now + self.timeout));
+            return None;
+        }
+        let from = self.next;
+        let to = (from + self.mss).min(self.bytes.len()).min(limit.max(from));
+        let fin = self.fin && to == self.bytes.len();
+        self.next = to + usize::from(fin);
+        self.highest = self.highest.max(self.next);
+        self.deadline = self.deadline.or(Some(now + self.timeout));
+        Some(Piece { seq: self.base + from as u32, data: self.bytes.get(from..to).unwrap_or_default(), fin })
+    }
+
+    fn fin_only(&self, window: usize) -> bool {
+        self.fin && self.next == self.bytes.len() && window > 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use packet::Reassembly;
+    use proptest::prelude::*;
+
+    const RTO: Duration = Duration::from_millis(200);
+
+    fn drain(sender: &mut Sender, now: Time) -> Vec<(Seq, Vec<u8>, bool)> {
+        std::iter::from_fn(|| sender.poll(now).map(|piece| (piece.seq, piece.data.to_vec(), piece.fin)))
+            .collect()
+    }
+
+    #[test]
+    fn sends_within_the_window_and_probes_a_closed_one() {
+        let mut now = Time::from_millis(0);
+        let mut sender = Sender::new(Seq(u32::MAX), vec![7; 3000], true, 1000, 1500, RTO);
+        let sent = drain(&mut sender, now);
+        assert_eq!(sent.iter().map(|piece| piece.1.len()).collect::<Vec<_>>(), [1000, 500]);
+        sender.handle_ack(now, Seq(u32::MAX) + 1500, 0);
+        assert!(drain(&mut sender, now).is_empty());
+        now = now + RTO;
+        sender.handle_timeout(now);
+        assert_eq!(drain(&mut sender, now), [(Seq(1499), vec![7], false)]);
+        sender.handle_ack(now, Seq(1500), 60_000);
+        let rest = drain(&mut sender, now);
+        assert!(rest.last().is_some_and(|piece| piece.2));
+        sender.handle_ack(now, sender.end_seq(), 60_000);
+        assert!(sender.is_done() && sender.deadline().is_none());
+    }
+
+    #[test]
+    fn three_duplicates_repeat_at_once() {
+        let now = Time::from_millis(0);
+        let mut sender = Sender::new(Seq(0), vec![1; 5000], false, 1000, 9000, RTO);
+        assert_eq!(drain(&mut sender, now).len(), 5);
+        for _ in 0..3 {
+            sender.handle_ack(now, Seq(0), 9000);
+        }
+        assert_eq!(drain(&mut sender, now)[0].0, Seq(0));
+    }
+
+    proptest! {
+        /// Whatever is lost, the receiver gets the stream, given enough rounds.
+        #[test]
+        fn a_lossy_path_gets_everything(losses in prop::collection::vec(any::<bool>(), 0..60), length in 0_usize..20_000, start in any::<u32>()) {
+            let bytes: Vec<u8> = (0..length).map(|i| (i * 31 % 251) as u8).collect();
+            let mut sender = Sender::new(Seq(start), bytes.clone(), true, 1000, 8000, RTO);
+            let mut receiver = Reassembly::new(Seq(start), 1 << 20);
+            let (mut got, mut now, mut losses) = (Vec::new(), Time::from_millis(0), losses.into_iter());
+            let mut fin_seen = false;
+            for _ in 0..2000 {
+                for (seq, data, fin) in drain(&mut sender, now) {
+                    if losses.next().unwrap_or(false) { continue; }
+                    receiver.push(seq, &data, &mut |bytes| got.extend_from_slice(bytes));
+                    fin_seen |= fin && receiver.next() == Seq(start) + length as u32;
+                    if losses.next().unwrap_or(false) { continue; }
+                    sender.handle_ack(now, receiver.next() + u32::from(fin_seen), 8000);
+                }
+                if sender.is_done() { break; }
+                if let Some(deadline) = sender.deadline() { now = now.max(deadline); }
+                sender.handle_timeout(now);
+            }
+            prop_assert!(sender.is_done());
+            prop_assert_eq!(got, bytes);
+        }
+    }
+}

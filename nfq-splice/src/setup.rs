@@ -1,0 +1,185 @@
+//! From the SYN to a request that can be routed (design §3, steps 1 and 2).
+//!
+//! A head that comes whole is not acknowledged: the client owns its bytes until the backend acknowledges them. An
+//! incomplete head is acknowledged, because a client with Nagle's algorithm would otherwise never send the rest;
+//! then the proxy keeps the bytes and owes them to the backend.
+
+use std::time::Duration;
+
+use packet::{Flags, Reassembly, SegmentBuilder, Seq, SynOptions, TcpSegment, Time};
+
+use crate::common::Core;
+use crate::flow::{Flow, Repeat, Setup, State};
+use crate::leg::ClientLeg;
+
+/// Receive window before the splice, bytes. No more than any backend will offer, so that it never shrinks (SHLD-14).
+pub(crate) const SETUP_WINDOW: u32 = 28_960;
+/// First distance of repeated SYN-ACKs (RFC 6298 §2.1).
+const SYN_ACK_TIMEOUT: Duration = Duration::from_secs(1);
+
+impl Repeat {
+    /// The first repetition is due after `first`.
+    pub(crate) fn after(now: Time, first: Duration) -> Self {
+        Self { at: now + first, tries: 1 }
+    }
+
+    /// Due again after twice the time.
+    pub(crate) fn again(self, now: Time, first: Duration) -> Self {
+        Self { at: now + first * 2_u32.saturating_pow(self.tries.min(6)), tries: self.tries + 1 }
+    }
+}
+
+impl Core {
+    pub(crate) fn client_leg(&self, client: std::net::SocketAddr, options: SynOptions) -> ClientLeg {
+        let clock_offset = self.secret.timestamp_offset(client);
+        ClientLeg {
+            client,
+            service: self.settings.service,
+            options,
+            announced_scale: if options.window_scale.is_some() { self.scale() } else { 0 },
+            clock_offset,
+            clock_floor: clock_offset.wrapping_add((self.now.as_nanos() / 1_000_000) as u32),
+            ts_recent: options.timestamp.unwrap_or(0),
+            acked: Seq(0),
+            window: None,
+        }
+    }
+
+    /// Answers a SYN. Data on it is not taken (no Fast Open): the client repeats it.
+    pub(crate) fn accept(&mut self, segment: &TcpSegment<'_>) -> Flow {
+        self.counters.count("syn_accepted");
+        let client = segment.source();
+        let mut leg = self.client_leg(client, segment.syn_options());
+        let iss = self.secret.initial_sequence(self.now, client);
+        leg.acked = iss;
+        let irs = segment.seq();
+        let limit = self.settings.splice.request_head_timeout_ms;
+        let setup = Setup {
+            irs,
+            iss,
+            established: false,
+            request: Vec::new(),
+            reassembly: Reassembly::new(irs + 1, SETUP_WINDOW as usize),
+            acknowledged: 0,
+            head_deadline: self.now + Duration::from_millis(limit),
+            repeat: Some(Repeat::after(self.now, SYN_ACK_TIMEOUT)),
+            connect: None,
+        };
+        let flow = Flow { leg, resplices: 0, state: State::Setup(Box::new(setup)), timer: None };
+        self.send_syn_ack(&flow);
+        flow
+    }
+
+    /// Offers what the client offered, with our own MSS and window scale.
+    pub(crate) fn send_syn_ack(&mut self, flow: &Flow) {
+        let State::Setup(setup) = &flow.state else { return };
+        let offered = flow.leg.options;
+        let syn = SynOptions {
+            mss: Some(self.mss()),
+            window_scale: offered.window_scale.map(|_| flow.leg.announced_scale),
+            ..offered
+        };
+        let bare = flow.leg.segment(self.now, setup.iss, setup.irs + 1, 0);
+        self.send(
+            SegmentBuilder { flags: Flags::SYN, window: SETUP_WINDOW as u16, syn: Some(syn), ..bare }.build(),
+        );
+    }
+
+    /// A client's segment before there is a splice.
+    pub(crate) fn handle_setup(&mut self, flow: &mut Flow, segment: &TcpSegment<'_>) {
+        let State::Setup(setup) = &mut flow.state else { return };
+        let flags = segment.flags();
+        if flags.rst() {
+            if segment.seq() == setup.reassembly.next() || segment.seq() == setup.irs + 1 {
+                self.counters.count("setup_reset_by_client");
+                flow.state = State::Gone;
+            }
+            return;
+        }
+        if !flags.ack() || segment.ack() != setup.iss + 1 {
+            self.counters.count("setup_wrong_ack_refused");
+            return self.refuse(segment);
+        }
+        if !setup.established {
+            setup.established = true;
+            setup.repeat = None;
+        }
+        let Setup { request, reassembly, .. } = &mut **setup;
+        if request.len() + reassembly.kept() < SETUP_WINDOW as usize {
+            reassembly.push(segment.seq(), segment.payload(), &mut |bytes| request.extend_from_slice(bytes));
+        }
+        let fin_here = flags.fin() && segment.seq() + segment.payload().len() as u32 == reassembly.next();
+        if setup.connect.is_none() {
+            self.route(flow);
+            self.end_without_request(flow, fin_here);
+        }
+    }
+
+    /// A client that closes before its request is complete gets a reset: there is nobody to answer.
+    fn end_without_request(&mut self, flow: &mut Flow, fin: bool) {
+        let State::Setup(setup) = &flow.state else { return };
+        if fin && setup.connect.is_none() {
+            let ack = setup.reassembly.next() + 1;
+            self.send(flow.leg.reset(self.now, setup.iss + 1, ack));
+            self.counters.count("setup_closed_by_client");
+            flow.state = State::Gone;
+        }
+    }
+
+    /// Sees whether the request can be routed yet.
+    fn route(&mut self, flow: &mut Flow) {
+        let State::Setup(setup) = &mut flow.state else { return };
+        if setup.request.is_empty() {
+            return;
+        }
+        match http1::parse_request(&setup.request, self.settings.splice.request_head_bytes) {
+            Ok(Some(head)) => {
+                let (host, path) = (head.host.clone(), head.path.clone());
+                self.connect(flow, host, path, Vec::new());
+            }
+            Ok(None) => self.acknowledge_head(flow),
+            Err(refusal) => self.answer(flow, refusal.status, &refusal.to_string()),
+        }
+    }
+
+    fn acknowledge_head(&mut self, flow: &mut Flow) {
+        let State::Setup(setup) = &mut flow.state else { return };
+        if setup.acknowledged < setup.request.len() {
+            setup.acknowledged = setup.request.len();
+            let (seq, ack) = (setup.iss + 1, setup.irs + 1 + setup.acknowledged as u32);
+            self.acknowledge_client(&flow.leg, seq, ack, SETUP_WINDOW);
+        }
+    }
+
+    pub(crate) fn handle_setup_timeout(&mut self, flow: &mut Flow) {
+        let now = self.now;
+        let State::Setup(setup) = &mut flow.state else { return };
+        if setup.connect.is_some() {
+            return self.handle_connect_timeout(flow);
+        }
+        if now >= setup.head_deadline {
+            let silent = setup.request.is_empty();
+            self.counters.count("request_head_timeout");
+            return if silent {
+                self.close_silently(flow)
+            } else {
+                self.answer(flow, 408, "request head took too long")
+            };
+        }
+        if let Some(repeat) = setup.repeat.filter(|repeat| now >= repeat.at) {
+            setup.repeat = Some(repeat.again(now, SYN_ACK_TIMEOUT));
+            self.counters.count("syn_ack_repeated");
+            self.send_syn_ack(flow);
+        }
+    }
+
+    /// A client that never said anything is reset if it finished the handshake, forgotten if not.
+    fn close_silently(&mut self, flow: &mut Flow) {
+        if let State::Setup(setup) = &flow.state
+            && setup.established
+        {
+            self.send(flow.leg.reset(self.now, setup.iss + 1, setup.irs + 1));
+        }
+        flow.state = State::Gone;
+    }
+}

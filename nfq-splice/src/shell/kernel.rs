@@ -1,0 +1,174 @@
+//! Executing the engine's actions: conntrack entries, set elements, raw packets.
+
+use std::net::SocketAddr;
+
+use anyhow::{Context, Result};
+use cluster::config::Cluster;
+use cluster::control::{Client, FromProxy};
+use netfilter::conntrack::{Conntrack, SpliceEntry, TcpState};
+use netfilter::raw::RawSender;
+use netfilter::sets::Sets;
+use netfilter::{Error, Family};
+use nfq_splice::{Action, Engine, EntryState, KernelSplice};
+use nft_rules::{PROXY_TABLE, QUEUED_SET, RAW_MARK, SPLICED_MARK};
+use packet::Time;
+
+/// What the kernel answered to an action.
+pub(super) enum Answer {
+    /// It would not take a splice.
+    Refused(Client),
+    /// The state of an entry.
+    State(Client, EntryState, Vec<u8>),
+}
+
+impl Answer {
+    pub(super) fn give(self, engine: &mut Engine, now: Time) {
+        match self {
+            Self::Refused(client) => engine.handle_splice_failed(now, client),
+            Self::State(client, state, syn) => engine.handle_entry_state(now, client, state, &syn),
+        }
+    }
+}
+
+pub(super) struct Kernel {
+    conntrack: Conntrack,
+    suspended: Sets,
+    raw: RawSender,
+    service: SocketAddr,
+    timeout_s: u32,
+    outgoing: Vec<Vec<u8>>,
+    answers: Vec<Answer>,
+}
+
+impl Kernel {
+    pub(super) fn open(cluster: &Cluster) -> Result<Self> {
+        let service = cluster.service.address;
+        let family = if service.is_ipv4() { Family::Ip } else { Family::Ip6 };
+        Ok(Self {
+            conntrack: Conntrack::open().context("opening ctnetlink")?,
+            suspended: Sets::open(family, PROXY_TABLE, QUEUED_SET)?,
+            raw: RawSender::open(RAW_MARK).context("opening the raw socket")?,
+            service,
+            timeout_s: u32::try_from(cluster.splice.idle_timeout_s).unwrap_or(u32::MAX),
+            outgoing: Vec::new(),
+            answers: Vec::new(),
+        })
+    }
+
+    /// Nobody translates in userspace what an earlier daemon did: its connections end with a reset.
+    pub(super) fn resume_all(&mut self) -> Result<()> {
+        self.suspended.flush().context("emptying the set of queued flows")
+    }
+
+    /// All splices in the kernel.
+    pub(super) fn entries(&mut self) -> Result<Vec<KernelSplice>> {
+        let dump = self.conntrack.dump(SPLICED_MARK).context("reading conntrack")?;
+        let ours = dump.into_iter().filter(|status| status.entry.service == self.service);
+        Ok(ours
+            .filter(|status| state(status.state) == EntryState::Open)
+            .map(|status| splice_of(&status.entry))
+            .collect())
+    }
+
+    pub(super) fn has_entry(&mut self, client: Client) -> Result<bool> {
+        Ok(self.conntrack.get(client, self.service)?.is_some_and(|status| status.entry.mark == SPLICED_MARK))
+    }
+
+    /// Executes one action; a message for the managers is handed back.
+    pub(super) fn execute(&mut self, action: Action) -> Result<Option<FromProxy>> {
+        match action {
+            Action::Send(packet) => {
+                self.outgoing.push(packet);
+                return Ok(None);
+            }
+            Action::Tell(message) => return Ok(Some(message)),
+            _ => self.flush(),
+        }
+        match action {
+            Action::Suspend(client) => self.suspended.add(&[client]).context("queueing a flow")?,
+            Action::Resume(client) => self.suspended.delete(&[client]).context("un-queueing a flow")?,
+            Action::Splice(splice) => self.splice(&splice),
+            Action::Unsplice(client) => {
+                self.conntrack.delete(client, self.service).context("deleting a splice")?;
+            }
+            Action::Inspect { client, syn } => {
+                let found = self.conntrack.get(client, self.service).context("looking for a splice")?;
+                let state = found.map_or(EntryState::Missing, |status| state(status.state));
+                self.answers.push(Answer::State(client, state, syn));
+            }
+            Action::Send(_) | Action::Tell(_) => {}
+        }
+        Ok(None)
+    }
+
+    fn splice(&mut self, splice: &KernelSplice) {
+        let entry = self.entry_of(splice);
+        let mut created = self.conntrack.create(&entry);
+        if matches!(created, Err(Error::Exists)) {
+            let _ = self.conntrack.delete(entry.client, entry.service);
+            created = self.conntrack.create(&entry);
+        }
+        if let Err(error) = created {
+            tracing::warn!(client = %splice.client, %error, "the kernel refused a splice; going on in userspace");
+            self.answers.push(Answer::Refused(splice.client));
+        }
+    }
+
+    /// Sends what has been collected.
+    pub(super) fn flush(&mut self) {
+        if self.outgoing.is_empty() {
+            return;
+        }
+        let sent = self.raw.send_batch(&self.outgoing);
+        if sent.sent < self.outgoing.len() {
+            tracing::debug!(
+                too_long = sent.too_long,
+                no_room = sent.no_room,
+                failed = sent.failed,
+                "packets not sent"
+            );
+        }
+        self.outgoing.clear();
+    }
+
+    pub(super) fn take_answers(&mut self) -> Vec<Answer> {
+        std::mem::take(&mut self.answers)
+    }
+
+    fn entry_of(&self, splice: &KernelSplice) -> SpliceEntry {
+        SpliceEntry {
+            client: splice.client,
+            service: self.service,
+            backend: splice.backend,
+            server_offset: splice.delta,
+            client_offset: 0,
+            // The kernel subtracts it from the backend's TSval.
+            timestamp_offset: splice.timestamps.unwrap_or(0).wrapping_neg(),
+            has_timestamps: splice.timestamps.is_some(),
+            mark: SPLICED_MARK,
+            timeout_s: self.timeout_s,
+            window_scales: Some((splice.client_scale, splice.server_scale)),
+            sack_permitted: splice.sack_permitted,
+        }
+    }
+}
+
+fn splice_of(entry: &SpliceEntry) -> KernelSplice {
+    let (client_scale, server_scale) = entry.window_scales.unwrap_or((0, 0));
+    KernelSplice {
+        client: entry.client,
+        backend: entry.backend,
+        delta: entry.server_offset,
+        timestamps: entry.has_timestamps.then(|| entry.timestamp_offset.wrapping_neg()),
+        client_scale,
+        server_scale,
+        sack_permitted: entry.sack_permitted,
+    }
+}
+
+fn state(state: TcpState) -> EntryState {
+    match state {
+        TcpState::TimeWait | TcpState::Close => EntryState::Closed,
+        _ => EntryState::Open,
+    }
+}

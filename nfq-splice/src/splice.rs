@@ -1,0 +1,230 @@
+//! Two connections made one: translation, the hand-over to the kernel, and the end (design §3, step 4).
+
+use std::time::Duration;
+
+use packet::{Seq, TcpSegment, Translation, split};
+
+use crate::action::{Action, KernelSplice, Stage, Verdict};
+use crate::common::Core;
+use crate::engine::Pass;
+use crate::flow::{Debts, Flow, Splice, State};
+use crate::leg::ClientLeg;
+
+/// A connection closed on both sides is remembered this long for late segments.
+const CLOSED_LINGER: Duration = Duration::from_secs(10);
+/// Timeouts without progress after which a debt cannot be paid.
+const MAX_TIMEOUTS: u32 = 8;
+
+impl Splice {
+    fn to_backend(&self, leg: &ClientLeg) -> Translation {
+        let back = self.delta.wrapping_neg();
+        Translation {
+            source: leg.client,
+            destination: self.backend,
+            seq: 0,
+            ack: back,
+            sack: back,
+            ts_value: 0,
+            ts_echo: self.ts.unwrap_or(0).wrapping_neg(),
+            rescale: rescale(leg.client_scale(), self.client_scale),
+        }
+    }
+
+    fn to_client(&self, leg: &ClientLeg) -> Translation {
+        Translation {
+            source: leg.service,
+            destination: leg.client,
+            seq: self.delta,
+            ack: 0,
+            sack: 0,
+            ts_value: self.ts.unwrap_or(0),
+            ts_echo: 0,
+            rescale: rescale(self.server_scale, leg.announced_scale),
+        }
+    }
+
+    /// The kernel translates no window scales and makes no timestamps.
+    fn fits_kernel(&self, leg: &ClientLeg) -> bool {
+        self.server_scale == leg.announced_scale
+            && self.client_scale == leg.client_scale()
+            && self.debts.is_none()
+    }
+}
+
+fn rescale(from: u8, to: u8) -> Option<(u8, u8)> {
+    (from != to).then_some((from, to))
+}
+
+impl Core {
+    /// Puts a spliced connection on the path that fits it: the kernel's, or the queue before conntrack.
+    pub(crate) fn settle(&mut self, flow: &mut Flow) {
+        let prefers_kernel = self.prefers_kernel();
+        let State::Spliced(splice) = &mut flow.state else { return };
+        let client = flow.leg.client;
+        splice.kernel = prefers_kernel && splice.fits_kernel(&flow.leg);
+        if splice.kernel {
+            let entry = KernelSplice {
+                client,
+                backend: splice.backend,
+                delta: splice.delta,
+                timestamps: splice.ts,
+                client_scale: splice.client_scale,
+                server_scale: splice.server_scale,
+                sack_permitted: flow.leg.options.sack_permitted,
+            };
+            self.act(Action::Splice(entry));
+            self.act(Action::Resume(client));
+        } else {
+            self.act(Action::Suspend(client));
+        }
+    }
+
+    pub(crate) fn handle_spliced_client(&mut self, flow: &mut Flow, segment: &TcpSegment<'_>) -> Pass {
+        let State::Spliced(splice) = &mut flow.state else { return Pass::No };
+        let mut translation = splice.to_backend(&flow.leg);
+        if let Some(debts) = &mut splice.debts {
+            debts.client_next = debts.client_next.max(segment.seq() + segment.sequence_length());
+            self.client_acknowledges(&flow.leg, debts, segment);
+            // The backend's bytes begin at `point`: what the client lacks before it is the proxy's to repeat.
+            let short = debts.point.since(segment.ack());
+            if segment.flags().ack() && short > 0 {
+                translation.ack = translation.ack.wrapping_add(short as u32);
+            }
+        }
+        splice.closing.client_fin |= segment.flags().fin();
+        self.note_close(flow, segment);
+        self.settle_debts(flow);
+        Pass::Translated(translation)
+    }
+
+    pub(crate) fn handle_spliced_backend(&mut self, flow: &mut Flow, segment: &TcpSegment<'_>) -> Pass {
+        let State::Spliced(splice) = &mut flow.state else { return Pass::No };
+        if segment.flags().syn() {
+            return self.repeated_syn_ack(flow, segment);
+        }
+        let translation = splice.to_client(&flow.leg);
+        if let Some(debts) = &mut splice.debts {
+            debts.leg.learn(segment);
+            if segment.flags().ack() {
+                debts.to_backend.handle_ack(self.now, segment.ack(), debts.leg.window as usize);
+            }
+            self.pay_backend(&flow.leg, debts);
+        }
+        splice.closing.server_fin |= segment.flags().fin();
+        self.note_close(flow, segment);
+        self.settle_debts(flow);
+        Pass::Translated(translation)
+    }
+
+    /// The backend repeats its SYN-ACK: our ACK with the request was lost. Acknowledge it; the client repeats the data.
+    fn repeated_syn_ack(&mut self, flow: &Flow, segment: &TcpSegment<'_>) -> Pass {
+        let to = crate::leg::BackendLeg::new(&flow.leg, segment);
+        let packet =
+            to.segment(&flow.leg, segment.ack(), segment.seq() + 1, flow.leg.window.unwrap_or(0)).build();
+        self.send(packet);
+        Pass::No
+    }
+
+    fn note_close(&mut self, flow: &mut Flow, segment: &TcpSegment<'_>) {
+        let State::Spliced(splice) = &mut flow.state else { return };
+        let closing = &mut splice.closing;
+        closing.reset |= segment.flags().rst();
+        // A reset may be one that its receiver rejects (RFC 5961): any later segment postpones the end.
+        if closing.reset || (closing.client_fin && closing.server_fin) {
+            closing.deadline = Some(self.now + CLOSED_LINGER);
+        }
+    }
+
+    fn client_acknowledges(&mut self, leg: &ClientLeg, debts: &mut Debts, segment: &TcpSegment<'_>) {
+        if segment.flags().ack() {
+            debts.to_client.handle_ack(self.now, segment.ack(), leg.window.unwrap_or(0) as usize);
+            self.pay_client(leg, debts);
+        }
+    }
+
+    pub(crate) fn pay_client(&mut self, leg: &ClientLeg, debts: &mut Debts) {
+        let window = debts.leg.window;
+        let now = self.now;
+        while let Some(piece) = debts.to_client.poll(now) {
+            self.send_to_client(leg, &piece, debts.client_next, window);
+        }
+    }
+
+    pub(crate) fn pay_backend(&mut self, leg: &ClientLeg, debts: &mut Debts) {
+        let ack = debts.leg.irs + 1;
+        let window = leg.window.unwrap_or(0);
+        let now = self.now;
+        while let Some(piece) = debts.to_backend.poll(now) {
+            self.send_to_backend(leg, &debts.leg, &piece, ack, window);
+        }
+    }
+
+    /// Once nothing is owed any more, the kernel may take over.
+    fn settle_debts(&mut self, flow: &mut Flow) {
+        let State::Spliced(splice) = &mut flow.state else { return };
+        let paid = splice
+            .debts
+            .as_ref()
+            .is_some_and(|debts| debts.to_client.is_done() && debts.to_backend.is_done());
+        if paid {
+            splice.debts = None;
+            if splice.closing.deadline.is_none() && !splice.closing.client_fin && !splice.closing.server_fin {
+                self.settle(flow);
+            }
+        }
+    }
+
+    pub(crate) fn handle_spliced_timeout(&mut self, flow: &mut Flow) {
+        let now = self.now;
+        let State::Spliced(splice) = &mut flow.state else { return };
+        if splice.closing.deadline.is_some_and(|deadline| now >= deadline) {
+            self.counters.count("connections_ended");
+            self.act(Action::Resume(flow.leg.client));
+            flow.state = State::Gone;
+            return;
+        }
+        let Some(debts) = &mut splice.debts else { return };
+        debts.to_client.handle_timeout(now);
+        debts.to_backend.handle_timeout(now);
+        if debts.to_client.timeouts() > MAX_TIMEOUTS || debts.to_backend.timeouts() > MAX_TIMEOUTS {
+            self.counters.count("debt_unpayable");
+            let seq = flow.leg.acked;
+            return self.abort(flow, seq);
+        }
+        self.pay_client(&flow.leg, debts);
+        self.pay_backend(&flow.leg, debts);
+    }
+
+    /// Resets the client and forgets the connection.
+    pub(crate) fn abort(&mut self, flow: &mut Flow, seq: Seq) {
+        let ack = flow.client_next().unwrap_or(Seq(0));
+        self.send(flow.leg.reset(self.now, seq, ack));
+        self.act(Action::Unsplice(flow.leg.client));
+        self.act(Action::Resume(flow.leg.client));
+        self.counters.count("clients_reset");
+        flow.state = State::Gone;
+    }
+
+    /// Sends a segment on: rewritten in place where it was queued before conntrack, else cut and sent anew.
+    pub(crate) fn pass(
+        &mut self,
+        flow: &Flow,
+        packet: &mut [u8],
+        translation: &Translation,
+        stage: Stage,
+    ) -> Verdict {
+        if translation.apply(packet).is_err() {
+            self.counters.count("malformed_dropped");
+            return Verdict::Drop;
+        }
+        let tracked_path = matches!(&flow.state, State::Spliced(splice) if splice.kernel);
+        if stage == Stage::Raw && !tracked_path {
+            return Verdict::Rewritten;
+        }
+        self.counters.count("segments_resent");
+        for piece in split(packet, flow.leg.payload_bytes(self.mss())).unwrap_or_default() {
+            self.send(piece);
+        }
+        Verdict::Drop
+    }
+}

@@ -1,0 +1,162 @@
+//! Comparing the alternate's first bytes with what the client already has (paper §3.4, §4.3; design §6 step 6).
+
+use cluster::control::TakeIn;
+use http1::{ContentRange, compare_heads};
+use xxhash_rust::xxh3::Xxh3;
+
+/// Longest head an alternate may answer a `Range` request with, bytes.
+const MAX_HEAD: usize = 64 << 10;
+/// Bytes shown of each side of a mismatch.
+const CONTEXT: usize = 32;
+
+/// What the bytes so far mean.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// Not all has been taken in.
+    More,
+    /// All was taken in and equals; splice after `taken` bytes of the alternate's stream.
+    Equal {
+        /// Bytes from the beginning of the alternate's response.
+        taken: u64,
+    },
+    /// The client has seen other bytes.
+    Mismatch {
+        /// Position in the response (head included).
+        at: u64,
+        /// The log's bytes there.
+        logged: Vec<u8>,
+        /// The alternate's.
+        alternate: Vec<u8>,
+    },
+    /// The answer is not what was asked for, but nothing shows that the bytes would differ.
+    Unfit(String),
+}
+
+/// A comparison in progress.
+pub struct Comparison {
+    expected: TakeIn,
+    /// The alternate's head, or its beginning.
+    head: Vec<u8>,
+    head_done: bool,
+    hash: Xxh3,
+    body: u64,
+    taken: u64,
+}
+
+impl Comparison {
+    /// Nothing taken in yet.
+    pub fn new(expected: TakeIn) -> Self {
+        Self { expected, head: Vec::new(), head_done: false, hash: Xxh3::new(), body: 0, taken: 0 }
+    }
+
+    /// Bytes the alternate may send before the splice; a receive window.
+    pub fn window(&self) -> u64 {
+        match &self.expected {
+            TakeIn::Nothing => 0,
+            TakeIn::Prefix { head, body_bytes, .. } => head.len() as u64 + body_bytes - self.taken,
+            TakeIn::Range { overlap, .. } => (overlap.len() as u64 + 16_384).saturating_sub(self.body),
+        }
+    }
+
+    /// Bytes taken in so far.
+    pub fn taken(&self) -> u64 {
+        self.taken
+    }
+
+    /// Takes the next bytes of the alternate's response; what lies behind the splice point is not looked at.
+    pub fn push(&mut self, data: &[u8]) -> Verdict {
+        let mut rest = data;
+        if !self.head_done {
+            match self.push_head(&mut rest) {
+                Verdict::Equal { .. } => self.head_done = true,
+                other => return other,
+            }
+        }
+        self.push_body(rest)
+    }
+
+    /// `Equal` once the head has been compared.
+    fn push_head(&mut self, rest: &mut &[u8]) -> Verdict {
+        match &self.expected {
+            TakeIn::Nothing => Verdict::Equal { taken: 0 },
+            TakeIn::Prefix { head, volatile, .. } => {
+                let need = head.len() - self.head.len();
+                let (now, later) = rest.split_at(need.min(rest.len()));
+                self.head.extend_from_slice(now);
+                self.taken += now.len() as u64;
+                *rest = later;
+                if self.head.len() < head.len() {
+                    return Verdict::More;
+                }
+                match compare_heads(head, &self.head, volatile) {
+                    Ok(()) => Verdict::Equal { taken: self.taken },
+                    Err(at) => mismatch(at as u64, head.get(at..), self.head.get(at..)),
+                }
+            }
+            TakeIn::Range { first, complete, .. } => {
+                let (first, complete) = (*first, *complete);
+                self.push_range_head(rest, first, complete)
+            }
+        }
+    }
+
+    fn push_range_head(&mut self, rest: &mut &[u8], first: u64, complete: u64) -> Verdict {
+        let before = self.head.len();
+        self.head.extend_from_slice(rest);
+        match http1::parse_response(&self.head, MAX_HEAD, "GET") {
+            Ok(None) => {
+                self.taken += rest.len() as u64;
+                Verdict::More
+            }
+            Ok(Some(head)) if head.status == 206 && fits(head.content_range, first, complete) => {
+                let used = head.head_bytes - before;
+                *rest = rest.get(used..).unwrap_or_default();
+                self.taken += used as u64;
+                Verdict::Equal { taken: self.taken }
+            }
+            Ok(Some(head)) => Verdict::Unfit(format!("asked for bytes {first}-, got status {}", head.status)),
+            Err(refusal) => Verdict::Unfit(format!("unreadable response head: {refusal}")),
+        }
+    }
+
+    fn push_body(&mut self, data: &[u8]) -> Verdict {
+        match &self.expected {
+            TakeIn::Nothing => Verdict::Equal { taken: 0 },
+            TakeIn::Prefix { head, body_bytes, body_hash, .. } => {
+                let need = usize::try_from(body_bytes - self.body).unwrap_or(usize::MAX).min(data.len());
+                let now = data.get(..need).unwrap_or_default();
+                self.hash.update(now);
+                self.body += need as u64;
+                self.taken += need as u64;
+                if self.body < *body_bytes {
+                    return Verdict::More;
+                }
+                if *body_bytes > 0 && self.hash.digest128() != *body_hash {
+                    return mismatch(head.len() as u64, None, None);
+                }
+                Verdict::Equal { taken: self.taken }
+            }
+            TakeIn::Range { overlap, first, .. } => {
+                let rest = overlap.get(self.body as usize..).unwrap_or_default();
+                let need = rest.len().min(data.len());
+                let differs = rest.iter().zip(data).position(|(logged, alternate)| logged != alternate);
+                if let Some(at) = differs {
+                    return mismatch(first + self.body + at as u64, rest.get(at..), data.get(at..));
+                }
+                self.body += need as u64;
+                self.taken += need as u64;
+                if need < rest.len() { Verdict::More } else { Verdict::Equal { taken: self.taken } }
+            }
+        }
+    }
+}
+
+fn fits(range: Option<ContentRange>, first: u64, complete: u64) -> bool {
+    let wanted = ContentRange { first, last: complete.saturating_sub(1), complete: Some(complete) };
+    range == Some(wanted)
+}
+
+fn mismatch(at: u64, logged: Option<&[u8]>, alternate: Option<&[u8]>) -> Verdict {
+    let some = |bytes: Option<&[u8]>| bytes.unwrap_or_default().iter().take(CONTEXT).copied().collect();
+    Verdict::Mismatch { at, logged: some(logged), alternate: some(alternate) }
+}
