@@ -163,7 +163,7 @@ impl Engine {
     }
 
     /// A client that cannot be helped; `ack_cl` is its last logged acknowledgement, in the failed backend's space.
-    pub fn handle_reset(&mut self, now: Time, failed: cluster::control::Flow, ack_cl: Seq) {
+    pub fn handle_reset(&mut self, now: Time, failed: cluster::control::Flow, ack_cl: Option<Seq>) {
         self.core.now = now;
         if let Some(mut flow) = self.take(failed.client) {
             self.core.give_up(&mut flow, failed.backend, ack_cl);

@@ -204,10 +204,11 @@ impl Core {
 
     /// Resets the client of a connection that `backend` failed and that cannot be recovered. A client that has
     /// received more than it acknowledged challenges the reset (RFC 5961 §3) and gets an exact one.
-    pub(crate) fn give_up(&mut self, flow: &mut Flow, backend: SocketAddr, ack_cl: Seq) {
+    pub(crate) fn give_up(&mut self, flow: &mut Flow, backend: SocketAddr, ack_cl: Option<Seq>) {
         match &flow.state {
             State::Spliced(splice) if splice.backend == backend => {
-                let seq = if splice.kernel { ack_cl + splice.delta } else { flow.leg.acked };
+                let logged = ack_cl.filter(|_| splice.kernel).map(|ack| ack + splice.delta);
+                let seq = logged.unwrap_or(flow.leg.acked);
                 self.reset_backend(flow.leg.client, backend, Seq(0));
                 self.abort(flow, seq);
             }

@@ -165,7 +165,7 @@ impl Shell {
             ToProxy::Recover(order) => self.engine.handle_order(now(), *order),
             ToProxy::Reset { flow, ack_cl, reason } => {
                 tracing::warn!(client = %flow.client, backend = %flow.backend, reason, "client reset");
-                self.engine.handle_reset(now(), flow, Seq(ack_cl));
+                self.engine.handle_reset(now(), flow, ack_cl.map(Seq));
             }
             ToProxy::Backend { backend, up } => {
                 tracing::info!(%backend, up, "backend state changed");
