@@ -5,9 +5,14 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
+mod addresses;
 mod error;
 mod load;
 mod lookup;
+mod report;
+mod rules;
+mod schema;
+mod shape;
 
 pub use error::{ConfigError, Problem};
 
