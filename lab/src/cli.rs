@@ -100,7 +100,10 @@ pub(crate) struct Up {
     /// Start none of resplice's daemons: plain routing.
     #[arg(long, conflicts_with = "front")]
     no_daemons: bool,
-    /// Override in cluster.toml, like detector.probe_after_ms=50.
+    /// Send buffer of the web servers' sockets, bytes: what a kernel still sends after its process was killed.
+    #[arg(long, value_parser = parse_bytes)]
+    send_buffer: Option<u64>,
+    /// Override in `cluster.toml`, like `detector.probe_after_ms=50`.
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
     /// `lab sweep` removes the lab when this process is gone.
@@ -109,7 +112,7 @@ pub(crate) struct Up {
 }
 
 impl Up {
-    pub(crate) fn settings(&self) -> Result<Settings> {
+    pub(crate) fn settings(&self) -> Settings {
         let link = LinkSettings {
             rtt: self.rtt,
             jitter: self.jitter,
@@ -118,13 +121,14 @@ impl Up {
             rate: self.rate,
             seed: self.seed,
         };
-        Ok(Settings {
+        Settings {
             nodes: nodes(&self.only, link.active()),
             link,
             front: if self.no_daemons { Front::None } else { self.front },
             path: self.path,
+            send_buffer: self.send_buffer,
             set: self.set.clone(),
-        })
+        }
     }
 }
 

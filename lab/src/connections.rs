@@ -4,48 +4,73 @@ use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail};
 
 use crate::lab::Lab;
 use crate::topology::{Node, SERVICE_PORT};
 
 const ESTABLISHED: &str = "01";
 
+/// A connection that a backend serves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Served {
+    /// The client, or the proxy that hides it.
+    pub peer: SocketAddr,
+    /// Bytes sent but not acknowledged, or not sent yet.
+    pub unsent: u32,
+    /// Bytes received that the server has not read.
+    pub unread: u32,
+}
+
 impl Lab {
-    /// Peers of the established connections to a backend's service port.
-    pub fn connections(&self, node: Node) -> Result<Vec<SocketAddr>> {
+    /// The established connections to a backend's service port.
+    pub fn connections(&self, node: Node) -> Result<Vec<Served>> {
         let table = self.netns(node).within(|| Ok(fs::read_to_string("/proc/thread-self/net/tcp")?))?;
         Ok(table.lines().skip(1).filter_map(served).collect())
     }
 
-    /// The backend that serves `client`; with a proxy that hides clients, one that serves anybody.
+    /// The backend that serves `client`. Behind a proxy that hides clients: the one with most to send.
     pub fn serving(&self, client: SocketAddr) -> Result<Node> {
+        self.find_serving(|served| served.peer == client)
+    }
+
+    /// The backend with most to send, of those that serve anybody: for labs with one client connection.
+    pub fn serving_any(&self) -> Result<Node> {
+        self.find_serving(|_| false)
+    }
+
+    fn find_serving(&self, wanted: impl Fn(&Served) -> bool) -> Result<Node> {
         let end = Instant::now() + Duration::from_secs(5);
-        loop {
-            let mut anybody = None;
+        while Instant::now() < end {
+            let mut busiest = None;
             for node in Node::BACKENDS {
-                let peers = self.connections(node)?;
-                if peers.contains(&client) {
-                    return Ok(node);
+                for served in self.connections(node)? {
+                    if wanted(&served) {
+                        return Ok(node);
+                    }
+                    busiest = busiest.max(Some((served.unsent, node)));
                 }
-                let hidden = |peer: &SocketAddr| peer.ip() == Node::Proxy.address();
-                anybody = anybody.or(peers.iter().any(hidden).then_some(node));
             }
-            if let Some(node) = anybody {
+            if let Some((_, node)) = busiest {
                 return Ok(node);
             }
-            ensure!(Instant::now() < end, "no backend serves {client}");
             std::thread::sleep(Duration::from_millis(1));
         }
+        bail!("no backend serves anybody")
     }
 }
 
-/// A line of `/proc/net/tcp`: the peer, if it is an established connection to the service port.
-fn served(line: &str) -> Option<SocketAddr> {
+/// A line of `/proc/net/tcp`, if it is an established connection to the service port.
+fn served(line: &str) -> Option<Served> {
     let mut fields = line.split_whitespace().skip(1);
     let (local, peer, state) = (fields.next()?, fields.next()?, fields.next()?);
+    let (unsent, unread) = fields.next()?.split_once(':')?;
     let local = address(local).ok()?;
-    (state == ESTABLISHED && local.port() == SERVICE_PORT).then(|| address(peer).ok())?
+    if state != ESTABLISHED || local.port() != SERVICE_PORT {
+        return None;
+    }
+    let number = |text| u32::from_str_radix(text, 16).ok();
+    Some(Served { peer: address(peer).ok()?, unsent: number(unsent)?, unread: number(unread)? })
 }
 
 /// `0203A8C0:1F90`: an address in the host's byte order, a port, both in hexadecimal.
@@ -62,8 +87,9 @@ mod tests {
 
     #[test]
     fn a_line_of_the_kernel_table_is_read() {
-        let line = "   1: 02034D0A:1F90 02014D0A:A1B2 01 00000000:00000000 00:00000000 00000000  0  0 123";
-        assert_eq!(served(line), Some("10.77.1.2:41394".parse().unwrap()));
+        let line = "   1: 02034D0A:1F90 02014D0A:A1B2 01 00000010:00000003 00:00000000 00000000  0  0 123";
+        let peer = "10.77.1.2:41394".parse().unwrap();
+        assert_eq!(served(line), Some(Served { peer, unsent: 16, unread: 3 }));
         assert_eq!(served(&line.replace(" 01 ", " 06 ")), None);
         assert_eq!(served(&line.replace("1F90", "1F91")), None);
         assert_eq!(served("nonsense"), None);

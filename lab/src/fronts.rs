@@ -96,7 +96,7 @@ http {{
         Front::Haproxy | Front::HaproxyTcp => Some((
             "haproxy",
             format!(
-                "global\n    maxconn 16384\n\
+                "global\n    maxconn 4096\n\
                  defaults\n    {mode}\n    retries 3\n    option redispatch\n    timeout connect 1s\n    \
                  timeout client 60s\n    timeout server {RESPONSE_TIMEOUT_S}s\n\
                  frontend vip\n    bind {VIP}:{PORT}\n    default_backend web\n\

@@ -13,6 +13,7 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use crate::lab::Lab;
+use crate::testing::await_condition;
 use crate::topology::Node;
 use body::{Body, Framing};
 
@@ -116,6 +117,12 @@ impl Connection {
     /// The socket.
     pub fn stream(&mut self) -> &mut TcpStream {
         &mut self.stream
+    }
+
+    /// Waits until so many bytes can be read, without reading them.
+    pub fn await_readable(&self, bytes: u64) -> Result<()> {
+        let waiting = || Ok(rustix::io::ioctl_fionread(&self.stream)? >= bytes);
+        await_condition("bytes in the client's socket", self.behaviour.patience, waiting)
     }
 
     /// Sends bytes as they are.

@@ -1,6 +1,7 @@
 //! One lab: its name, and where everything of it is.
 
 use std::fs::{self, File};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
@@ -102,11 +103,21 @@ impl Lab {
 
     /// Keeps other processes from bringing this lab up or down while the result lives.
     pub fn lock(&self) -> Result<File> {
-        let path = Path::new(STATE).join(format!(".{}.lock", self.name));
+        let path = self.lock_file();
         fs::create_dir_all(STATE).with_context(|| format!("{STATE}: are you root?"))?;
-        let file = File::create(&path).with_context(|| format!("{}: are you root?", path.display()))?;
-        flock(&file, FlockOperation::LockExclusive)?;
-        Ok(file)
+        loop {
+            let file = File::create(&path).with_context(|| format!("{}: are you root?", path.display()))?;
+            flock(&file, FlockOperation::LockExclusive)?;
+            // `down` removes the file that it holds: whoever waited for it must take the new one.
+            if fs::metadata(&path).is_ok_and(|now| file.metadata().is_ok_and(|ours| now.ino() == ours.ino()))
+            {
+                return Ok(file);
+            }
+        }
+    }
+
+    pub(crate) fn lock_file(&self) -> PathBuf {
+        Path::new(STATE).join(format!(".{}.lock", self.name))
     }
 }
 

@@ -6,6 +6,7 @@
 pub mod chance;
 pub mod cluster_file;
 pub mod connections;
+pub mod control;
 pub mod daemons;
 pub mod documents;
 pub mod dump;
@@ -21,6 +22,7 @@ pub mod nginx;
 pub mod operate;
 pub mod process;
 pub mod settings;
+pub mod testing;
 pub mod topology;
 
 pub use daemons::Daemon;

@@ -35,7 +35,7 @@ fn run(cli: &Cli) -> Result<ExitCode> {
     match &cli.verb {
         Verb::Up(up) => {
             let owner = up.owner.map(|pid| Process::running(pid).context("--owner: no such process"));
-            let done = lab.up(&up.settings()?, owner.transpose()?)?;
+            let done = lab.up(&up.settings(), owner.transpose()?)?;
             print::done(cli.json, &done, "everything is up already")?;
         }
         Verb::Down => {

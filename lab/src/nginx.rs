@@ -5,6 +5,7 @@
 //! | `/files/SIZE` | a document, with Content-Length, `ETag`, ranges |
 //! | `/chunked/SIZE` | the same bytes in chunks of 32 KiB, the same on every server |
 //! | `/differs/1m`, `/differs/10m` | see [`documents`](crate::documents) |
+//! | `/padded/SIZE` | a document after a head of more than 3,000 bytes |
 //! | `/whoami` | the backend's name |
 //! | `POST` to anything, `/echo` | the request's body, up to 10 MB |
 
@@ -23,6 +24,9 @@ use crate::{documents, netns::run};
 
 const ECHO_MODULES: [&str; 2] =
     ["/usr/lib/nginx/modules/ngx_http_echo_module.so", "/usr/lib64/nginx/modules/ngx_http_echo_module.so"];
+
+/// Bytes of the long field of `/padded/`; nginx takes a parameter of up to 4,096.
+const PADDING: usize = 3_000;
 
 /// The nginx of one backend.
 #[derive(Debug, Clone)]
@@ -62,7 +66,11 @@ impl Nginx {
         let _ = fs::remove_file(dir.join("nginx.pid"));
         let echo = ECHO_MODULES.into_iter().find(|path| Path::new(path).exists());
         let echo = echo.context("nginx's echo module is not installed: run scripts/setup")?;
-        fs::write(dir.join("nginx.conf"), configuration(&dir, &documents::tree()?, self.node, echo))?;
+        let settings = self.lab.settings()?;
+        fs::write(
+            dir.join("nginx.conf"),
+            configuration(&dir, &documents::tree()?, self.node, echo, settings.send_buffer),
+        )?;
         let mut nginx = Command::new("nginx");
         nginx.arg("-e").arg(dir.join("error.log")).arg("-c").arg(dir.join("nginx.conf"));
         self.lab
@@ -102,7 +110,9 @@ pub fn check_installed() -> Result<()> {
 
 /// The configuration file. `keepalive_*` are so high that only faults close connections. One output
 /// buffer makes the chunks of `/chunked/` the same on every server, however fast the client reads.
-fn configuration(dir: &Path, documents: &Path, node: Node, echo: &str) -> String {
+fn configuration(dir: &Path, documents: &Path, node: Node, echo: &str, send_buffer: Option<u64>) -> String {
+    let send_buffer = send_buffer.map(|bytes| format!(" sndbuf={bytes}")).unwrap_or_default();
+    let padding = "padding ".repeat(PADDING / 8);
     let (dir, documents) = (dir.display(), documents.display());
     format!(
         r#"load_module {echo};
@@ -129,7 +139,7 @@ http {{
     uwsgi_temp_path {dir}/uwsgi;
     scgi_temp_path {dir}/scgi;
     server {{
-        listen {SERVICE_PORT} backlog=4096;
+        listen {SERVICE_PORT} backlog=4096{send_buffer};
         listen {DIRECT_PORT} backlog=4096;
         if ($request_method = POST) {{ rewrite ^ /echo last; }}
         location /files/ {{ alias {documents}/files/; }}
@@ -140,6 +150,7 @@ http {{
             sub_filter_types *;
         }}
         location /differs/ {{ alias {documents}/differs/{node}/; }}
+        location /padded/ {{ alias {documents}/files/; add_header X-Padding "{padding}"; }}
         location = /whoami {{ return 200 "{node}\n"; }}
         location = /echo {{ echo_read_request_body; echo_request_body; }}
     }}

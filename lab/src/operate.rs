@@ -93,6 +93,7 @@ impl Lab {
         let _lock = self.lock()?;
         let existed = self.dir().exists() || Node::ALL.iter().any(|node| self.netns(*node).exists());
         self.remove()?;
+        fs::remove_file(self.lock_file())?;
         Ok(existed)
     }
 

@@ -10,7 +10,7 @@ use crate::topology::Node;
 
 /// What stands at the virtual address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 pub enum Front {
     /// resplice's daemons.
     #[default]
@@ -75,6 +75,9 @@ pub struct Settings {
     pub front: Front,
     /// Which way resplice translates.
     pub path: Path,
+    /// Bytes of the web servers' socket send buffers: a small one lets a failure hit an exact place of a
+    /// response, because a kernel still sends what a killed process left there. `None`: as the kernel tunes it.
+    pub send_buffer: Option<u64>,
     /// `KEY=VALUE` for `cluster.toml`, the value in TOML.
     pub set: Vec<String>,
 }
@@ -86,6 +89,7 @@ impl Default for Settings {
             link: LinkSettings::default(),
             front: Front::default(),
             path: Path::default(),
+            send_buffer: None,
             set: Vec::new(),
         }
     }

@@ -1,0 +1,124 @@
+//! Captures by tcpdump, parsed by etherparse.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io::{BufRead, BufReader};
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+
+use anyhow::{Context, Result, ensure};
+use etherparse::{NetSlice, SlicedPacket, TcpOptionElement, TransportSlice};
+use lab::Node;
+use lab::process::Process;
+use lab::testing::TestLab;
+use rustix::process::Signal;
+
+/// A running tcpdump.
+pub(crate) struct Capture {
+    child: Child,
+    file: PathBuf,
+}
+
+/// One TCP segment as captured.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Segment {
+    pub(crate) from_server: bool,
+    pub(crate) seq: u32,
+    pub(crate) ack: u32,
+    pub(crate) syn: bool,
+    pub(crate) fin: bool,
+    pub(crate) rst: bool,
+    pub(crate) psh: bool,
+    pub(crate) window: u16,
+    pub(crate) timestamps: Option<(u32, u32)>,
+    pub(crate) sack: Vec<(u32, u32)>,
+    pub(crate) length: usize,
+    pub(crate) payload_hash: u64,
+    pub(crate) checksum_ok: bool,
+}
+
+impl Segment {
+    /// For comparing both sides: everything but what says where it was seen.
+    pub(crate) fn without_addresses(&self) -> Self {
+        Self { checksum_ok: true, ..self.clone() }
+    }
+}
+
+impl Capture {
+    /// Captures TCP on an interface; it captures when this returns.
+    pub(crate) fn start(lab: &TestLab, node: Node, interface: &str) -> Result<Self> {
+        let file = lab.dir().join(format!("{node}-{interface}.pcap"));
+        let mut command = Command::new("tcpdump");
+        command.args(["-n", "-U", "-s", "0", "-B", "65536", "-Z", "root", "-i", interface, "-w"]).arg(&file);
+        command.args(["tcp", "and", "(port 80 or port 8080)"]);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut child = lab.netns(node).spawn(&mut command)?;
+        let mut stderr = BufReader::new(child.stderr.take().context("no standard error")?);
+        let mut line = String::new();
+        while !line.contains("listening on") {
+            line.clear();
+            ensure!(stderr.read_line(&mut line)? > 0, "tcpdump ended at once");
+        }
+        // Kept open: tcpdump reports its counts at the end.
+        child.stderr = Some(stderr.into_inner());
+        Ok(Self { child, file })
+    }
+
+    /// Ends it and reads what it has.
+    pub(crate) fn finish(mut self) -> Result<Vec<Segment>> {
+        Process::running(self.child.id()).context("tcpdump is gone")?.signal(Signal::INT);
+        self.child.wait()?;
+        parse_file(&std::fs::read(&self.file)?)
+    }
+}
+
+/// The classic file format: a header of 24 bytes, then 16 bytes before each packet.
+fn parse_file(bytes: &[u8]) -> Result<Vec<Segment>> {
+    let word =
+        |at: usize| bytes.get(at..at + 4).and_then(|word| word.try_into().ok()).map(u32::from_ne_bytes);
+    ensure!(word(0) == Some(0xa1b2_c3d4), "not a capture of this machine");
+    let mut segments = Vec::new();
+    let mut at = 24;
+    while let Some(length) = word(at + 8) {
+        let packet = bytes.get(at + 16..at + 16 + length as usize).context("a truncated capture")?;
+        segments.extend(parse(packet)?);
+        at += 16 + length as usize;
+    }
+    Ok(segments)
+}
+
+fn parse(frame: &[u8]) -> Result<Option<Segment>> {
+    let packet = SlicedPacket::from_ethernet(frame)?;
+    let (Some(NetSlice::Ipv4(ip)), Some(TransportSlice::Tcp(tcp))) = (packet.net, packet.transport) else {
+        return Ok(None);
+    };
+    let (mut timestamps, mut sack) = (None, Vec::new());
+    for option in tcp.options_iterator() {
+        match option? {
+            TcpOptionElement::Timestamp(value, echo) => timestamps = Some((value, echo)),
+            TcpOptionElement::SelectiveAcknowledgement(first, more) => {
+                sack.push(first);
+                sack.extend(more.into_iter().flatten());
+            }
+            _ => {}
+        }
+    }
+    let header = ip.header();
+    let mut hash = DefaultHasher::new();
+    tcp.payload().hash(&mut hash);
+    Ok(Some(Segment {
+        from_server: Ipv4Addr::from(header.source()) != Node::Client.address(),
+        seq: tcp.sequence_number(),
+        ack: tcp.acknowledgment_number(),
+        syn: tcp.syn(),
+        fin: tcp.fin(),
+        rst: tcp.rst(),
+        psh: tcp.psh(),
+        window: tcp.window_size(),
+        timestamps,
+        sack,
+        length: tcp.payload().len(),
+        payload_hash: hash.finish(),
+        checksum_ok: tcp.calc_checksum_ipv4(header.source(), header.destination())? == tcp.checksum(),
+    }))
+}

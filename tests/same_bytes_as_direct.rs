@@ -1,0 +1,135 @@
+//! Normal operation: through resplice a client gets exactly what it would get directly.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use lab::Lab;
+use lab::http::{Behaviour, get_request};
+use lab::settings::{Path, Settings};
+use lab::testing::in_lab;
+
+fn with_path(path: Path) -> Settings {
+    Settings { path, ..Settings::default() }
+}
+
+fn documents_uploads_and_sessions(path: Path) -> Result<()> {
+    in_lab(&with_path(path), |lab| {
+        every_document(lab).context("documents")?;
+        one_session(lab).context("a session")?;
+        uploads(lab).context("uploads")?;
+        pipelined(lab).context("pipelining")?;
+        head_has_no_body(lab).context("HEAD")
+    })
+}
+
+#[test]
+fn over_the_kernel_path() -> Result<()> {
+    documents_uploads_and_sessions(Path::Kernel)
+}
+
+#[test]
+fn over_the_userspace_path() -> Result<()> {
+    documents_uploads_and_sessions(Path::Userspace)
+}
+
+fn every_document(lab: &Lab) -> Result<()> {
+    for (size, _) in lab::documents::FILES {
+        for path in [format!("/files/{size}"), format!("/chunked/{size}")] {
+            lab.curl(&[&lab.url(&path)])?.finish()?.check(&path)?;
+        }
+    }
+    Ok(())
+}
+
+/// Many documents, one connection.
+fn one_session(lab: &Lab) -> Result<()> {
+    let urls: Vec<String> =
+        ["/files/1k", "/chunked/64k", "/files/0", "/files/10m", "/padded/1k", "/files/1k"]
+            .map(|path| lab.url(path))
+            .into();
+    let arguments: Vec<&str> = urls.iter().map(String::as_str).collect();
+    let fetched = lab.curl(&arguments)?.finish()?;
+    ensure!(fetched.exit == 0 && fetched.connects == 1, "{fetched:?}");
+    let direct: Vec<String> =
+        urls.iter().map(|url| url.replace(&lab.url("/"), &lab.direct_url("/"))).collect();
+    let arguments: Vec<&str> = direct.iter().map(String::as_str).collect();
+    let expected = lab.curl(&arguments)?.finish()?;
+    ensure!(fetched.sha256 == expected.sha256, "{fetched:?} instead of {expected:?}");
+    Ok(())
+}
+
+fn uploads(lab: &Lab) -> Result<()> {
+    for size in ["0", "1k", "64k", "1m", "10m"] {
+        let document = lab::documents::tree()?.join("files").join(size);
+        let data = format!("@{}", document.display());
+        // With and without waiting for 100 Continue.
+        for header in ["Expect:", "Expect: 100-continue"] {
+            let fetched = lab.curl(&["-H", header, "--data-binary", &data, &lab.url("/form")])?.finish()?;
+            fetched.check(&format!("/files/{size}"))?;
+        }
+    }
+    Ok(())
+}
+
+fn pipelined(lab: &Lab) -> Result<()> {
+    let mut connection = lab.open(Behaviour::default())?;
+    let paths = ["/files/64k", "/files/1k", "/chunked/1m", "/files/0", "/files/1m"];
+    connection.send(&paths.map(get_request).concat())?;
+    for path in paths {
+        connection.receive(false, &mut |_| Ok(()))?.check(path)?;
+    }
+    Ok(())
+}
+
+fn head_has_no_body(lab: &Lab) -> Result<()> {
+    let mut connection = lab.open(Behaviour::default())?;
+    connection.send(b"HEAD /files/1m HTTP/1.1\r\nHost: lab\r\n\r\n")?;
+    let head = connection.receive(true, &mut |_| Ok(()))?;
+    ensure!(head.status == 200 && String::from_utf8_lossy(&head.head).contains("Content-Length: 1000000"));
+    connection.get("/files/1k")?.check("/files/1k").context("after HEAD")
+}
+
+/// A request that arrives byte by byte, in as many segments.
+#[test]
+fn a_request_in_many_segments() -> Result<()> {
+    in_lab(&Settings::default(), |lab| {
+        let mut connection = lab.open(Behaviour::default())?;
+        for byte in get_request("/files/64k") {
+            connection.send(&[byte])?;
+        }
+        connection.receive(false, &mut |_| Ok(()))?.check("/files/64k")
+    })
+}
+
+/// Half-close: the client ends its direction with the request and still gets the whole answer.
+#[test]
+fn a_client_that_has_finished_sending_gets_its_answer() -> Result<()> {
+    in_lab(&Settings::default(), |lab| {
+        let mut connection = lab.open(Behaviour::default())?;
+        connection.send(&get_request("/files/1m"))?;
+        connection.stream().shutdown(std::net::Shutdown::Write)?;
+        connection.receive(false, &mut |_| Ok(()))?.check("/files/1m")
+    })
+}
+
+#[test]
+fn wrk_reports_no_error() -> Result<()> {
+    in_lab(&Settings::default(), |lab| {
+        let url = lab.url("/files/1k");
+        let said = lab.on_client("wrk", &["-t2", "-c32", "-d3s", "--timeout", "5s", &url])?;
+        ensure!(!said.contains("Socket errors") && !said.contains("Non-2xx"), "{said}");
+        ensure!(said.contains("requests in"), "{said}");
+        Ok(())
+    })
+}
+
+/// A connection that says nothing for a while is still there.
+#[test]
+fn a_pause_between_requests_does_no_harm() -> Result<()> {
+    in_lab(&Settings::default(), |lab| {
+        let mut connection = lab.open(Behaviour::default())?;
+        connection.get("/files/1k")?.check("/files/1k")?;
+        std::thread::sleep(Duration::from_secs(3));
+        connection.get("/files/64k")?.check("/files/64k")
+    })
+}

@@ -1,0 +1,97 @@
+//! Failures that say nothing: a host that drops everything, a pulled cable, a frozen server.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use lab::Fault;
+use lab::http::{Behaviour, get_request};
+use lab::settings::{Path, Settings};
+use lab::testing::{TestLab, in_lab};
+
+const SIZE: u64 = 300_000_000;
+
+fn download_survives(lab: &TestLab, fault: Fault, offset: u64) -> Result<()> {
+    let mut curl = lab.curl(&[&lab.url("/files/300m")])?;
+    curl.read_to(offset)?;
+    let node = lab.serving_any()?;
+    lab.fail(node, fault)?;
+    let fetched = curl.finish()?;
+    fetched.check("/files/300m").with_context(|| format!("{fault:?} of {node} at byte {offset}"))?;
+    lab.heal(node)?;
+    lab.await_backends()
+}
+
+fn wherever_it_is_hit(fault: Fault) -> Result<()> {
+    in_lab(&Settings::default(), |lab| {
+        for offset in [1, SIZE / 2, SIZE - 1_000_000] {
+            download_survives(lab, fault, offset)?;
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn a_silent_host() -> Result<()> {
+    wherever_it_is_hit(Fault::Silent)
+}
+
+#[test]
+fn a_pulled_cable() -> Result<()> {
+    wherever_it_is_hit(Fault::Link)
+}
+
+#[test]
+fn a_frozen_server() -> Result<()> {
+    wherever_it_is_hit(Fault::Freeze)
+}
+
+#[test]
+fn a_silent_host_on_the_userspace_path() -> Result<()> {
+    let settings = Settings { path: Path::Userspace, ..Settings::default() };
+    in_lab(&settings, |lab| download_survives(lab, Fault::Silent, SIZE / 2))
+}
+
+/// Nothing leaves a silent host any more, so with a small window the place in the response is exact.
+#[test]
+fn exact_places_with_a_small_window() -> Result<()> {
+    in_lab(&Settings::default(), |lab| {
+        for offset in [1, 500_000, 999_000] {
+            let mut connection = lab.open(small_window())?;
+            let (response, node) = lab.get_failing(&mut connection, "/files/1m", Fault::Silent, offset)?;
+            response.check("/files/1m").with_context(|| format!("at byte {offset}"))?;
+            lab.heal(node)?;
+            lab.await_backends()?;
+        }
+        Ok(())
+    })
+}
+
+/// The head is longer than the window: the client has some of it and nothing else.
+#[test]
+fn in_the_middle_of_the_head() -> Result<()> {
+    in_lab(&Settings::default(), |lab| {
+        let mut connection = lab.open(small_window())?;
+        connection.send(&get_request("/padded/64k"))?;
+        connection.await_readable(500)?;
+        lab.fail(lab.serving(connection.local()?)?, Fault::Silent)?;
+        connection.receive(false, &mut |_| Ok(()))?.check("/padded/64k")
+    })
+}
+
+fn small_window() -> Behaviour {
+    Behaviour { receive_buffer: Some(4 << 10), ..Behaviour::default() }
+}
+
+/// An application that is only slow is not a dead host: its connection is left alone.
+#[test]
+fn a_short_pause_of_the_server_changes_nothing() -> Result<()> {
+    in_lab(&Settings::default(), |lab| {
+        let mut curl = lab.curl(&[&lab.url("/files/300m")])?;
+        curl.read_to(50_000_000)?;
+        let node = lab.serving_any()?;
+        lab.fail(node, Fault::Freeze)?;
+        std::thread::sleep(Duration::from_millis(50));
+        lab.heal(node)?;
+        curl.finish()?.check("/files/300m")
+    })
+}
