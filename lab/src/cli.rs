@@ -89,7 +89,7 @@ pub(crate) struct Up {
     #[arg(long, value_parser = parse_rate)]
     rate: Option<u64>,
     /// Seed of the chances there.
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = 0)]
     seed: u64,
     /// Which way resplice translates.
     #[arg(long, value_enum, default_value_t)]

@@ -26,7 +26,9 @@ impl Lab {
         nginx::check_installed()?;
         let _lock = self.lock()?;
         let mut done = Done::new();
-        if self.record().is_some_and(|record| record.settings != *settings) {
+        let before = self.record();
+        let owner = owner.or(before.as_ref().and_then(|record| record.owner));
+        if before.is_some_and(|record| record.settings != *settings) {
             self.remove()?;
             done.push("removed the lab with other settings".to_owned());
         }

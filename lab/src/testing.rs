@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
@@ -66,7 +66,7 @@ impl Drop for TestLab {
 pub fn in_lab(settings: &Settings, test: impl FnOnce(&TestLab) -> Result<()>) -> Result<()> {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let lab = TestLab::up(settings)?;
-    test(&lab).with_context(|| lab.story())
+    test(&lab).map_err(|error| anyhow!("{error:#}\n{}", lab.story()))
 }
 
 /// Waits until `condition` holds.
