@@ -61,6 +61,8 @@ pub(crate) enum Verb {
     Restart { daemon: Daemon },
     /// Fetch a document from the client's node over one TCP connection and measure the longest stall.
     Fetch(Fetch),
+    /// Show the main job, and what nginx and `HAProxy` make of the same failures.
+    Demo,
     /// Take down labs whose owner (see `up --owner`) has died.
     Sweep,
     /// The emulator of the client's link, started by `up`.

@@ -68,7 +68,7 @@ pub struct Report {
     pub sha256: String,
     /// TCP connections used: this client makes no second one.
     pub connections: u32,
-    /// The longest time without a byte, milliseconds.
+    /// The longest time without a byte, milliseconds; if the response was cut, up to that end.
     pub longest_gap_ms: f64,
     /// Bytes of the response that had come before it, head included.
     pub longest_gap_at: u64,
@@ -78,8 +78,8 @@ pub struct Report {
     pub failed: Option<Node>,
 }
 
-/// Fetches. The failure is caused by another thread, so that it does not delay the client's reads.
-pub fn fetch(lab: &Lab, options: &Options) -> Result<Report> {
+/// Fetches; `progress` is told the body bytes received. The failure is caused by another thread, so that it does not delay the client's reads.
+pub fn fetch(lab: &Lab, options: &Options, progress: &mut dyn FnMut(u64)) -> Result<Report> {
     let behaviour =
         Behaviour { receive_buffer: options.receive_buffer, rate: options.rate, patience: options.patience };
     let mut connection = Connection::open(lab, options.target.address, behaviour)?;
@@ -95,6 +95,7 @@ pub fn fetch(lab: &Lab, options: &Options) -> Result<Report> {
         });
         let mut pending = options.fail;
         let response = connection.get_watched(&options.target.path, &mut |bytes| {
+            progress(bytes);
             if let Some((fault, _)) = pending.take_if(|(_, at)| bytes >= *at) {
                 trigger.send(fault)?;
             }

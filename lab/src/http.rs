@@ -64,7 +64,7 @@ pub struct Response {
     pub body_bytes: u64,
     /// SHA-256 of those bytes, in hexadecimal.
     pub sha256: String,
-    /// The longest time without a byte, the wait for the first one included.
+    /// The longest time without a byte, the waits for the first one and for a premature end included.
     pub longest_gap: Duration,
     /// Bytes of the response, head included, that had come before the longest gap.
     pub longest_gap_at: u64,
@@ -162,6 +162,9 @@ impl Connection {
             Some(end) => end,
             None => self.receive_body(&mut body, &mut hash, &mut watch, observer)?,
         };
+        if end != End::Complete {
+            watch.came(0);
+        }
         Ok(Response {
             status,
             head,

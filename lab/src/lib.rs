@@ -8,6 +8,7 @@ pub mod cluster_file;
 pub mod connections;
 pub mod control;
 pub mod daemons;
+pub mod demo;
 pub mod documents;
 pub mod dump;
 pub mod faults;

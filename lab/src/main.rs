@@ -9,7 +9,7 @@ use std::process::{Command, ExitCode};
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use lab::process::Process;
-use lab::{Lab, Node, dump, fetch, link, operate};
+use lab::{Lab, Node, demo, dump, fetch, link, operate};
 use rustix::process::Signal;
 
 use cli::{Cli, Verb};
@@ -74,6 +74,7 @@ fn run(cli: &Cli) -> Result<ExitCode> {
             print::done(cli.json, &[format!("restarted {}", daemon.name())], "")?;
         }
         Verb::Dump => print::dump(cli.json, &dump::dump(&lab)?)?,
+        Verb::Demo => demo::demo(&lab, &mut std::io::stdout())?,
         Verb::Fetch(arguments) => return measure(&lab, arguments),
         Verb::LinkEmulator { settings } => link::emulate(serde_json::from_str(settings)?)?,
     }
@@ -88,7 +89,7 @@ fn exec(lab: &Lab, node: Node, command: &[String]) -> Result<()> {
 
 /// Always JSON: it is for programs.
 fn measure(lab: &Lab, arguments: &cli::Fetch) -> Result<ExitCode> {
-    let report = fetch::fetch(lab, &arguments.options()?)?;
+    let report = fetch::fetch(lab, &arguments.options()?, &mut |_| ())?;
     serde_json::to_writer(std::io::stdout().lock(), &report)?;
     writeln!(std::io::stdout())?;
     Ok(if report.complete { ExitCode::SUCCESS } else { ExitCode::FAILURE })
