@@ -1,3 +1,106 @@
-//! The operator's command.
+//! `resplice`: the operator's command. It asks the daemons of a node how they are, and checks configurations.
 
-fn main() {}
+mod ask;
+mod check;
+mod explain;
+mod json;
+mod status;
+mod table;
+mod text;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand, ValueHint};
+
+/// See what resplice is doing on this node, and check its configuration.
+#[derive(Debug, Parser)]
+#[command(name = "resplice", version, propagate_version = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Show connections, backends, the last recoveries and counters of the daemons on this node.
+    ///
+    /// Exit status 0 if at least one daemon runs and each that runs has answered within two seconds, 1 otherwise.
+    Status(StatusArgs),
+    /// Work with configuration files.
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Show what the tag rules say of a request.
+    ///
+    /// Tags tell recovery what may be done again: an update that is not idempotent never is.
+    Tag(TagArgs),
+}
+
+#[derive(Debug, Args)]
+struct StatusArgs {
+    /// Print one JSON object.
+    #[arg(long)]
+    json: bool,
+    /// Directory of the daemons' sockets.
+    #[arg(long, value_name = "DIR", default_value = "/run/resplice", value_hint = ValueHint::DirPath)]
+    run_dir: PathBuf,
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigCommand {
+    /// Check a file: print everything that is wrong with it, or a summary.
+    ///
+    /// Exit status 0 if it is right, 1 if not.
+    Check {
+        /// The file.
+        #[arg(value_name = "FILE", default_value = "/etc/resplice/cluster.toml", value_hint = ValueHint::FilePath)]
+        file: PathBuf,
+    },
+}
+
+#[derive(Debug, Args)]
+struct TagArgs {
+    /// The request: method, then path or URL.
+    #[arg(long, value_name = "METHOD TARGET")]
+    explain: String,
+    /// Its `Host`, if the target does not name one.
+    #[arg(long, value_name = "HOST", default_value = "")]
+    host: String,
+    /// The cluster's configuration.
+    #[arg(long, value_name = "FILE", default_value = "/etc/resplice/cluster.toml", value_hint = ValueHint::FilePath)]
+    config: PathBuf,
+}
+
+fn main() -> ExitCode {
+    let outcome = match Cli::parse().command {
+        Command::Status(args) => status_command(&args),
+        Command::Config(ConfigCommand::Check { file }) => check::check(&file),
+        Command::Tag(args) => explain::explain(&args.config, &args.explain, &args.host),
+    };
+    match outcome {
+        Ok((output, success)) => {
+            print(&output);
+            if success { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        }
+        Err(error) => {
+            eprintln!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// What to print, and whether all is well.
+type Outcome = anyhow::Result<(String, bool)>;
+
+fn status_command(args: &StatusArgs) -> Outcome {
+    let status = status::Status::ask(&args.run_dir);
+    let now_ms = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default().as_millis() as u64;
+    let output = if args.json { json::render(&status)? } else { text::render(&status, now_ms) };
+    Ok((output, status.good()))
+}
+
+/// The reader may have gone away, like `head`: that is not worth a panic.
+fn print(output: &str) {
+    use std::io::Write;
+    let _ = writeln!(std::io::stdout(), "{}", output.trim_end());
+}
