@@ -213,8 +213,7 @@ impl Connection {
         let (mut refused, mut events) = (None, Vec::new());
         let taken = backend.push(segment.seq(), segment.payload(), &mut |bytes| {
             if opaque.is_none() && refused.is_none() {
-                let pushed =
-                    responses.push(bytes, now, &mut |progress| events.push((offset, progress)));
+                let pushed = responses.push(bytes, now, &mut |progress| events.push((offset, progress)));
                 refused = pushed.err();
             }
             offset += bytes.len() as u64;
@@ -252,7 +251,8 @@ impl Connection {
             self.responses.set_closing();
         }
         let owed_from = request.complete.map(|complete| complete.max(self.ended));
-        let start = owed_from.filter(|from| *from <= response.started).map(|from| response.started.since(from));
+        let start =
+            owed_from.filter(|from| *from <= response.started).map(|from| response.started.since(from));
         let gap = self.longest_gap.take();
         // Errors are answered faster, or slower, than what they are instead of.
         let learnt = (response.status < 400).then_some(request.kind);
@@ -400,7 +400,8 @@ impl Connection {
             None => report.unrecoverable = Some("response bytes were overwritten in the log".to_owned()),
         }
         let tail = self.responses.body_bytes().min(TAIL_BYTES as u64);
-        report.partial.tail = self.spans.read(delivered.saturating_sub(tail)..delivered, log).unwrap_or_default();
+        report.partial.tail =
+            self.spans.read(delivered.saturating_sub(tail)..delivered, log).unwrap_or_default();
         report
     }
 

@@ -153,7 +153,10 @@ impl Responses {
             head: current.head.clone(),
             head_complete: current.head_complete,
             body_bytes: current.body_bytes,
-            body_hash: current.hash.as_ref().map_or_else(|| Xxh3::default().digest128(), |hash| hash.digest128()),
+            body_hash: current
+                .hash
+                .as_ref()
+                .map_or_else(|| Xxh3::default().digest128(), |hash| hash.digest128()),
             tail: Vec::new(),
         }
     }

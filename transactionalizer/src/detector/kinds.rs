@@ -102,7 +102,10 @@ mod tests {
     #[test]
     fn identifiers_collapse_and_words_do_not() {
         assert!(same("/orders/4711", "/orders/1?x=2"));
-        assert!(same("/u/123e4567-e89b-12d3-a456-426614174000/x", "/u/00000000-0000-0000-0000-000000000001/x"));
+        assert!(same(
+            "/u/123e4567-e89b-12d3-a456-426614174000/x",
+            "/u/00000000-0000-0000-0000-000000000001/x"
+        ));
         assert!(same(&format!("/t/{}", "q".repeat(40)), &format!("/t/{}", "z".repeat(50))));
         assert!(!same("/files/1m", "/files/300m"));
         assert!(!same("/a", "/b"));

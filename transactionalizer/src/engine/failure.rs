@@ -7,8 +7,19 @@ use packet::Time;
 
 use crate::spans::LogBytes;
 
+use super::segments::LAPPED;
 use super::table::{Entry, State};
 use super::{Action, Engine, Failure};
+
+/// Connections that are fenced, until the fence is known to hold.
+#[derive(Debug)]
+pub(super) struct Failing {
+    flows: Vec<Flow>,
+    evidence: Evidence,
+    since: Time,
+    backend_down: bool,
+    backend: SocketAddr,
+}
 
 /// Bytes of reports in one message, about; far below what a control message may have.
 const BATCH_BYTES: usize = 8 << 20;
@@ -33,18 +44,20 @@ impl Engine {
         let mut flows: Vec<Flow> = entry.flows.iter().filter(concerned).copied().collect();
         flows.sort_unstable();
         if !flows.is_empty() {
-            self.fail(&flows, evidence, since, true, now, log, out);
+            self.fail(flows, evidence, since, true, now, log, out);
         } else if was_up && self.live.is_some() {
             let connections = vec![];
             out.push(Action::Failed(Failure { evidence, since, backend_down: true, backend, connections }));
         }
     }
 
-    /// These connections, all of one backend, have failed: fences it on each, then reports them.
+    /// These connections, all of one backend, have failed: the backend is fenced on each, then they are reported. What the
+    /// backend sends before the fence holds still reaches the client, so the report waits for that, unless the evidence
+    /// is that nothing follows.
     #[allow(clippy::too_many_arguments)]
     pub(super) fn fail(
         &mut self,
-        flows: &[Flow],
+        flows: Vec<Flow>,
         evidence: Evidence,
         since: Time,
         backend_down: bool,
@@ -56,60 +69,82 @@ impl Engine {
         if self.live.is_some() && self.managers == 0 {
             return flows.iter().for_each(|flow| self.give_up(*flow, evidence, out));
         }
-        let fenced = flows.iter().filter_map(|flow| self.fail_one(*flow, now, log, out));
-        let mut reports: Vec<ConnectionReport> = Vec::with_capacity(flows.len());
-        reports.extend(fenced);
+        self.last_barrier += 1;
+        let barrier = self.last_barrier;
+        flows.iter().for_each(|flow| self.fence(*flow, barrier, out));
+        let at_once = self.live.is_none() || (evidence == Evidence::PrematureFin && flows.len() == 1);
+        let failing = Failing { flows, evidence, since, backend_down, backend };
+        if at_once {
+            self.report(barrier, &failing, now, log, out);
+        } else {
+            self.failing.insert(barrier, failing);
+            out.push(Action::Barrier(barrier));
+        }
+    }
+
+    fn fence(&mut self, flow: Flow, barrier: u64, out: &mut Vec<Action>) {
+        let Some(entry) = self.entries.get_mut(&flow) else { return };
+        entry.failing = Some(barrier);
+        let held = std::mem::take(&mut entry.held);
+        if let Some(backend) = self.backends.get_mut(&flow.backend) {
+            backend.asking.remove(&flow);
+        }
+        if self.live.is_some() {
+            held.into_iter().for_each(|held| self.suppress(held.hold, out));
+            out.push(Action::Fence(flow));
+        }
+    }
+
+    /// The fences sent before this barrier hold, and all that passed before has been read from the log.
+    pub fn handle_fenced(&mut self, barrier: u64, now: Time, log: &dyn LogBytes, out: &mut Vec<Action>) {
+        if let Some(failing) = self.failing.remove(&barrier) {
+            self.report(barrier, &failing, now, log, out);
+        }
+    }
+
+    fn report(
+        &mut self,
+        barrier: u64,
+        failing: &Failing,
+        now: Time,
+        log: &dyn LogBytes,
+        out: &mut Vec<Action>,
+    ) {
+        let reports = failing.flows.iter().filter_map(|flow| self.report_one(*flow, barrier, now, log));
+        let reports: Vec<ConnectionReport> = reports.collect();
         if self.live.is_none() {
             return;
         }
         self.counters.failed += reports.len() as u64;
         let unrecoverable = reports.iter().filter(|report| report.unrecoverable.is_some()).count();
         self.counters.unrecoverable += unrecoverable as u64;
+        let Failing { evidence, since, backend_down, backend, .. } = *failing;
         for connections in batches(reports) {
             out.push(Action::Failed(Failure { evidence, since, backend_down, backend, connections }));
         }
     }
 
-    fn fail_one(
+    /// `None` if the flow has been opened anew since it was fenced.
+    fn report_one(
         &mut self,
         flow: Flow,
+        barrier: u64,
         now: Time,
         log: &dyn LogBytes,
-        out: &mut Vec<Action>,
     ) -> Option<ConnectionReport> {
-        let entry = self.entries.get_mut(&flow)?;
+        let entry = self.entries.get_mut(&flow).filter(|entry| entry.failing == Some(barrier))?;
         let report = match std::mem::replace(&mut entry.state, State::Failed) {
             State::Open(connection) => {
                 let mut report = connection.report(log);
                 if entry.suspect != (false, false) {
-                    report.unrecoverable.get_or_insert_with(|| "the log was overwritten before it was read".to_owned());
+                    report.unrecoverable.get_or_insert_with(|| LAPPED.to_owned());
                 }
                 report
             }
-            State::Middle(middle) => ConnectionReport {
-                flow,
-                options: None,
-                t_l: 0,
-                ack_tl: middle.ack_cl.0,
-                ack_cl: middle.ack_cl.0,
-                client_next: middle.client_next.0,
-                client_fin: false,
-                pending: vec![],
-                partial: Default::default(),
-                unacked: vec![],
-                unrecoverable: Some("log began in mid-connection".to_owned()),
-            },
+            State::Middle(middle) => middle.report(flow),
             State::Unseen | State::Failed => return None,
         };
-        for held in std::mem::take(&mut entry.held) {
-            self.suppress(held.hold, out);
-        }
-        if self.live.is_some() {
-            out.push(Action::Fence(flow));
-        }
-        if let Some(backend) = self.backends.get_mut(&flow.backend) {
-            backend.asking.remove(&flow);
-        }
+        entry.failing = None;
         self.remember(&report, now);
         self.note_end(flow, now);
         Some(report)

@@ -30,12 +30,14 @@ impl Engine {
         if let Some(hold) = seen.logged.hold {
             self.take_hold(seen, hold, out);
         }
-        let Some(entry) = self.entries.get(&flow) else { return };
+        let Some(entry) = self.entries.get(&flow).filter(|entry| entry.failing.is_none()) else { return };
         let (Some(held), State::Open(connection)) = (entry.held.last(), &entry.state) else { return };
         let (end, since) = (held.end, held.time);
         match judge(end, &connection.situation()) {
             Judgement::Release => self.release_held(flow, out),
-            Judgement::Failure(evidence) => self.handle_premature(flow, evidence, since, seen.logged.time, log, out),
+            Judgement::Failure(evidence) => {
+                self.handle_premature(flow, evidence, since, seen.logged.time, log, out)
+            }
             Judgement::AskBackend if self.live.is_none() => self.release_held(flow, out),
             Judgement::AskBackend => self.ask(flow, end, since),
             Judgement::Wait => {}
@@ -54,6 +56,7 @@ impl Engine {
         }
         let Some(entry) = self.entries.get_mut(&seen.flow) else { return self.release(Some(hold), out) };
         match &mut entry.state {
+            _ if entry.failing.is_some() => self.suppress(hold, out),
             State::Failed => self.suppress(hold, out),
             State::Open(connection) if end == End::Fin || connection.acceptable_reset(seen.segment.seq()) => {
                 if entry.held.len() >= MAX_HELD {
@@ -117,7 +120,7 @@ impl Engine {
         out: &mut Vec<Action>,
     ) {
         let up = self.backends.get(&flow.backend).is_some_and(|backend| backend.health.is_up());
-        self.fail(&[flow], evidence, since, !up, now, log, out);
+        self.fail(vec![flow], evidence, since, !up, now, log, out);
         if self.live.is_some() && up {
             self.suspect(flow, evidence, since);
         }

@@ -29,6 +29,7 @@ mod timers;
 pub use counters::Counters;
 
 use backends::BackendEntry;
+use failure::Failing;
 use table::{Entry, Memory};
 
 /// One record of the segment log.
@@ -36,6 +37,8 @@ use table::{Entry, Memory};
 pub struct Logged<'a> {
     /// Its name, to find its bytes again.
     pub record: Record,
+    /// Which logger wrote it; what an earlier one held is void.
+    pub writer: u32,
     /// When it was logged.
     pub time: Time,
     /// The number under which the logger holds it.
@@ -55,6 +58,9 @@ pub enum Action {
     Suppress(u64),
     /// To the logger: nothing more from this flow's backend.
     Fence(Flow),
+    /// To the logger: say when the fences before it hold. Tell with [`Engine::handle_fenced`] when it did and the log has
+    /// been read up to that moment.
+    Barrier(u64),
     /// To the managers.
     Failed(Failure),
     /// To the managers.
@@ -98,6 +104,10 @@ pub struct Engine {
     next_sweep: Time,
     kinds: Kinds,
     managers: usize,
+    /// Fenced, not reported yet, by barrier.
+    failing: BTreeMap<u64, Failing>,
+    last_barrier: u64,
+    writer: Option<u32>,
     /// Since when the log is read as it is written; before, old records are caught up with and nothing is done.
     live: Option<Time>,
     next_probe: u64,
@@ -121,6 +131,9 @@ impl Engine {
             next_sweep: now,
             kinds: Kinds::new(cluster.detector.kinds),
             managers: 0,
+            failing: BTreeMap::new(),
+            last_barrier: 0,
+            writer: None,
             live: None,
             next_probe: 0,
             counters: Counters::default(),
@@ -146,7 +159,8 @@ impl Engine {
 
     /// For `resplice status`.
     pub fn status(&self) -> LogStatus {
-        let backends = self.backends.iter().map(|(address, entry)| (*address, entry.health.is_up())).collect();
+        let backends =
+            self.backends.iter().map(|(address, entry)| (*address, entry.health.is_up())).collect();
         let mut counters = self.counters.by_name();
         counters.insert("connections".to_owned(), self.entries.len() as u64);
         counters.insert("kinds".to_owned(), self.kinds.len() as u64);

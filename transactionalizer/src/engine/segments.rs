@@ -1,13 +1,16 @@
 //! What a logged segment does.
 
 use cluster::control::Flow;
-use packet::{TcpSegment, Time};
+use packet::TcpSegment;
 
 use crate::connection::Connection;
 use crate::spans::LogBytes;
 
 use super::table::{Entry, Middle, State};
 use super::{Action, Engine, Logged};
+
+/// Why a connection that lost records is not recoverable.
+pub(super) const LAPPED: &str = "the log was overwritten before it was read";
 
 /// A segment with what is known of it.
 pub(super) struct Seen<'a> {
@@ -19,6 +22,7 @@ pub(super) struct Seen<'a> {
 impl Engine {
     /// A record of the segment log, in the order of the log.
     pub fn handle_record(&mut self, logged: &Logged<'_>, log: &dyn LogBytes, out: &mut Vec<Action>) {
+        self.check_writer(logged.writer, out);
         self.counters.records += 1;
         self.counters.held += u64::from(logged.hold.is_some());
         let Some(seen) = self.see(logged) else {
@@ -75,7 +79,9 @@ impl Engine {
     }
 
     fn handle_middle(&mut self, seen: &Seen<'_>) {
-        let Some(Entry { state: State::Middle(middle), .. }) = self.entries.get_mut(&seen.flow) else { return };
+        let Some(Entry { state: State::Middle(middle), .. }) = self.entries.get_mut(&seen.flow) else {
+            return;
+        };
         let segment = &seen.segment;
         if !seen.logged.from_backend {
             middle.ended |= segment.flags().rst();
@@ -105,7 +111,7 @@ impl Engine {
             _ if suspect == (false, false) => {}
             Some(true) if plausible => *side = false,
             Some(false) if plausible => {}
-            _ => connection.lose("the log was overwritten before it was read"),
+            _ => connection.lose(LAPPED),
         }
         let Some(backend) = backends.get_mut(&seen.flow.backend) else { return };
         if seen.logged.from_backend && !seen.segment.payload().is_empty() {
@@ -151,14 +157,19 @@ impl Engine {
                 lost += 1;
             }
         }
-        out.push(Action::Note(format!("the segment log was replaced: {lost} connections are not recoverable")));
+        out.push(Action::Note(format!(
+            "the segment log was replaced: {lost} connections are not recoverable"
+        )));
     }
 
     /// Another logger writes the log: what the one before held is void.
-    pub fn handle_new_writer(&mut self, now: Time, out: &mut Vec<Action>) {
+    fn check_writer(&mut self, writer: u32, out: &mut Vec<Action>) {
+        if self.writer.replace(writer).is_none_or(|before| before == writer) {
+            return;
+        }
         self.entries.values_mut().for_each(|entry| entry.held.clear());
         self.backends.values_mut().for_each(|backend| backend.asking.clear());
-        out.push(Action::Note(format!("another logger writes the segment log since {} ns", now.as_nanos())));
+        out.push(Action::Note(format!("the segment log has a new writer, its {writer}th")));
     }
 
     /// The open connection of a flow.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use cluster::control::{Client, ConnectionReport, Flow};
+use cluster::control::{Client, ConnectionReport, Flow, PartialResponse};
 use packet::{Seq, SynOptions, TcpSegment, Time};
 
 use crate::connection::{Connection, Handshake};
@@ -32,6 +32,25 @@ pub(super) struct Middle {
     pub(super) ack_cl: Seq,
     pub(super) client_next: Seq,
     pub(super) ended: bool,
+}
+
+impl Middle {
+    /// That it cannot be recovered.
+    pub(super) fn report(&self, flow: Flow) -> ConnectionReport {
+        ConnectionReport {
+            flow,
+            options: None,
+            t_l: 0,
+            ack_tl: self.ack_cl.0,
+            ack_cl: self.ack_cl.0,
+            client_next: self.client_next.0,
+            client_fin: false,
+            pending: vec![],
+            partial: PartialResponse::default(),
+            unacked: vec![],
+            unrecoverable: Some("log began in mid-connection".to_owned()),
+        }
+    }
 }
 
 /// What is known of a flow.
@@ -71,16 +90,19 @@ pub(super) struct Entry {
     pub(super) ending: bool,
     /// A failure was found while nobody listened; it is not looked for again.
     pub(super) given_up: bool,
+    /// Its backend has been fenced under this barrier; it is reported when the fence holds.
+    pub(super) failing: Option<u64>,
 }
 
 impl Entry {
     /// A failure of the backend would matter to the client.
     pub(super) fn concerned(&self) -> bool {
-        match &self.state {
-            State::Open(connection) => !connection.over() && !self.given_up,
-            State::Middle(middle) => !middle.ended && !self.given_up,
+        let state = match &self.state {
+            State::Open(connection) => !connection.over(),
+            State::Middle(middle) => !middle.ended,
             State::Unseen | State::Failed => false,
-        }
+        };
+        state && !self.given_up && self.failing.is_none()
     }
 
     fn ended(&self) -> bool {
@@ -205,7 +227,9 @@ impl Engine {
 
     /// Forgets flows that have ended a while ago, and from time to time idle ones.
     pub(super) fn forget(&mut self, now: Time) {
-        while let Some((time, flow)) = self.ended.front().copied().filter(|(time, _)| now.since(*time) >= LINGER) {
+        while let Some((time, flow)) =
+            self.ended.front().copied().filter(|(time, _)| now.since(*time) >= LINGER)
+        {
             self.ended.pop_front();
             let Some(entry) = self.entries.get_mut(&flow) else { continue };
             if entry.ended() && entry.embryo.is_none() && entry.touched <= time {

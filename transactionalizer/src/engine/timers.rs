@@ -11,6 +11,7 @@ use crate::detector::backend::{Finding, Output};
 use crate::detector::probing::{Answer, ProbeId};
 use crate::spans::LogBytes;
 
+use super::table::Entry;
 use super::{Action, Engine};
 
 /// Body bytes after which a response tells by itself how regularly it comes.
@@ -34,8 +35,8 @@ impl Deadlines {
 
 impl Engine {
     fn deadlines(&self, flow: Flow) -> Deadlines {
-        let given_up = self.entries.get(&flow).is_none_or(|entry| entry.given_up);
-        let (Some(live), Some(connection), false) = (self.live, self.connection(flow), given_up) else {
+        let concerned = self.entries.get(&flow).is_some_and(Entry::concerned);
+        let (Some(live), Some(connection), true) = (self.live, self.connection(flow), concerned) else {
             return Deadlines::default();
         };
         let silence = connection.silent_since().map(|since| since.max(live) + self.limits.probe_after);
@@ -124,7 +125,14 @@ impl Engine {
 
     /// The host may live, but the application is later than it ever was. If others of the same backend get on, only this
     /// connection has failed.
-    fn handle_timeout(&mut self, flow: Flow, since: Time, now: Time, log: &dyn LogBytes, out: &mut Vec<Action>) {
+    fn handle_timeout(
+        &mut self,
+        flow: Flow,
+        since: Time,
+        now: Time,
+        log: &dyn LogBytes,
+        out: &mut Vec<Action>,
+    ) {
         self.counters.timeouts += 1;
         let Some(backend) = self.backends.get_mut(&flow.backend) else { return };
         backend.timeouts += 1;
@@ -132,7 +140,7 @@ impl Engine {
         if backend.progressed <= since || backend.timeouts >= 2 {
             self.fail_backend(flow.backend, evidence, since, now, log, out);
         } else {
-            self.fail(&[flow], evidence, since, false, now, log, out);
+            self.fail(vec![flow], evidence, since, false, now, log, out);
         }
     }
 

@@ -1,0 +1,116 @@
+//! The control connection to the logger, on which judgements and fences go.
+
+use std::collections::VecDeque;
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use cluster::connection::{Connection, ConnectionError};
+use cluster::control::{LoggerStatus, ToLogger};
+use packet::Time;
+use rustix::event::PollFlags;
+use rustix::fd::BorrowedFd;
+
+/// Between attempts to connect.
+const RETRY: Duration = Duration::from_millis(100);
+
+/// To the logger on this host, whenever it runs.
+#[derive(Debug)]
+pub(crate) struct JudgeLink {
+    path: PathBuf,
+    connection: Option<Connection>,
+    next_attempt: Time,
+    complained: bool,
+    /// Barriers that the logger has not answered, in the order of its answers.
+    unanswered: VecDeque<u64>,
+    /// Barriers that hold.
+    passed: Vec<u64>,
+}
+
+impl JudgeLink {
+    pub(crate) fn new(path: PathBuf) -> Self {
+        Self {
+            path,
+            connection: None,
+            next_attempt: Time::default(),
+            complained: false,
+            unanswered: VecDeque::new(),
+            passed: vec![],
+        }
+    }
+
+    /// The descriptor to poll, if connected.
+    pub(crate) fn interest(&self) -> Option<(BorrowedFd<'_>, PollFlags)> {
+        self.connection.as_ref().map(|connection| (connection.as_fd(), connection.interest()))
+    }
+
+    /// When [`poll`](Self::poll) has something to do, if nothing arrives.
+    pub(crate) fn due(&self) -> Option<Time> {
+        self.connection.is_none().then_some(self.next_attempt)
+    }
+
+    /// Connects if it is time to.
+    pub(crate) fn poll(&mut self, now: Time) {
+        if self.connection.is_some() || now < self.next_attempt {
+            return;
+        }
+        self.next_attempt = now + RETRY;
+        let connected = Connection::unix(&self.path).and_then(|mut connection| {
+            connection.send(&ToLogger::Judge)?;
+            Ok(connection)
+        });
+        match connected {
+            Ok(connection) => {
+                tracing::info!("judging for the logger at {}", self.path.display());
+                (self.connection, self.complained) = (Some(connection), false);
+            }
+            Err(error) if !self.complained => {
+                self.complained = true;
+                tracing::warn!("waiting for the logger at {}: {error}", self.path.display());
+            }
+            Err(_) => {}
+        }
+    }
+
+    /// Reads and writes what is possible.
+    pub(crate) fn handle_ready(&mut self) {
+        let Some(connection) = &mut self.connection else { return };
+        let exchanged =
+            connection.handle_writable().and_then(|()| connection.handle_readable::<LoggerStatus>());
+        match exchanged {
+            Ok(answers) => {
+                let passed = answers.iter().filter_map(|_| self.unanswered.pop_front());
+                self.passed.extend(passed);
+            }
+            Err(error) => self.disconnect(&error),
+        }
+    }
+
+    /// A logger that is gone lets nothing pass: its queue drops. So do all barriers hold.
+    fn disconnect(&mut self, error: &ConnectionError) {
+        tracing::warn!("lost the logger at {}: {error}", self.path.display());
+        self.connection = None;
+        self.passed.extend(self.unanswered.drain(..));
+    }
+
+    pub(crate) fn send(&mut self, message: &ToLogger) {
+        let Some(connection) = &mut self.connection else { return };
+        if let Err(error) = connection.send(message) {
+            self.disconnect(&error);
+        }
+    }
+
+    /// Asks the logger to say when everything sent so far is in force.
+    pub(crate) fn send_barrier(&mut self, barrier: u64) {
+        self.unanswered.push_back(barrier);
+        self.send(&ToLogger::Status);
+        if self.connection.is_none() {
+            self.passed.extend(self.unanswered.drain(..));
+        }
+    }
+
+    /// Barriers that hold since the last call.
+    pub(crate) fn poll_passed(&mut self) -> Vec<u64> {
+        std::mem::take(&mut self.passed)
+    }
+}

@@ -1,0 +1,253 @@
+//! Owns sockets, clock and threads; decides nothing.
+
+mod clock;
+mod judge_link;
+mod log;
+mod managers;
+mod prober;
+mod story;
+mod waker;
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use cluster::config::{Cluster, Logger};
+use cluster::control::{FromLog, ToLog, ToLogger};
+use cluster::lock::DaemonLock;
+use cluster::runtime::{Runtime, segment_log};
+use cluster::server::{Incoming, Server};
+use packet::Time;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use transactionalizer::engine::{Action, Engine};
+
+use clock::now;
+use judge_link::JudgeLink;
+use log::{Bytes, Read, SegmentLog};
+use managers::Managers;
+use prober::Prober;
+
+/// Records read before the sockets are looked at again.
+const RECORDS_AT_ONCE: usize = 512;
+
+/// The daemon.
+pub(crate) struct Shell {
+    engine: Engine,
+    log: SegmentLog,
+    bytes: Bytes,
+    next_open: Time,
+    link: JudgeLink,
+    managers: Managers,
+    status: Server,
+    prober: Prober,
+    actions: Vec<Action>,
+    /// Barriers that hold, each with the number of the record up to which the log must be read before it counts.
+    barriers: Vec<(u64, u64)>,
+    stop: OwnedFd,
+}
+
+impl Shell {
+    /// Opens everything that must be there; the segment log and the logger may come later.
+    pub(crate) fn new(
+        cluster: Cluster,
+        node: &str,
+        logger: &Logger,
+        runtime: &Runtime,
+        lock: &DaemonLock,
+        stop: OwnedFd,
+    ) -> Result<Self> {
+        let status = Server::unix(lock)?;
+        let proxies = cluster.proxies.values().map(|proxy| proxy.address).collect();
+        let managers = Server::tcp(logger.control, proxies)
+            .with_context(|| format!("[logger.{node}] control must be an address of this host"))?;
+        tracing::info!("recovery managers may connect to {}", logger.control);
+        Ok(Self {
+            log: SegmentLog::new(segment_log(&cluster.cluster.name, node)),
+            bytes: Bytes::default(),
+            next_open: Time::default(),
+            link: JudgeLink::new(runtime.socket("nfq-logger")),
+            managers: Managers::new(managers),
+            status,
+            prober: Prober::new(cluster.service.address),
+            engine: Engine::new(cluster, now()),
+            actions: vec![],
+            barriers: vec![],
+            stop,
+        })
+    }
+
+    /// Until told to stop.
+    pub(crate) fn run(&mut self) -> Result<()> {
+        loop {
+            self.link.poll(now());
+            self.open_log();
+            self.note_barriers();
+            let drained = self.read_log();
+            self.pass_barriers();
+            if drained {
+                self.engine.handle_live(now());
+                self.engine.handle_timers(now(), &self.bytes, &mut self.actions);
+                self.act();
+            }
+            if self.wait(drained)? {
+                tracing::info!("stopping");
+                return Ok(());
+            }
+        }
+    }
+
+    fn open_log(&mut self) {
+        if self.log.is_open() || now() < self.next_open {
+            return;
+        }
+        self.next_open = now() + Duration::from_millis(100);
+        if let Some(bytes) = self.log.open() {
+            self.bytes = bytes;
+        }
+    }
+
+    /// Reads a while; `true` if all has been read.
+    fn read_log(&mut self) -> bool {
+        for _ in 0..RECORDS_AT_ONCE {
+            match self.log.next() {
+                Read::End => return true,
+                Read::Record(logged) => self.engine.handle_record(&logged, &self.bytes, &mut self.actions),
+                Read::Lapped(records) => self.engine.handle_lapped(records, &mut self.actions),
+                Read::Lost(reason) => {
+                    tracing::warn!("{reason}");
+                    self.log.close();
+                    self.bytes = Bytes::default();
+                    self.engine.handle_replaced(&mut self.actions);
+                }
+            }
+            if !self.actions.is_empty() {
+                self.act();
+            }
+        }
+        false
+    }
+
+    /// What passed before a fence held is in the log by now.
+    fn note_barriers(&mut self) {
+        let passed = self.link.poll_passed();
+        if !passed.is_empty() {
+            let newest = self.log.newest();
+            self.barriers.extend(passed.into_iter().map(|barrier| (barrier, newest)));
+        }
+    }
+
+    /// Reports what waited for a fence, once the log has been read up to it.
+    fn pass_barriers(&mut self) {
+        let read = if self.log.is_open() { self.log.last() } else { u64::MAX };
+        let due: Vec<u64> =
+            self.barriers.iter().filter(|(_, newest)| *newest <= read).map(|(barrier, _)| *barrier).collect();
+        self.barriers.retain(|(_, newest)| *newest > read);
+        for barrier in due {
+            self.engine.handle_fenced(barrier, now(), &self.bytes, &mut self.actions);
+        }
+        self.act();
+    }
+
+    fn act(&mut self) {
+        while !self.actions.is_empty() {
+            for action in std::mem::take(&mut self.actions) {
+                self.act_one(action);
+            }
+        }
+    }
+
+    fn act_one(&mut self, action: Action) {
+        match action {
+            Action::Release(hold) => self.link.send(&ToLogger::Release { hold }),
+            Action::Suppress(hold) => self.link.send(&ToLogger::Suppress { hold }),
+            Action::Fence(flow) => self.link.send(&ToLogger::Fence(flow)),
+            Action::Barrier(barrier) => self.link.send_barrier(barrier),
+            Action::Failed(failure) => {
+                let told = self.managers.report(&failure, now());
+                story::tell(&failure, told, now());
+            }
+            Action::BackendUp(backend) => {
+                tracing::info!("backend {backend} answers again");
+                self.managers.tell(&FromLog::BackendUp { backend });
+            }
+            Action::Probe(backend, id, question) => {
+                if let Some((backend, id, answer)) = self.prober.start(backend, id, question, now()) {
+                    self.engine.handle_probe(backend, id, answer, now(), &self.bytes, &mut self.actions);
+                }
+            }
+            Action::Unreported(flow, evidence) => story::tell_unreported(&flow, evidence),
+            Action::Note(text) => tracing::warn!("{text}"),
+        }
+    }
+
+    /// Sleeps until something happens, or not at all if there is more to read; `true`: stop.
+    fn wait(&mut self, drained: bool) -> Result<bool> {
+        let timeout = if drained { self.sleep() } else { Duration::ZERO };
+        let mut interest: Vec<(BorrowedFd<'_>, PollFlags)> = vec![(self.stop.as_fd(), PollFlags::IN)];
+        let log =
+            self.log.waker().filter(|_| drained).map(|waker| (waker.arm(self.log.last()), PollFlags::IN));
+        interest.extend(log);
+        let link = interest.len();
+        interest.extend(self.link.interest());
+        let managers = interest.len();
+        interest.extend(self.managers.server().interest());
+        let status = interest.len();
+        interest.extend(self.status.interest());
+        let probes = interest.len();
+        interest.extend(self.prober.interest());
+        let ready = poll_ready(&interest, timeout)?;
+        if let Some(waker) = self.log.waker().filter(|_| drained) {
+            waker.disarm();
+        }
+        let any = |from: usize, to: usize| ready.get(from..to).unwrap_or_default().contains(&true);
+        let (stopped, link_ready) = (any(0, 1), any(link, managers));
+        let (managers_ready, status_ready) = (any(managers, status), any(status, probes));
+        self.handle_probes(ready.get(probes..).unwrap_or_default());
+        if link_ready {
+            self.link.handle_ready();
+        }
+        if managers_ready {
+            self.managers.handle_ready(&mut self.engine);
+        }
+        if status_ready {
+            self.handle_status();
+        }
+        Ok(stopped)
+    }
+
+    fn sleep(&mut self) -> Duration {
+        let now = now();
+        let open = (!self.log.is_open()).then_some(self.next_open);
+        let due = open.into_iter().chain(self.link.due()).fold(self.engine.next_timer(now), Time::min);
+        due.since(now)
+    }
+
+    fn handle_probes(&mut self, ready: &[bool]) {
+        if !ready.contains(&true) {
+            return;
+        }
+        for (backend, id, answer) in self.prober.handle_ready(ready) {
+            self.engine.handle_probe(backend, id, answer, now(), &self.bytes, &mut self.actions);
+        }
+        self.act();
+    }
+
+    fn handle_status(&mut self) {
+        for incoming in self.status.handle_ready::<ToLog>() {
+            if let Incoming::Message(peer, ToLog::Status) = incoming {
+                self.status.send(peer, &FromLog::Status(self.engine.status()));
+            }
+        }
+    }
+}
+
+/// Which of these are ready.
+fn poll_ready(interest: &[(BorrowedFd<'_>, PollFlags)], timeout: Duration) -> Result<Vec<bool>> {
+    let mut fds: Vec<_> = interest.iter().map(|(fd, flags)| PollFd::from_borrowed_fd(*fd, *flags)).collect();
+    let timeout = Timespec::try_from(timeout).context("timeout out of range")?;
+    match poll(&mut fds, Some(&timeout)) {
+        Ok(_) => Ok(fds.iter().map(|fd| !fd.revents().is_empty()).collect()),
+        Err(rustix::io::Errno::INTR) => Ok(vec![false; interest.len()]),
+        Err(error) => Err(error).context("poll failed"),
+    }
+}
