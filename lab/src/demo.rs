@@ -45,7 +45,6 @@ impl Drop for Guard {
 
 /// Runs all downloads, shows their progress on `out`, then the table.
 pub fn demo(lab: &Lab, out: &mut dyn Write) -> Result<()> {
-    crate::operate::sweep()?;
     writeln!(
         out,
         "A client downloads 300 MB at 60 MB/s over one TCP connection. At 100 MB its web server is killed\n\

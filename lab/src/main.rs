@@ -47,11 +47,10 @@ fn run(cli: &Cli) -> Result<ExitCode> {
         Verb::Status => print::status(cli.json, &lab.status()?)?,
         Verb::Exec { node, command } => exec(&lab, *node, command)?,
         Verb::Tcpdump { node, arguments } => {
-            let mut command = vec!["tcpdump".to_owned(), "-n".to_owned()];
-            command.extend_from_slice(if arguments.is_empty() { &[] } else { arguments });
-            if !arguments.iter().any(|argument| argument.starts_with("-i")) {
-                command.extend(["-i".to_owned(), "any".to_owned()]);
-            }
+            let given = arguments.iter().any(|argument| argument.starts_with("-i"));
+            let start: &[&str] = if given { &["tcpdump", "-n"] } else { &["tcpdump", "-n", "-i", "any"] };
+            let command: Vec<String> =
+                start.iter().map(|word| (*word).to_owned()).chain(arguments.iter().cloned()).collect();
             exec(&lab, *node, &command)?;
         }
         Verb::Fail { node, fault } => {

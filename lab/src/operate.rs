@@ -24,17 +24,21 @@ impl Lab {
     pub fn up(&self, settings: &Settings, owner: Option<Process>) -> Result<Done> {
         ensure!(rustix::process::geteuid().is_root(), "the lab makes network namespaces: run it as root");
         nginx::check_installed()?;
+        sweep()?;
         let _lock = self.lock()?;
         let mut done = Done::new();
         let before = self.record();
         let owner = owner.or(before.as_ref().and_then(|record| record.owner));
-        if before.is_some_and(|record| record.settings != *settings) {
+        if before.as_ref().is_some_and(|record| record.settings != *settings) {
             self.remove()?;
             done.push("removed the lab with other settings".to_owned());
         }
+        // A lab that was never finished belongs to whoever makes it: after an interrupt it is swept away.
+        let maker = if before.is_none() { Process::running(std::process::id()) } else { owner };
+        self.write_record(&Record { settings: settings.clone(), owner: maker })?;
+        let made = self.make(settings, &mut done);
         self.write_record(&Record { settings: settings.clone(), owner })?;
-        self.make(settings, &mut done)?;
-        Ok(done)
+        made.map(|()| done)
     }
 
     fn make(&self, settings: &Settings, done: &mut Done) -> Result<()> {

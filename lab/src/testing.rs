@@ -17,7 +17,6 @@ use crate::documents;
 use crate::faults::Fault;
 use crate::http::{Behaviour, Connection, End, Response, hex};
 use crate::lab::Lab;
-use crate::operate::sweep;
 use crate::process::Process;
 use crate::settings::Settings;
 use crate::topology::{DIRECT_PORT, Node, PORT, VIP};
@@ -42,7 +41,6 @@ impl Deref for TestLab {
 impl TestLab {
     /// Brings up a lab with a name of its own.
     pub fn up(settings: &Settings) -> Result<Self> {
-        sweep()?;
         let me = std::process::id();
         let lab = Lab::new(&format!("t{me}-{}", NUMBER.fetch_add(1, Ordering::Relaxed)))?;
         let guard = Self(lab);
