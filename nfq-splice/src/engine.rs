@@ -110,7 +110,7 @@ impl Engine {
         if let Some(mut flow) = self.take(client) {
             if let State::Spliced(splice) = &mut flow.state {
                 splice.kernel = false;
-                self.core.act(Action::Suspend(client));
+                self.core.suspend_packets(&mut flow);
             }
             self.put(flow);
         }
@@ -147,7 +147,7 @@ impl Engine {
             closing: Closing::default(),
         };
         self.core.counters.count("connections_restored");
-        self.put(Flow { leg, resplices: 0, state: State::Spliced(splice), timer: None });
+        self.put(Flow { leg, resplices: 0, suspended: false, state: State::Spliced(splice), timer: None });
     }
 
     /// A recovery planned by the manager.
@@ -307,7 +307,7 @@ impl Core {
             }
             State::Spliced(splice) if splice.closing.deadline.is_some() => {
                 self.counters.count("port_reused");
-                self.act(Action::Resume(flow.client()));
+                self.resume_packets(flow);
                 *flow = self.accept(segment);
             }
             _ => self.challenge(flow, segment),

@@ -12,6 +12,8 @@ use crate::take_in::Comparison;
 pub(crate) struct Flow {
     pub(crate) leg: ClientLeg,
     pub(crate) resplices: u32,
+    /// Its packets are queued before conntrack.
+    pub(crate) suspended: bool,
     pub(crate) state: State,
     /// As entered in the engine's timer table.
     pub(crate) timer: Option<Time>,

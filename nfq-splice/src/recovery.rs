@@ -54,7 +54,7 @@ impl Core {
 
     fn suspend(&mut self, flow: &mut Flow, splice: Splice, mut order: RecoveryOrder) {
         let client = flow.leg.client;
-        self.act(Action::Suspend(client));
+        self.suspend_packets(flow);
         self.act(Action::Unsplice(client));
         self.reset_backend(client, splice.backend, Seq(order.client_next));
         if let Some(options) = order.options {
@@ -178,7 +178,7 @@ impl Core {
 
     fn client_left(&mut self, flow: &mut Flow) {
         self.end_recovery(flow, Outcome::Gone("the client reset the connection".to_owned()));
-        self.act(Action::Resume(flow.leg.client));
+        self.resume_packets(flow);
         flow.state = State::Gone;
     }
 

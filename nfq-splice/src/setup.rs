@@ -65,7 +65,8 @@ impl Core {
             repeat: Some(Repeat::after(self.now, SYN_ACK_TIMEOUT)),
             connect: None,
         };
-        let flow = Flow { leg, resplices: 0, state: State::Setup(Box::new(setup)), timer: None };
+        let flow =
+            Flow { leg, resplices: 0, suspended: false, state: State::Setup(Box::new(setup)), timer: None };
         self.send_syn_ack(&flow);
         flow
     }

@@ -73,9 +73,22 @@ impl Core {
                 sack_permitted: flow.leg.options.sack_permitted,
             };
             self.act(Action::Splice(entry));
-            self.act(Action::Resume(client));
+            self.resume_packets(flow);
         } else {
-            self.act(Action::Suspend(client));
+            self.suspend_packets(flow);
+        }
+    }
+
+    /// Changes of the set are slow (the kernel waits for all readers of its rules): only where they change something.
+    pub(crate) fn suspend_packets(&mut self, flow: &mut Flow) {
+        if !std::mem::replace(&mut flow.suspended, true) {
+            self.act(Action::Suspend(flow.leg.client));
+        }
+    }
+
+    pub(crate) fn resume_packets(&mut self, flow: &mut Flow) {
+        if std::mem::replace(&mut flow.suspended, false) {
+            self.act(Action::Resume(flow.leg.client));
         }
     }
 
@@ -179,7 +192,7 @@ impl Core {
         let State::Spliced(splice) = &mut flow.state else { return };
         if splice.closing.deadline.is_some_and(|deadline| now >= deadline) {
             self.counters.count("connections_ended");
-            self.act(Action::Resume(flow.leg.client));
+            self.resume_packets(flow);
             flow.state = State::Gone;
             return;
         }
@@ -200,7 +213,7 @@ impl Core {
         let ack = flow.client_next().unwrap_or(Seq(0));
         self.send(flow.leg.reset(self.now, seq, ack));
         self.act(Action::Unsplice(flow.leg.client));
-        self.act(Action::Resume(flow.leg.client));
+        self.resume_packets(flow);
         self.counters.count("clients_reset");
         flow.state = State::Gone;
     }

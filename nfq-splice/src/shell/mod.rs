@@ -29,7 +29,7 @@ const EVENT_BUFFER: usize = 8 << 20;
 const BATCHES: usize = 8;
 
 /// All that the engine must not own.
-pub struct Shell {
+pub(crate) struct Shell {
     engine: Engine,
     kernel: Kernel,
     queue: Queue,
@@ -46,7 +46,7 @@ fn now() -> Time {
 
 impl Shell {
     /// Restores the table from conntrack, then binds the queue.
-    pub fn start(cluster: &Cluster, lock: &DaemonLock) -> Result<Self> {
+    pub(crate) fn start(cluster: &Cluster, lock: &DaemonLock) -> Result<Self> {
         let secret = secret_file::load(&lock.socket().with_file_name("nfq-splice.secret"))?;
         let mut engine = Engine::new(Settings::new(cluster), secret);
         let mut kernel = Kernel::open(cluster)?;
@@ -65,7 +65,7 @@ impl Shell {
     }
 
     /// Until `stop` becomes readable. Connections translated by the kernel go on.
-    pub fn run(mut self, stop: &OwnedFd) -> Result<()> {
+    pub(crate) fn run(mut self, stop: &OwnedFd) -> Result<()> {
         loop {
             if self.wait(stop)? {
                 tracing::info!("stopping; connections spliced in the kernel go on");
