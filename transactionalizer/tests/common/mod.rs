@@ -1,0 +1,233 @@
+//! A client, a backend and a log in memory around the engine.
+#![allow(dead_code, unreachable_pub, missing_docs)]
+
+use std::net::SocketAddr;
+
+use cluster::config::Cluster;
+use cluster::control::{ConnectionReport, Evidence, Flow};
+use packet::{Flags, SegmentBuilder, Seq, SynOptions, Time};
+use transactionalizer::detector::probing::{Answer, ProbeId, Question};
+use transactionalizer::engine::{Action, Engine, Failure, Logged};
+use transactionalizer::spans::{LogBytes, Record};
+
+pub const CONFIG: &str = r#"
+[cluster]
+name = "test"
+[service]
+address = "10.9.9.9:80"
+[[route]]
+pool = "all"
+[pool.all]
+backends = ["b1", "b2"]
+[backend.b1]
+address = "10.0.3.1:8080"
+[backend.b2]
+address = "10.0.3.2:8080"
+[proxy.p]
+address = "10.0.2.1"
+[logger.l]
+control = "10.0.2.2:7000"
+[detector]
+kinds = 64
+[recovery]
+request_bytes = 65536
+[[tag]]
+method = ["GET", "HEAD"]
+deterministic = true
+read_only = true
+idempotent = true
+"#;
+
+pub fn addr(text: &str) -> SocketAddr {
+    text.parse().unwrap()
+}
+
+pub fn b1() -> SocketAddr {
+    addr("10.0.3.1:8080")
+}
+
+pub fn b2() -> SocketAddr {
+    addr("10.0.3.2:8080")
+}
+
+/// Payloads by record number.
+#[derive(Default)]
+pub struct Log(pub Vec<Vec<u8>>, pub usize);
+
+impl LogBytes for Log {
+    fn read(&self, record: Record, skip: usize, length: usize, into: &mut Vec<u8>) -> Option<()> {
+        if (record.number as usize) < self.1 {
+            return None;
+        }
+        let packet = self.0.get(record.number as usize)?;
+        let payload = packet::TcpSegment::parse(packet).ok()?.payload();
+        into.extend_from_slice(payload.get(skip..skip + length)?);
+        Some(())
+    }
+}
+
+pub struct World {
+    pub engine: Engine,
+    pub log: Log,
+    pub now: Time,
+    pub actions: Vec<Action>,
+    next_hold: u64,
+    pub probes: Vec<(SocketAddr, ProbeId, Question)>,
+}
+
+/// One connection's numbers.
+#[derive(Clone, Copy)]
+pub struct Conn {
+    pub flow: Flow,
+    pub client_isn: Seq,
+    pub backend_isn: Seq,
+}
+
+pub fn conn(port: u16, backend: SocketAddr) -> Conn {
+    let client = SocketAddr::new("10.0.1.1".parse().unwrap(), port);
+    Conn { flow: Flow { client, backend }, client_isn: Seq(u32::MAX - 20), backend_isn: Seq(u32::MAX - 50) }
+}
+
+pub const OPTIONS: SynOptions =
+    SynOptions { mss: Some(1460), window_scale: Some(7), sack_permitted: true, timestamp: None };
+
+impl World {
+    pub fn new() -> Self {
+        Self::with(CONFIG)
+    }
+
+    pub fn with(config: &str) -> Self {
+        let cluster = Cluster::parse(config, "test").unwrap();
+        let now = Time::from_millis(1_000_000);
+        let mut engine = Engine::new(cluster, now);
+        engine.handle_managers(1);
+        engine.handle_live(now);
+        Self { engine, log: Log::default(), now, actions: vec![], next_hold: 1, probes: vec![] }
+    }
+
+    pub fn pass(&mut self, millis: u64) {
+        self.now = self.now + std::time::Duration::from_millis(millis);
+    }
+
+    pub fn log(&mut self, packet: Vec<u8>, from_backend: bool, held: bool) -> Option<u64> {
+        let hold = held.then_some(self.next_hold);
+        self.next_hold += u64::from(held);
+        let number = self.log.0.len() as u64;
+        self.log.0.push(packet);
+        let record = Record { position: None, number };
+        let packet = self.log.0.last().unwrap().clone();
+        let logged = Logged { record, writer: 1, time: self.now, hold, from_backend, packet: &packet };
+        let mut out = vec![];
+        self.engine.handle_record(&logged, &self.log, &mut out);
+        self.take(out);
+        hold
+    }
+
+    /// Barriers hold at once; probes are kept for the test to answer.
+    pub fn take(&mut self, out: Vec<Action>) {
+        for action in out {
+            match action {
+                Action::Barrier(barrier) => {
+                    let mut more = vec![];
+                    self.engine.handle_fenced(barrier, self.now, &self.log, &mut more);
+                    self.take(more);
+                }
+                Action::Probe(backend, id, question) => self.probes.push((backend, id, question)),
+                action => self.actions.push(action),
+            }
+        }
+    }
+
+    pub fn timers(&mut self) {
+        let mut out = vec![];
+        self.engine.handle_timers(self.now, &self.log, &mut out);
+        self.take(out);
+    }
+
+    /// Lets time pass in small steps; `answer` says what probes meet with.
+    pub fn run(&mut self, millis: u64, answer: impl Fn(Question) -> Option<Answer>) {
+        for _ in 0..millis {
+            self.pass(1);
+            self.timers();
+            self.answer(&answer);
+        }
+    }
+
+    pub fn answer(&mut self, answer: &impl Fn(Question) -> Option<Answer>) {
+        for (backend, id, question) in std::mem::take(&mut self.probes) {
+            if let Some(answer) = answer(question) {
+                let mut out = vec![];
+                self.engine.handle_probe(backend, id, answer, self.now, &self.log, &mut out);
+                self.take(out);
+            }
+        }
+    }
+
+    pub fn open(&mut self, conn: Conn) {
+        let Flow { client, backend } = conn.flow;
+        let mut syn = SegmentBuilder::new(client, backend);
+        (syn.seq, syn.flags, syn.window, syn.syn) = (conn.client_isn, Flags::SYN, 65535, Some(OPTIONS));
+        self.log(syn.build(), false, false);
+        let mut syn_ack = SegmentBuilder::new(backend, client);
+        (syn_ack.seq, syn_ack.ack) = (conn.backend_isn, Some(conn.client_isn + 1));
+        (syn_ack.flags, syn_ack.window, syn_ack.syn) = (Flags::SYN, 65535, Some(OPTIONS));
+        self.log(syn_ack.build(), true, false);
+        self.client(conn, 0, b"", 0);
+    }
+
+    /// The client sends `data` at stream offset `at` and acknowledges `ack` response bytes.
+    pub fn client(&mut self, conn: Conn, at: u32, data: &[u8], ack: u32) {
+        self.client_flags(conn, Flags(0), at, data, ack);
+    }
+
+    pub fn client_flags(&mut self, conn: Conn, flags: Flags, at: u32, data: &[u8], ack: u32) {
+        let mut segment = SegmentBuilder::new(conn.flow.client, conn.flow.backend);
+        (segment.seq, segment.ack) = (conn.client_isn + 1 + at, Some(conn.backend_isn + 1 + ack));
+        (segment.flags, segment.window, segment.payload) = (flags, 60_000, data);
+        self.log(segment.build(), false, false);
+    }
+
+    pub fn backend(&mut self, conn: Conn, at: u32, data: &[u8], ack: u32) {
+        self.backend_flags(conn, Flags(0), at, data, ack);
+    }
+
+    /// FIN and RST are held.
+    pub fn backend_flags(&mut self, conn: Conn, flags: Flags, at: u32, data: &[u8], ack: u32) -> Option<u64> {
+        let mut segment = SegmentBuilder::new(conn.flow.backend, conn.flow.client);
+        (segment.seq, segment.ack) = (conn.backend_isn + 1 + at, Some(conn.client_isn + 1 + ack));
+        (segment.flags, segment.window, segment.payload) = (flags, 60_000, data);
+        self.log(segment.build(), true, flags.fin() || flags.rst())
+    }
+
+    pub fn failures(&self) -> Vec<&Failure> {
+        let failures = self.actions.iter().map(|action| match action {
+            Action::Failed(failure) => Some(failure),
+            _ => None,
+        });
+        failures.flatten().collect()
+    }
+
+    pub fn reports(&self) -> Vec<(Evidence, bool, &ConnectionReport)> {
+        self.failures()
+            .into_iter()
+            .flat_map(|failure| {
+                failure.connections.iter().map(|report| (failure.evidence, failure.backend_down, report))
+            })
+            .collect()
+    }
+
+    pub fn counter(&self, name: &str) -> u64 {
+        self.engine.counters.by_name()[name]
+    }
+}
+
+/// A request and its response.
+pub fn get(path: &str) -> Vec<u8> {
+    format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").into_bytes()
+}
+
+pub fn response(body: usize) -> Vec<u8> {
+    let mut bytes = format!("HTTP/1.1 200 OK\r\nContent-Length: {body}\r\n\r\n").into_bytes();
+    bytes.extend((0..body).map(|i| (i * 7 + i / 256) as u8));
+    bytes
+}

@@ -1,0 +1,261 @@
+//! Held FIN and RST, case by case, through the whole engine.
+
+mod common;
+
+use cluster::control::Evidence;
+use common::{Conn, World, b1, b2, conn, get, response};
+use packet::Flags;
+use transactionalizer::detector::probing::{Answer, Question};
+use transactionalizer::engine::Action;
+
+/// A connection with one request, logged and acknowledged by the backend.
+fn asked(world: &mut World, port: u16) -> (Conn, u32) {
+    let conn = conn(port, b1());
+    world.open(conn);
+    let request = get("/a");
+    world.client(conn, 0, &request, 0);
+    let length = request.len() as u32;
+    world.backend(conn, 0, b"", length);
+    (conn, length)
+}
+
+#[test]
+fn premature_fin_is_suppressed_fenced_and_reported_at_once() {
+    let mut world = World::new();
+    let (conn, asked) = asked(&mut world, 5000);
+    let full = response(1000);
+    world.backend(conn, 0, &full[..500], asked);
+    world.client(conn, asked, b"", 100);
+    let hold = world.backend_flags(conn, Flags::FIN, 500, b"", asked).unwrap();
+    assert_eq!(world.actions[..2], [Action::Suppress(hold), Action::Fence(conn.flow)]);
+    let reports = world.reports();
+    let [(Evidence::PrematureFin, false, report)] = reports.as_slice() else { panic!("{reports:?}") };
+    let head = full.len() - 1000;
+    assert_eq!((report.t_l, report.ack_tl), (0, (conn.backend_isn + 1).0));
+    assert_eq!(report.ack_cl, (conn.backend_isn + 101).0);
+    assert_eq!(report.client_next, (conn.client_isn + 1 + asked).0);
+    assert_eq!(report.partial.head, full[..head]);
+    assert_eq!(report.partial.body_bytes as usize, 500 - head);
+    assert_eq!(report.partial.tail, full[head..500]);
+    assert_eq!(report.unacked, full[100..500]);
+    assert_eq!(report.pending[0].bytes, get("/a"));
+    assert_eq!(report.unrecoverable, None);
+    assert_eq!(world.probes.len(), 0, "the probe follows the report");
+    world.timers();
+    assert_eq!(world.probes[0].2, Question::Service);
+}
+
+#[test]
+fn fin_with_the_last_data_counts_the_data_as_logged() {
+    let mut world = World::new();
+    let (conn, asked) = asked(&mut world, 5000);
+    let full = response(1000);
+    world.backend_flags(conn, Flags::FIN, 0, &full[..700], asked);
+    assert_eq!(world.reports()[0].2.unacked, full[..700]);
+}
+
+#[test]
+fn complete_response_with_close_is_released_at_once() {
+    let mut world = World::new();
+    let (conn, asked) = asked(&mut world, 5000);
+    let reply = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok";
+    let hold = world.backend_flags(conn, Flags::FIN, 0, reply, asked).unwrap();
+    assert_eq!(world.actions, [Action::Release(hold)]);
+}
+
+#[test]
+fn clients_connection_close_and_http_1_0_are_released_at_once() {
+    for request in ["GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", "GET / HTTP/1.0\r\n\r\n"] {
+        let mut world = World::new();
+        let conn = conn(1, b1());
+        world.open(conn);
+        world.client(conn, 0, request.as_bytes(), 0);
+        world.backend(conn, 0, &response(3), request.len() as u32);
+        let end = response(3).len() as u32;
+        let hold = world.backend_flags(conn, Flags::FIN, end, b"", request.len() as u32).unwrap();
+        assert_eq!(world.actions, [Action::Release(hold)]);
+    }
+}
+
+#[test]
+fn answer_to_the_clients_fin_is_released_at_once() {
+    let mut world = World::new();
+    let (conn, asked) = asked(&mut world, 5000);
+    let reply = response(10);
+    world.backend(conn, 0, &reply, asked);
+    world.client_flags(conn, Flags::FIN, asked, b"", reply.len() as u32);
+    let hold = world.backend_flags(conn, Flags::FIN, reply.len() as u32, b"", asked + 1).unwrap();
+    assert_eq!(world.actions, [Action::Release(hold)]);
+}
+
+fn idle(world: &mut World, port: u16) -> (Conn, u32, u32) {
+    let (conn, asked) = asked(world, port);
+    let reply = response(10);
+    world.backend(conn, 0, &reply, asked);
+    world.client(conn, asked, b"", reply.len() as u32);
+    (conn, asked, reply.len() as u32)
+}
+
+#[test]
+fn idle_close_of_a_serving_backend_is_released() {
+    let mut world = World::new();
+    let (conn, asked, replied) = idle(&mut world, 5000);
+    let hold = world.backend_flags(conn, Flags::FIN, replied, b"", asked).unwrap();
+    assert_eq!(world.actions, []);
+    world.run(2, |_| Some(Answer::Answered));
+    assert_eq!(world.actions, [Action::Release(hold)]);
+}
+
+#[test]
+fn idle_close_of_a_dead_backend_is_a_failure_of_all_its_connections() {
+    let mut world = World::new();
+    let (first, asked, replied) = idle(&mut world, 5000);
+    let (second, ..) = idle(&mut world, 5001);
+    let other = conn(5002, b2());
+    world.open(other);
+    world.backend_flags(first, Flags::FIN, replied, b"", asked).unwrap();
+    world.run(2, |_| Some(Answer::Refused));
+    let failures = world.failures();
+    assert_eq!(failures.len(), 1, "one message");
+    assert_eq!((failures[0].evidence, failures[0].backend_down), (Evidence::PrematureFin, true));
+    let flows: Vec<_> = failures[0].connections.iter().map(|report| report.flow).collect();
+    assert_eq!(flows, [first.flow, second.flow]);
+    assert_eq!(failures[0].connections[0].t_l, 1);
+    assert!(failures[0].connections[0].pending.is_empty());
+    // The second one's FIN comes later: it must not pass.
+    let hold = world.backend_flags(second, Flags::FIN, replied, b"", asked).unwrap();
+    assert_eq!(world.actions.last(), Some(&Action::Suppress(hold)));
+}
+
+#[test]
+fn idle_close_without_any_answer_is_a_failure() {
+    let mut world = World::new();
+    let (conn, asked, replied) = idle(&mut world, 5000);
+    world.backend_flags(conn, Flags::FIN, replied, b"", asked).unwrap();
+    world.run(100, |_| None);
+    assert!(world.failures()[0].backend_down);
+}
+
+#[test]
+fn listener_that_accepts_and_dies_is_a_failure() {
+    let mut world = World::new();
+    let (conn, asked, replied) = idle(&mut world, 5000);
+    world.backend_flags(conn, Flags::FIN, replied, b"", asked).unwrap();
+    world.timers();
+    let probes = world.probes.clone();
+    world.answer(&|_| Some(Answer::Accepted));
+    assert_eq!(world.actions, []);
+    world.probes = probes;
+    world.answer(&|_| Some(Answer::Closed));
+    assert!(world.failures()[0].backend_down);
+}
+
+#[test]
+fn request_that_crosses_an_undecided_fin_makes_it_premature() {
+    let mut world = World::new();
+    let (conn, asked, replied) = idle(&mut world, 5000);
+    world.backend_flags(conn, Flags::FIN, replied, b"", asked).unwrap();
+    world.client(conn, asked, &get("/b"), replied);
+    let reports = world.reports();
+    assert_eq!(reports[0].0, Evidence::PrematureFin);
+    assert_eq!((reports[0].2.t_l, reports[0].2.pending[0].ordinal), (1, 2));
+}
+
+#[test]
+fn until_close_body_of_a_serving_backend_is_released_and_counted() {
+    let mut world = World::new();
+    let (conn, asked) = asked(&mut world, 5000);
+    let hold = world.backend_flags(conn, Flags::FIN, 0, b"HTTP/1.1 200 OK\r\n\r\nsome", asked).unwrap();
+    world.run(2, |_| Some(Answer::Answered));
+    assert_eq!(world.actions, [Action::Release(hold)]);
+    assert_eq!(world.counter("ambiguous"), 1);
+}
+
+#[test]
+fn until_close_body_of_a_dead_backend_is_a_failure() {
+    let mut world = World::new();
+    let (conn, asked) = asked(&mut world, 5000);
+    world.backend_flags(conn, Flags::FIN, 0, b"HTTP/1.1 200 OK\r\n\r\nsome", asked).unwrap();
+    world.run(2, |_| Some(Answer::Refused));
+    assert_eq!(world.reports()[0].2.partial.body_bytes, 4);
+}
+
+#[test]
+fn half_a_request_is_premature() {
+    let mut world = World::new();
+    let conn = conn(5000, b1());
+    world.open(conn);
+    world.client(conn, 0, b"GET /half HT", 0);
+    world.backend_flags(conn, Flags::FIN, 0, b"", 12).unwrap();
+    let reports = world.reports();
+    assert_eq!((reports[0].2.pending[0].complete, reports[0].2.pending[0].ordinal), (false, 1));
+    assert_eq!(reports[0].2.pending[0].bytes, b"GET /half HT");
+}
+
+#[test]
+fn reset_in_the_middle_is_a_failure_and_one_outside_the_window_is_not() {
+    let mut world = World::new();
+    let (conn, asked) = asked(&mut world, 5000);
+    world.backend(conn, 0, &response(1000)[..300], asked);
+    world.client(conn, asked, b"", 300);
+    let hold = world.backend_flags(conn, Flags::RST, 5_000_000, b"", asked).unwrap();
+    assert_eq!(world.actions, [Action::Release(hold)]);
+    world.backend(conn, 300, &response(1000)[300..400], asked);
+    world.backend_flags(conn, Flags::RST, 400, b"", asked).unwrap();
+    let reports = world.reports();
+    assert_eq!((reports[0].0, reports[0].2.unacked.len()), (Evidence::PrematureReset, 100));
+}
+
+#[test]
+fn fin_that_overtook_data_is_judged_when_the_data_has_come() {
+    let mut world = World::new();
+    let (conn, asked) = asked(&mut world, 5000);
+    let reply = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok";
+    let (first, second) = reply.split_at(30);
+    let hold = world.backend_flags(conn, Flags::FIN, 30, second, asked).unwrap();
+    assert_eq!(world.actions, []);
+    world.backend(conn, 0, first, asked);
+    assert_eq!(world.actions, [Action::Release(hold)]);
+}
+
+#[test]
+fn without_a_manager_the_client_gets_what_the_backend_sent() {
+    let mut world = World::new();
+    world.engine.handle_managers(0);
+    let (conn, asked) = asked(&mut world, 5000);
+    world.backend(conn, 0, &response(1000)[..500], asked);
+    let hold = world.backend_flags(conn, Flags::FIN, 500, b"", asked).unwrap();
+    let unreported = Action::Unreported(conn.flow, Evidence::PrematureFin);
+    assert_eq!(world.actions, [Action::Release(hold), unreported]);
+    assert_eq!(world.counter("unreported"), 1);
+}
+
+#[test]
+fn connection_first_seen_in_the_middle_is_let_alone_but_reported_with_its_backend() {
+    let mut world = World::new();
+    let (a, b) = (conn(5000, b1()), conn(5001, b1()));
+    for conn in [a, b] {
+        world.client(conn, 500, b"xyz", 700);
+        world.backend(conn, 700, b"abc", 503);
+    }
+    let hold = world.backend_flags(a, Flags::FIN, 703, b"", 503).unwrap();
+    assert_eq!(world.actions, [Action::Release(hold)]);
+    let (c, asked) = asked(&mut world, 5002);
+    world.backend_flags(c, Flags::RST, 0, b"", asked);
+    world.run(2, |_| Some(Answer::Refused));
+    let reports = world.reports();
+    assert_eq!(reports.iter().map(|(_, _, report)| report.flow).collect::<Vec<_>>(), [c.flow, b.flow]);
+    assert_eq!(reports[1].2.unrecoverable.as_deref(), Some("log began in mid-connection"));
+    assert_eq!(reports[1].2.client_next, (b.client_isn + 504).0);
+}
+
+#[test]
+fn malformed_foreign_and_unknown_holds_are_released() {
+    let mut world = World::new();
+    let hold = world.log(vec![1, 2, 3], true, true).unwrap();
+    assert_eq!(world.actions, [Action::Release(hold)]);
+    let foreign = conn(5000, common::addr("192.0.2.1:80"));
+    let hold = world.backend_flags(foreign, Flags::FIN, 0, b"", 0).unwrap();
+    assert_eq!(world.actions.last(), Some(&Action::Release(hold)));
+    assert_eq!((world.counter("malformed"), world.counter("foreign")), (1, 1));
+}
