@@ -226,3 +226,74 @@ impl<'a> Iterator for Attributes<'a> {
 pub(crate) fn read<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
     bytes.get(at..at.checked_add(N)?)?.try_into().ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::{Attributes, Builder, Head, messages};
+
+    fn walk(attributes: Attributes<'_>, depth: usize) {
+        for attribute in attributes {
+            assert!(attribute.value().len() < 1 << 16);
+            let _ = (attribute.be32(), attribute.be16(), attribute.byte());
+            if depth < 8 {
+                walk(attribute.nested(), depth + 1);
+            }
+        }
+    }
+
+    fn built(kind: u16, values: &[(u16, Vec<u8>)]) -> Builder {
+        let mut builder = Builder::default();
+        let head = Head { kind, flags: 1, sequence: 9, family: 2, resource: 5 };
+        builder.message(head, |message| {
+            for (kind, value) in values {
+                message.nested(*kind, |nested| nested.attribute(*kind, value));
+            }
+        });
+        builder
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_bytes_do_not_panic(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
+            for message in messages(&bytes) {
+                let _ = (message.error(), crate::conntrack::decode(&message));
+                walk(message.attributes(), 0);
+            }
+        }
+
+        #[test]
+        fn damaged_messages_do_not_panic(
+            values in prop::collection::vec((1..40_u16, prop::collection::vec(any::<u8>(), 0..60)), 0..8),
+            kind in prop::sample::select(vec![2_u16, 3, 0x100, 0x102, 0x300]),
+            damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6),
+            cut in any::<prop::sample::Index>(),
+        ) {
+            let mut bytes = built(kind, &values).bytes().to_vec();
+            for (at, value) in damage {
+                let at = at.index(bytes.len());
+                bytes[at] = value;
+            }
+            bytes.truncate(cut.index(bytes.len() + 1));
+            for message in messages(&bytes) {
+                let _ = (message.error(), crate::conntrack::decode(&message));
+                walk(message.attributes(), 0);
+            }
+        }
+
+        #[test]
+        fn what_is_built_is_parsed(
+            values in prop::collection::vec((1..1000_u16, prop::collection::vec(any::<u8>(), 0..60)), 0..8),
+        ) {
+            let builder = built(0x301, &values);
+            let parsed: Vec<_> = messages(builder.bytes()).collect();
+            prop_assert_eq!(parsed.len(), 1);
+            let read: Vec<(u16, Vec<u8>)> = parsed[0]
+                .attributes()
+                .map(|outer| (outer.kind, outer.nested().find(outer.kind).unwrap().value().to_vec()))
+                .collect();
+            prop_assert_eq!(read, values);
+        }
+    }
+}

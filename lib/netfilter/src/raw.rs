@@ -206,3 +206,20 @@ impl Destination {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::Destination;
+
+    #[test]
+    fn only_whole_headers_have_a_destination() {
+        let mut v4 = vec![0x45; 20];
+        assert!(Destination::of(&v4).is_some_and(|to| to.is_v4()));
+        v4.pop();
+        assert!(Destination::of(&v4).is_none());
+        assert!(Destination::of(&[0x60; 40]).is_some_and(|to| !to.is_v4()));
+        assert!(Destination::of(&[0x60; 39]).is_none());
+        assert!(Destination::of(&[0x70; 40]).is_none());
+        assert!(Destination::of(&[]).is_none());
+    }
+}

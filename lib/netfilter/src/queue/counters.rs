@@ -42,3 +42,17 @@ pub fn parse_counters(text: &str) -> impl Iterator<Item = KernelCounters> + '_ {
         })
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::parse_counters;
+
+    #[test]
+    fn the_kernels_lines_are_read_and_others_skipped() {
+        let text = "    5  12345     3 2 65531     7     9      100  1\nnonsense\n   10 4294967295 0 2 65531 0 0 0 1\n";
+        let lines: Vec<_> = parse_counters(text).collect();
+        assert_eq!(lines.len(), 2);
+        assert_eq!((lines[0].number, lines[0].waiting), (5, 3));
+        assert_eq!((lines[0].queue_dropped, lines[0].user_dropped), (7, 9));
+    }
+}

@@ -72,3 +72,54 @@ pub(super) fn truncated_id(beginning: &[u8]) -> Option<u32> {
     let id = u32::from_be_bytes(netlink::read(beginning, 24)?);
     (kind == MESSAGE_PACKET && attribute == PACKET_HEADER).then_some(id)
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::{MARK, MESSAGE_PACKET, PACKET_HEADER, PAYLOAD, Received, SKB_INFO, parse, truncated_id};
+    use crate::netlink::{Builder, Head};
+
+    fn packet(payload: &[u8]) -> Vec<u8> {
+        let mut builder = Builder::default();
+        let head = Head { kind: MESSAGE_PACKET, flags: 0, sequence: 0, family: 2, resource: 5 };
+        builder.message(head, |message| {
+            message.attribute(PACKET_HEADER, &[0, 0, 1, 2, 8, 0, 3]);
+            message.be32(MARK, 77);
+            message.be32(SKB_INFO, 3);
+            message.attribute(PAYLOAD, payload);
+        });
+        builder.bytes().to_vec()
+    }
+
+    #[test]
+    fn a_packet_is_understood() {
+        let bytes = packet(b"payload");
+        let Received::Packet(parsed) = parse(&bytes) else { panic!("not understood") };
+        assert!(parsed.whole);
+        assert_eq!((parsed.meta.id, parsed.meta.hook, parsed.meta.mark), (0x102, 3, 77));
+        assert!(parsed.meta.gso && !parsed.meta.checksum_ready && parsed.meta.checksum_verified);
+        assert_eq!(&bytes[parsed.meta.payload], b"payload");
+        assert_eq!(truncated_id(&bytes[..40]), Some(0x102));
+    }
+
+    proptest! {
+        #[test]
+        fn damaged_packets_do_not_panic_and_stay_inside(
+            payload in prop::collection::vec(any::<u8>(), 0..80),
+            damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6),
+            cut in any::<prop::sample::Index>(),
+        ) {
+            let mut bytes = packet(&payload);
+            for (at, value) in damage {
+                let at = at.index(bytes.len());
+                bytes[at] = value;
+            }
+            bytes.truncate(cut.index(bytes.len() + 1));
+            let _ = truncated_id(&bytes);
+            if let Received::Packet(parsed) = parse(&bytes) {
+                prop_assert!(bytes.get(parsed.meta.payload).is_some());
+            }
+        }
+    }
+}
