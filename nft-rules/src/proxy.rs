@@ -16,7 +16,8 @@ use netfilter::Family;
 
 use crate::text::{self, Chain, elements, to};
 use crate::{
-    BEFORE_CONNTRACK_MARK, Error, HAND_OVER_CHAIN, PROXY_QUEUE, PROXY_TABLE, QUEUED_SET, QueueForm, RAW_MARK, Ruleset, SPLICED_MARK,
+    BEFORE_CONNTRACK_MARK, Error, HAND_OVER_CHAIN, PROXY_QUEUE, PROXY_TABLE, QUEUED_SET, QueueForm, RAW_MARK,
+    Ruleset, SPLICED_MARK,
 };
 
 /// What the proxy's rules depend on.
@@ -51,7 +52,9 @@ impl ProxyRules {
     fn before_conntrack(&self) -> Vec<String> {
         let (ip, service, backends) = (self.family().name(), to(self.service), elements(&self.backends));
         vec![
-            format!("{service} {ip} saddr . tcp sport @{QUEUED_SET} notrack meta mark set {BEFORE_CONNTRACK_MARK:#x} goto {HAND_OVER_CHAIN}"),
+            format!(
+                "{service} {ip} saddr . tcp sport @{QUEUED_SET} notrack meta mark set {BEFORE_CONNTRACK_MARK:#x} goto {HAND_OVER_CHAIN}"
+            ),
             format!(
                 "{ip} saddr . tcp sport {backends} {ip} daddr . tcp dport @{QUEUED_SET} \
                  notrack meta mark set {BEFORE_CONNTRACK_MARK:#x} goto {HAND_OVER_CHAIN}"
@@ -61,13 +64,18 @@ impl ProxyRules {
 
     /// After conntrack: new connections (also on a port whose old entry is still there), then the spliced pass,
     /// then all the rest of ours.
+    ///
+    /// A backend's RST and SYN-ACK are the daemon's even when spliced: conntrack's SYNPROXY hook would take them for
+    /// the answers to a SYN of its own and set the sequence offset anew, so that the client would reject the RST.
     fn after_conntrack(&self) -> Vec<String> {
         let (ip, service, backends) = (self.family().name(), to(self.service), elements(&self.backends));
+        let from_backend = format!("{ip} saddr . tcp sport {backends} fib daddr type != local");
         vec![
             format!("{service} tcp flags & (syn | ack) == syn goto {HAND_OVER_CHAIN}"),
+            format!("{from_backend} tcp flags & (syn | rst) != 0 goto {HAND_OVER_CHAIN}"),
             format!("ct mark {SPLICED_MARK:#x} accept"),
             format!("{service} goto {HAND_OVER_CHAIN}"),
-            format!("{ip} saddr . tcp sport {backends} fib daddr type != local goto {HAND_OVER_CHAIN}"),
+            format!("{from_backend} goto {HAND_OVER_CHAIN}"),
         ]
     }
 
