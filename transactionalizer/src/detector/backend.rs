@@ -211,6 +211,7 @@ impl Backend {
             self.failures = 0;
             return;
         }
+        self.heartbeat_due = now + self.limits.heartbeat;
         self.heartbeat = Some(Probing::new(self.heartbeat_question(), self.limits.heartbeat, 1));
     }
 
@@ -221,7 +222,6 @@ impl Backend {
 
     fn end_heartbeat(&mut self, verdict: Verdict, now: Time, out: &mut Vec<Output>) {
         self.heartbeat = None;
-        self.heartbeat_due = now + self.limits.heartbeat;
         let good = verdict == Verdict::Alive;
         self.failures = if good { 0 } else { self.failures + 1 };
         self.successes = if good { self.successes + 1 } else { 0 };

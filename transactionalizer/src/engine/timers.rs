@@ -134,6 +134,12 @@ impl Engine {
         out: &mut Vec<Action>,
     ) {
         self.counters.timeouts += 1;
+        // If the suspicion is wrong, the answer that would have taught so never comes: the wait itself is the lesson.
+        match self.connection(flow).map(Connection::owed) {
+            Some(Owed::Start(kind, _)) => self.kinds.learn(kind, Some(now.since(since)), None),
+            Some(Owed::More(kind, _)) => self.kinds.learn(kind, None, Some(now.since(since))),
+            Some(Owed::Nothing) | None => {}
+        }
         let Some(backend) = self.backends.get_mut(&flow.backend) else { return };
         backend.timeouts += 1;
         let evidence = Evidence::ApplicationTimeout;
