@@ -2,12 +2,12 @@
 
 use anyhow::{Context, Result, ensure};
 use lab::settings::Settings;
-use lab::testing::{TestLab, in_lab};
-use lab::{Daemon, Fault};
+use lab::testing::in_lab;
+use lab::{Daemon, Fault, Lab};
 use rustix::process::Signal;
 
 /// A download during which `disturb` is done.
-fn download_during(lab: &TestLab, disturb: impl FnOnce() -> Result<()>) -> Result<()> {
+fn download_during(lab: &Lab, disturb: impl FnOnce() -> Result<()>) -> Result<()> {
     let mut curl = lab.curl(&[&lab.url("/files/300m")])?;
     curl.read_to(50_000_000)?;
     disturb()?;

@@ -6,15 +6,15 @@ use std::path::PathBuf;
 
 use anyhow::{Result, ensure};
 use lab::settings::Settings;
-use lab::testing::{TestLab, in_lab};
-use lab::{Daemon, Fault, Node};
+use lab::testing::in_lab;
+use lab::{Daemon, Fault, Lab, Node};
 use rustix::process::Signal;
 
-fn log_file(lab: &TestLab) -> PathBuf {
+fn log_file(lab: &Lab) -> PathBuf {
     cluster::runtime::segment_log(lab.name(), Node::Logger.name())
 }
 
-fn no_panic(lab: &TestLab) -> Result<()> {
+fn no_panic(lab: &Lab) -> Result<()> {
     for daemon in Daemon::ALL {
         let log = fs::read_to_string(lab.log(daemon.name())).unwrap_or_default();
         ensure!(!log.contains("panicked"), "{}:\n{log}", daemon.name());
@@ -22,7 +22,7 @@ fn no_panic(lab: &TestLab) -> Result<()> {
     Ok(())
 }
 
-fn still_works(lab: &TestLab) -> Result<()> {
+fn still_works(lab: &Lab) -> Result<()> {
     lab.await_backends()?;
     lab.curl(&[&lab.url("/files/10m")])?.finish()?.check("/files/10m")?;
     let mut curl = lab.curl(&[&lab.url("/files/300m")])?;

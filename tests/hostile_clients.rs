@@ -7,18 +7,18 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use lab::http::{Behaviour, Connection, End};
 use lab::settings::Settings;
-use lab::testing::{TestLab, await_condition, in_lab};
+use lab::testing::{await_condition, in_lab};
 use lab::topology::{PORT, VIP};
-use lab::{Daemon, Node};
+use lab::{Daemon, Lab, Node};
 use packet::{Flags, SegmentBuilder, Seq};
 
-fn open(lab: &TestLab) -> Result<Connection> {
+fn open(lab: &Lab) -> Result<Connection> {
     let behaviour = Behaviour { patience: Duration::from_secs(15), ..Behaviour::default() };
     lab.open(behaviour)
 }
 
 /// Runs `abuse` in the middle of somebody else's download, and checks that nothing else changed.
-fn beside_a_download(settings: &Settings, abuse: impl FnOnce(&TestLab) -> Result<()>) -> Result<()> {
+fn beside_a_download(settings: &Settings, abuse: impl FnOnce(&Lab) -> Result<()>) -> Result<()> {
     in_lab(settings, |lab| {
         let before = Daemon::ALL.map(|daemon| lab.daemon(daemon));
         let mut curl = lab.curl(&[&lab.url("/files/300m")])?;
@@ -36,7 +36,7 @@ fn beside_a_download(settings: &Settings, abuse: impl FnOnce(&TestLab) -> Result
 }
 
 /// Sends bytes, expects an answer of one of these status codes and then the end of the connection.
-fn is_answered(lab: &TestLab, bytes: &[u8], statuses: &[u16]) -> Result<()> {
+fn is_answered(lab: &Lab, bytes: &[u8], statuses: &[u16]) -> Result<()> {
     let what = String::from_utf8_lossy(&bytes[..bytes.len().min(60)]).into_owned();
     let mut connection = open(lab)?;
     // The answer may come, and the connection end, before all has been sent.

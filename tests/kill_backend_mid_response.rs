@@ -4,15 +4,15 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use lab::Fault;
 use lab::http::{Behaviour, get_request};
 use lab::settings::{Path, Settings};
-use lab::testing::{TestLab, await_condition, in_lab};
+use lab::testing::{await_condition, in_lab};
+use lab::{Fault, Lab};
 
 const SIZE: u64 = 300_000_000;
 
 /// Kills the server when curl has been given this many bytes.
-fn kill_at(lab: &TestLab, path: &str, offset: u64) -> Result<()> {
+fn kill_at(lab: &Lab, path: &str, offset: u64) -> Result<()> {
     let mut curl = lab.curl(&[&lab.url(path)])?;
     curl.read_to(offset)?;
     let node = lab.serving_any()?;

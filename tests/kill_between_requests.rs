@@ -5,13 +5,13 @@ use std::time::Duration;
 use anyhow::Result;
 use lab::http::{Behaviour, Connection, get_request};
 use lab::settings::{Path, Settings};
-use lab::testing::{TestLab, await_condition, in_lab};
-use lab::{Fault, Node};
+use lab::testing::{await_condition, in_lab};
+use lab::{Fault, Lab, Node};
 
 const PATHS: [Path; 2] = [Path::Kernel, Path::Userspace];
 
 /// A connection that has had one answer, and the server that gave it.
-fn warmed_up(lab: &TestLab) -> Result<(Connection, Node)> {
+fn warmed_up(lab: &Lab) -> Result<(Connection, Node)> {
     let mut connection = lab.open(Behaviour::default())?;
     connection.get("/files/1k")?.check("/files/1k")?;
     let node = lab.serving(connection.local()?)?;
@@ -22,7 +22,7 @@ fn expect(connection: &mut Connection, path: &str) -> Result<()> {
     connection.receive(false, &mut |_| Ok(()))?.check(path)
 }
 
-fn on_each_path(test: impl Fn(&TestLab) -> Result<()>) -> Result<()> {
+fn on_each_path(test: impl Fn(&Lab) -> Result<()>) -> Result<()> {
     for path in PATHS {
         in_lab(&Settings { path, ..Settings::default() }, &test)?;
     }

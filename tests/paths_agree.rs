@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use capture::{Capture, Segment};
-use lab::Node;
 use lab::settings::{LinkSettings, Path, Settings, nodes};
-use lab::testing::{TestLab, in_lab};
+use lab::testing::in_lab;
+use lab::{Lab, Node};
 use std::collections::HashSet;
 use std::process::Command;
 
@@ -21,7 +21,7 @@ fn lossy(path: Path) -> Settings {
 }
 
 /// Real checksums instead of ones that a network card would fill in, so that the capture can check them.
-fn without_offloads(lab: &TestLab) -> Result<()> {
+fn without_offloads(lab: &Lab) -> Result<()> {
     for (node, interface) in [(Node::Client, "eth0"), (Node::B1, "eth0"), (Node::B2, "eth0")] {
         lab.netns(node).run(Command::new("ethtool").args(["-K", interface, "tx", "off"]))?;
     }

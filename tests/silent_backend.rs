@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use lab::Fault;
 use lab::http::{Behaviour, get_request};
 use lab::settings::{Path, Settings};
-use lab::testing::{TestLab, in_lab};
+use lab::testing::in_lab;
+use lab::{Fault, Lab};
 
 const SIZE: u64 = 300_000_000;
 
-fn download_survives(lab: &TestLab, fault: Fault, offset: u64) -> Result<()> {
+fn download_survives(lab: &Lab, fault: Fault, offset: u64) -> Result<()> {
     let mut curl = lab.curl(&[&lab.url("/files/300m")])?;
     curl.read_to(offset)?;
     let node = lab.serving_any()?;

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
+use lab::bench::Bench;
 use lab::settings::{
     Front, LinkSettings, Path, Settings, nodes, parse_bytes, parse_duration, parse_rate, parse_share,
 };
@@ -63,6 +64,13 @@ pub(crate) enum Verb {
     Fetch(Fetch),
     /// Show the main job, and what nginx and `HAProxy` make of the same failures.
     Demo,
+    /// Measure; see `scripts/bench`.
+    Bench {
+        what: Bench,
+        /// Measurements of each contender.
+        #[arg(long, default_value_t = 5)]
+        rounds: usize,
+    },
     /// Take down labs whose owner (see `up --owner`) has died.
     Sweep,
     /// The emulator of the client's link, started by `up`.

@@ -1,15 +1,17 @@
 //! `lab demo`: the main job, and what others make of the same failure.
 
 use std::io::Write;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
+use crate::daemons::binary;
 use crate::faults::Fault;
 use crate::fetch::{Options, Report, Target, fetch};
 use crate::http::End;
 use crate::lab::Lab;
-use crate::process::Process;
+use crate::owned::OwnedLab;
 use crate::settings::{Front, Settings};
 use crate::testing::hash_of;
 use crate::topology::Node;
@@ -32,17 +34,6 @@ struct Row {
     report: Report,
 }
 
-/// A lab that goes down with the demo, also when it fails.
-struct Guard(Lab);
-
-impl Drop for Guard {
-    fn drop(&mut self) {
-        if let Err(error) = self.0.down() {
-            eprintln!("lab down: {error:#}");
-        }
-    }
-}
-
 /// Runs all downloads, shows their progress on `out`, then the table.
 pub fn demo(lab: &Lab, out: &mut dyn Write) -> Result<()> {
     writeln!(
@@ -53,15 +44,14 @@ pub fn demo(lab: &Lab, out: &mut dyn Write) -> Result<()> {
     let mut rows = Vec::new();
     let mut story = String::new();
     for (contender, front) in CONTENDERS {
-        let guard = Guard(Lab::new(&format!("{}-demo", lab.name()))?);
         let settings = Settings { front, ..Settings::default() };
-        guard.0.up(&settings, Process::running(std::process::id()))?;
+        let own = OwnedLab::up(&format!("{}-demo", lab.name()), &settings)?;
         for (fault_name, fault) in FAULTS {
-            let report = download(&guard.0, front, fault, &format!("{contender}, {fault_name}"), out)?;
+            let report = download(&own, front, fault, &format!("{contender}, {fault_name}"), out)?;
             rows.push(Row { fault: fault_name, contender, report });
         }
         if front == Front::Resplice {
-            story = status(&guard.0)?;
+            story = status(&own)?;
         }
     }
     rows.sort_by_key(|row| FAULTS.iter().position(|(name, _)| *name == row.fault));
@@ -107,7 +97,8 @@ fn bar(what: &str, bytes: u64, out: &mut dyn Write) -> Result<()> {
 }
 
 fn status(lab: &Lab) -> Result<String> {
-    let mut command = lab.program("resplice", &["status"], Node::Proxy)?;
+    let mut command = Command::new(binary("resplice")?);
+    command.args(["status", "--run-dir"]).arg(lab.run_dir(Node::Proxy));
     lab.netns(Node::Proxy).run(&mut command)
 }
 

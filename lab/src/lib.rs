@@ -3,6 +3,7 @@
 //! A [`Lab`] is named; everything of it (namespaces, state directory, cluster) carries the name, so that
 //! several can run side by side, and so that whatever a crash left can be found and removed.
 
+pub mod bench;
 pub mod chance;
 pub mod cluster_file;
 pub mod connections;
@@ -21,6 +22,7 @@ pub mod netns;
 pub mod network;
 pub mod nginx;
 pub mod operate;
+pub mod owned;
 pub mod process;
 pub mod settings;
 pub mod testing;

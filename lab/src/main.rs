@@ -9,7 +9,7 @@ use std::process::{Command, ExitCode};
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use lab::process::Process;
-use lab::{Lab, Node, demo, dump, fetch, link, operate};
+use lab::{Lab, Node, bench, demo, dump, fetch, link, operate};
 use rustix::process::Signal;
 
 use cli::{Cli, Verb};
@@ -74,6 +74,10 @@ fn run(cli: &Cli) -> Result<ExitCode> {
         }
         Verb::Dump => print::dump(cli.json, &dump::dump(&lab)?)?,
         Verb::Demo => demo::demo(&lab, &mut std::io::stdout())?,
+        Verb::Bench { what, rounds } => {
+            let outcome = bench::bench(&lab, *what, *rounds, &mut |step| eprintln!("{step}"))?;
+            print::bench(cli.json, &outcome)?;
+        }
         Verb::Fetch(arguments) => return measure(&lab, arguments),
         Verb::LinkEmulator { settings } => link::emulate(serde_json::from_str(settings)?)?,
     }

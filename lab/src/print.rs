@@ -3,6 +3,7 @@
 use std::io::{Write, stdout};
 
 use anyhow::Result;
+use lab::bench::Outcome;
 use lab::dump::Section;
 use lab::operate::{State, Status};
 use serde::Serialize;
@@ -49,6 +50,25 @@ pub(crate) fn status(json: bool, status: &Status) -> Result<()> {
             status.reorder * 100.0
         )?;
     }
+    Ok(())
+}
+
+pub(crate) fn bench(json: bool, outcome: &Outcome) -> Result<()> {
+    if json {
+        return object(outcome);
+    }
+    let mut out = stdout().lock();
+    let number = |value: Option<f64>| value.map_or("-".to_owned(), |value| format!("{value:.3}"));
+    for row in &outcome.rows {
+        let (value, low, high) = (number(row.value), number(row.low), number(row.high));
+        write!(out, "{:<36} {value:>12} {:<6} ({low} to {high})", row.what, row.unit)?;
+        if let (Some(must), Some(aim)) = (row.must, row.aim) {
+            write!(out, "  must {must}, aim {aim}{}", if row.ok { "" } else { ": not kept" })?;
+        }
+        writeln!(out, "{}", row.reason.as_ref().map(|reason| format!("  {reason}")).unwrap_or_default())?;
+    }
+    let machine = &outcome.machine;
+    writeln!(out, "{} x {}, Linux {}", machine.processors, machine.processor, machine.kernel)?;
     Ok(())
 }
 

@@ -2,7 +2,6 @@
 
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddrV4;
-use std::ops::Deref;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -17,7 +16,7 @@ use crate::documents;
 use crate::faults::Fault;
 use crate::http::{Behaviour, Connection, End, Response, hex};
 use crate::lab::Lab;
-use crate::process::Process;
+use crate::owned::OwnedLab;
 use crate::settings::Settings;
 use crate::topology::{DIRECT_PORT, Node, PORT, VIP};
 
@@ -27,43 +26,11 @@ static NUMBER: AtomicU32 = AtomicU32::new(0);
 /// Lines of each daemon's log that a failed test shows.
 const LOG_LINES: usize = 60;
 
-/// A lab that goes down when dropped.
-#[derive(Debug)]
-pub struct TestLab(Lab);
-
-impl Deref for TestLab {
-    type Target = Lab;
-    fn deref(&self) -> &Lab {
-        &self.0
-    }
-}
-
-impl TestLab {
-    /// Brings up a lab with a name of its own.
-    pub fn up(settings: &Settings) -> Result<Self> {
-        let me = std::process::id();
-        let lab = Lab::new(&format!("t{me}-{}", NUMBER.fetch_add(1, Ordering::Relaxed)))?;
-        let guard = Self(lab);
-        guard.0.up(settings, Process::running(me))?;
-        Ok(guard)
-    }
-}
-
-impl Drop for TestLab {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            eprintln!("{}", self.0.story());
-        }
-        if let Err(error) = self.0.down() {
-            eprintln!("lab down: {error:#}");
-        }
-    }
-}
-
 /// Runs a test in a lab with these settings. An error carries the daemons' logs.
-pub fn in_lab(settings: &Settings, test: impl FnOnce(&TestLab) -> Result<()>) -> Result<()> {
+pub fn in_lab(settings: &Settings, test: impl FnOnce(&Lab) -> Result<()>) -> Result<()> {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
-    let lab = TestLab::up(settings)?;
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    let lab = OwnedLab::up(&format!("t{}-{number}", std::process::id()), settings)?;
     test(&lab).map_err(|error| anyhow!("{error:#}\n{}", lab.story()))
 }
 

@@ -8,9 +8,8 @@ use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use etherparse::{NetSlice, SlicedPacket, TcpOptionElement, TransportSlice};
-use lab::Node;
 use lab::process::Process;
-use lab::testing::TestLab;
+use lab::{Lab, Node};
 use rustix::process::Signal;
 
 /// A running tcpdump.
@@ -46,7 +45,7 @@ impl Segment {
 
 impl Capture {
     /// Captures TCP on an interface; it captures when this returns.
-    pub(crate) fn start(lab: &TestLab, node: Node, interface: &str) -> Result<Self> {
+    pub(crate) fn start(lab: &Lab, node: Node, interface: &str) -> Result<Self> {
         let file = lab.dir().join(format!("{node}-{interface}.pcap"));
         let mut command = Command::new("tcpdump");
         command.args(["-n", "-U", "-s", "0", "-B", "65536", "-Z", "root", "-i", interface, "-w"]).arg(&file);
