@@ -2,7 +2,7 @@
 
 use crate::MAX_FIELDS;
 use crate::field::Fields;
-use crate::head::{self, Refusal, Scan, Version};
+use crate::head::{self, Refusal, Scan, Version, leading_empty_lines};
 use crate::host::host_of;
 
 /// How the end of a request's body is found (RFC 9112 §6.3).
@@ -51,7 +51,7 @@ impl RequestHead {
     pub(crate) fn parse(raw: &[u8]) -> Result<Self, Refusal> {
         let mut headers = [httparse::EMPTY_HEADER; MAX_FIELDS];
         let mut request = httparse::Request::new(&mut headers);
-        let status = request.parse(raw).map_err(head::refusal)?;
+        let status = request.parse(raw).map_err(|error| refusal(error, raw))?;
         let (Some(method), Some(target)) = (request.method, request.path) else {
             return Err(Refusal::bad("malformed request line"));
         };
@@ -96,7 +96,18 @@ pub fn parse_request(bytes: &[u8], max_head: usize) -> Result<Option<RequestHead
 
 fn check_beginning(bytes: &[u8]) -> Result<(), Refusal> {
     let mut headers = [httparse::EMPTY_HEADER; MAX_FIELDS];
-    httparse::Request::new(&mut headers).parse(bytes).map(|_| ()).map_err(head::refusal)
+    httparse::Request::new(&mut headers).parse(bytes).map(|_| ()).map_err(|error| refusal(error, bytes))
+}
+
+/// A version that is not served is something else than a word that is no version.
+fn refusal(error: httparse::Error, bytes: &[u8]) -> Refusal {
+    let mut words = bytes.get(leading_empty_lines(bytes)..).unwrap_or_default().split(|b| *b == b' ');
+    match (error, words.nth(2)) {
+        (httparse::Error::Version, Some(word)) if !word.starts_with(b"HTTP/") => {
+            head::refusal(httparse::Error::Token)
+        }
+        _ => head::refusal(error),
+    }
 }
 
 /// RFC 9112 §3.2: exactly one in HTTP/1.1.

@@ -30,7 +30,7 @@ enum State {
 }
 
 /// Finds the boundaries of responses. Each request must be announced by [`expect`](Self::expect) before its response
-/// is fed.
+/// is fed: as soon as its head is complete, for a server may answer before the body is.
 ///
 /// Call [`feed`](Self::feed) with what has arrived, then again with what it did not consume, until the event is
 /// [`Event::NeedMore`]. An interim response (1xx) is a head without a message end; the response to the same
