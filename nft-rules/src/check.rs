@@ -8,6 +8,7 @@ use std::fmt::Write as _;
 use netfilter::queue::{KernelCounters, queue_counters};
 use netfilter::target;
 
+use crate::differences::differences;
 use crate::install::{install, queue_chain};
 use crate::{Error, QueueForm, Ruleset, nft};
 
@@ -20,7 +21,7 @@ pub struct Report {
     pub refused: Option<String>,
     /// The table is there.
     pub installed: bool,
-    /// Lines that differ: `- ` installed but not wanted, `+ ` wanted but not installed.
+    /// Rules that differ, each with its chain: `- ` installed but not wanted, `+ ` wanted but not installed.
     pub differences: Vec<String>,
     /// The queue as the kernel counts it; `None`: no daemon has bound it, packets are dropped.
     pub queue: Option<KernelCounters>,
@@ -58,34 +59,7 @@ pub fn check(rules: &(dyn Ruleset + Sync), form: QueueForm) -> Result<Report, Er
 fn listing(rules: &dyn Ruleset) -> Result<Option<String>, Error> {
     let Some(mut text) = nft::list(rules.family(), rules.table())? else { return Ok(None) };
     if let Some(queue) = target::chain_queue(queue_chain(rules))? {
-        let _ = writeln!(text, "NFQUEUE target: queue {queue}");
+        let _ = writeln!(text, "NFQUEUE target, queue {queue}");
     }
     Ok(Some(text))
-}
-
-/// Lines of one that the other has not at that place (longest common beginning and end left out).
-fn differences(installed: &str, wanted: &str) -> Vec<String> {
-    let (installed, wanted): (Vec<&str>, Vec<&str>) = (installed.lines().collect(), wanted.lines().collect());
-    let same = |(a, b): &(&&str, &&str)| a == b;
-    let start = installed.iter().zip(&wanted).take_while(same).count();
-    let rest = installed.len().min(wanted.len()) - start;
-    let end = installed.iter().rev().zip(wanted.iter().rev()).take(rest).take_while(same).count();
-    let middle = |lines: &[&str], sign: &str| -> Vec<String> {
-        let lines = lines.get(start..lines.len() - end).unwrap_or_default();
-        lines.iter().map(|line| format!("{sign} {}", line.trim())).collect()
-    };
-    [middle(&installed, "-"), middle(&wanted, "+")].concat()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::differences;
-
-    #[test]
-    fn tells_what_differs_and_nothing_else() {
-        assert!(differences("a\nb\n", "a\nb\n").is_empty());
-        assert_eq!(differences("a\nx\nc\n", "a\ny\nc\n"), ["- x", "+ y"]);
-        assert_eq!(differences("a\na\n", "a\n"), ["- a"]);
-        assert_eq!(differences("", "a\n"), ["+ a"]);
-    }
 }

@@ -9,6 +9,7 @@
 //! [`HAND_OVER_CHAIN`], which all rules go to, drops what the queue chain lets through: no bypass.
 
 pub mod check;
+mod differences;
 mod error;
 pub mod install;
 pub mod logger;

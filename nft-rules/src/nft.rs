@@ -17,7 +17,7 @@ pub(crate) fn apply(script: &str) -> Result<(), Error> {
 
 /// The table as nft lists it: no counters, no elements of named sets. `None`: there is none.
 pub(crate) fn list(family: Family, table: &str) -> Result<Option<String>, Error> {
-    let child = spawn(&["-s", "-t", "-n", "list", "table", family.name(), table], Stdio::null())?;
+    let child = spawn(&["-s", "-t", "list", "table", family.name(), table], Stdio::null())?;
     let output = child.wait_with_output()?;
     if !output.status.success() && message(&output).contains("No such file or directory") {
         return Ok(None);
