@@ -89,7 +89,7 @@ mod tests {
     #[test]
     fn single_rules_are_told_with_their_chain() {
         assert_eq!(differences(&LISTING.replace("\t\ty\n", ""), LISTING), ["+ chain a: y"]);
-        assert_eq!(differences(&LISTING.replace("z", "z\n\t\tq"), LISTING), ["- chain b: q"]);
+        assert_eq!(differences(&LISTING.replace('z', "z\n\t\tq"), LISTING), ["- chain b: q"]);
         let both = LISTING.replace("\t\ty\n", "").replace('z', "w");
         assert_eq!(differences(&both, LISTING), ["- chain b: w", "+ chain a: y", "+ chain b: z"]);
     }
