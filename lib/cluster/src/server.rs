@@ -115,8 +115,13 @@ impl Server {
 
     fn exchange<T: DeserializeOwned>(&mut self, peer: PeerId) -> Result<Vec<T>, ConnectionError> {
         let Some(connection) = self.peers.get_mut(&peer) else { return Ok(Vec::new()) };
-        connection.handle_writable()?;
-        connection.handle_readable()
+        let read = connection.handle_readable();
+        let written = connection.handle_writable();
+        match read {
+            // A failure to write shows again the next time; what the peer said before it must not be lost.
+            Ok(messages) if !messages.is_empty() => Ok(messages),
+            read => written.and(read),
+        }
     }
 
     /// Sends to one peer, if it is still connected. A failure is reported by the next
