@@ -1,7 +1,9 @@
 //! ctnetlink: a splice as one conntrack entry, which makes the kernel translate addresses, sequence numbers and
 //! timestamps. It needs NAT hooks (any nat chain) and, for timestamps, the SYNPROXY hook in the namespace.
 
-mod message;
+mod attributes;
+mod decode;
+mod encode;
 
 use std::net::SocketAddr;
 
@@ -9,7 +11,7 @@ use crate::Error;
 use crate::netlink::{self, Builder};
 use crate::socket::Socket;
 
-pub(crate) use message::{Decoded, Tcp, decode};
+pub(crate) use decode::{Decoded, Tcp, decode};
 
 /// Requests of one `sendto`: their acknowledgements must fit the default receive buffer (208 KiB).
 const CHUNK: usize = 128;
@@ -97,7 +99,7 @@ impl Conntrack {
 
     /// Creates many, each succeeding or failing by itself; the results are in the order of `entries`.
     pub fn create_all(&mut self, entries: &[SpliceEntry]) -> Vec<Result<(), Error>> {
-        self.each("create splice", entries, message::create, |errno| match errno {
+        self.each("create splice", entries, encode::create, |errno| match errno {
             0 => Ok(()),
             libc::EEXIST => Err(Error::Exists),
             _ => Err(Error::errno("create splice", errno)),
@@ -112,7 +114,7 @@ impl Conntrack {
     /// Deletes many (client, service); the results are in their order.
     pub fn delete_all(&mut self, flows: &[(SocketAddr, SocketAddr)]) -> Vec<Result<bool, Error>> {
         let write = |request: &mut Builder, sequence, flow: &(SocketAddr, SocketAddr)| {
-            message::delete(request, sequence, flow.0, flow.1)
+            encode::delete(request, sequence, flow.0, flow.1)
         };
         self.each("delete splice", flows, write, |errno| match errno {
             0 => Ok(true),
@@ -125,7 +127,7 @@ impl Conntrack {
     pub fn get(&mut self, client: SocketAddr, service: SocketAddr) -> Result<Option<SpliceStatus>, Error> {
         let sequence = self.socket.next_sequence();
         self.request.clear();
-        message::get(&mut self.request, sequence, client, service)?;
+        encode::get(&mut self.request, sequence, client, service)?;
         let mut found = None;
         let mut errno = None;
         self.socket.request("get splice", self.request.bytes(), &mut |message| {
@@ -145,7 +147,7 @@ impl Conntrack {
     pub fn dump(&mut self, mark: u32) -> Result<Vec<SpliceStatus>, Error> {
         let sequence = self.socket.next_sequence();
         self.request.clear();
-        message::dump(&mut self.request, sequence, mark);
+        encode::dump(&mut self.request, sequence, mark);
         let mut found = Vec::new();
         let mut end = None;
         self.socket.request("list splices", self.request.bytes(), &mut |message| {
