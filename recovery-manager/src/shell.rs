@@ -19,6 +19,9 @@ use rustix::time::{ClockId, Timespec, clock_gettime};
 
 use link::{Change, Link, Target};
 
+/// Reads of one peer in a row.
+const TURNS: usize = 4;
+
 /// What a ready descriptor belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Owner {
@@ -67,8 +70,19 @@ impl Shell {
                 return Ok(());
             }
             for owner in ready {
-                self.handle_ready(owner);
-                self.carry_out();
+                self.serve(owner);
+            }
+        }
+    }
+
+    /// Acts on messages before it asks for more of them. A peer's error hides behind the messages that came with
+    /// it until it is asked again; bounded, so that nobody keeps the daemon from the others.
+    fn serve(&mut self, owner: Owner) {
+        for _ in 0..TURNS {
+            let more = self.handle_ready(owner);
+            self.carry_out();
+            if !more {
+                return;
             }
         }
     }
@@ -127,51 +141,59 @@ impl Shell {
         Some(Timespec { tv_sec: sleep.as_secs() as i64, tv_nsec: i64::from(sleep.subsec_nanos()) })
     }
 
-    fn handle_ready(&mut self, owner: Owner) {
+    /// True if there were messages.
+    fn handle_ready(&mut self, owner: Owner) -> bool {
         match owner {
-            Owner::Stop => {}
+            Owner::Stop => false,
             Owner::Status => self.answer_status(),
             Owner::Proxy => self.handle_proxy(),
             Owner::Log(place) => self.handle_log(place),
         }
     }
 
-    fn handle_proxy(&mut self) {
+    fn handle_proxy(&mut self) -> bool {
         let now = now();
         match self.proxy.handle_ready(now.monotonic) {
             Change::None => {}
             Change::Connected => self.manager.handle_proxy_connected(),
             Change::Disconnected => self.manager.handle_proxy_disconnected(now.monotonic),
             Change::Messages(messages) => {
+                let some = !messages.is_empty();
                 for message in messages {
                     self.manager.handle_proxy(now, message);
                 }
+                return some;
             }
         }
+        false
     }
 
-    fn handle_log(&mut self, place: usize) {
+    fn handle_log(&mut self, place: usize) -> bool {
         let now = now();
-        let Some(log) = self.logs.get_mut(place) else { return };
+        let Some(log) = self.logs.get_mut(place) else { return false };
         let id = LoggerId(place);
         match log.handle_ready(now.monotonic) {
             Change::None => {}
             Change::Connected => self.manager.handle_log_connected(id),
             Change::Disconnected => self.manager.handle_log_disconnected(id),
             Change::Messages(messages) => {
+                let some = !messages.is_empty();
                 for message in messages {
                     self.manager.handle_log(now, id, message);
                 }
+                return some;
             }
         }
+        false
     }
 
-    fn answer_status(&mut self) {
+    fn answer_status(&mut self) -> bool {
         for incoming in self.status.handle_ready() {
             if let Incoming::Message(peer, ToManager::Status) = incoming {
                 self.status.send(peer, &self.manager.status());
             }
         }
+        false
     }
 
     /// Does what the manager asks for. Orders go out before anything is logged of them.
