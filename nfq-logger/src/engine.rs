@@ -1,0 +1,292 @@
+//! What becomes of each packet.
+
+use std::collections::{BTreeSet, HashSet, VecDeque};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use cluster::control::{Flow, ToLogger};
+use packet::{TcpSegment, Time};
+use segment_log::Flags;
+
+use crate::Counters;
+use crate::fences::Fences;
+use crate::flows::Flows;
+use crate::held::{Ending, Held, HeldSegments};
+
+/// Bounds of the engine's tables.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Flows whose sequence numbers are followed.
+    pub flows: usize,
+    /// Fenced flows.
+    pub fences: usize,
+    /// Held segments, for less than the queue may hold. Further FIN and RST are dropped; TCP repeats them.
+    pub held: usize,
+    /// Time for a judgement; then the segment passes.
+    pub judgement: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { flows: 131_072, fences: 131_072, held: 4096, judgement: Duration::from_secs(2) }
+    }
+}
+
+/// A packet from the queue.
+#[derive(Debug, Clone, Copy)]
+pub struct Arrival<'a> {
+    /// The queue's number for it.
+    pub id: u32,
+    /// Several segments in one.
+    pub gso: bool,
+    /// Its checksum is filled in and nobody has verified it.
+    pub verify: bool,
+    /// The whole IP packet.
+    pub packet: &'a [u8],
+}
+
+/// What to do with a packet. What is to be logged must be committed before anything passes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Decision {
+    /// Log it with these flags, then let it pass.
+    Accept(Flags),
+    /// Log it with these flags and this hold number; no verdict yet.
+    Hold(Flags, u64),
+    /// Do not log it; drop it.
+    Drop,
+    /// Do not log it, let it pass: it carries no byte.
+    PassUnlogged,
+}
+
+/// A verdict on a packet that was held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Released {
+    /// The queue's number for it.
+    pub id: u32,
+    /// Let it pass, or drop it.
+    pub pass: bool,
+}
+
+/// The logger's decisions. Order of calls: any `handle_*`, then [`poll_release`](Self::poll_release) until it gives
+/// `None`, then sleep until something happens or [`poll_timeout`](Self::poll_timeout) is due.
+#[derive(Debug)]
+pub struct Engine {
+    backends: HashSet<SocketAddr>,
+    limits: Limits,
+    flows: Flows,
+    fences: Fences,
+    held: HeldSegments,
+    judges: BTreeSet<u64>,
+    released: VecDeque<Released>,
+    next_hold: u64,
+    counters: Counters,
+}
+
+impl Engine {
+    /// `epoch` is the segment log's: hold numbers of different writers never coincide.
+    pub fn new(backends: impl IntoIterator<Item = SocketAddr>, epoch: u32, limits: Limits) -> Self {
+        Self {
+            backends: backends.into_iter().collect(),
+            flows: Flows::new(limits.flows),
+            fences: Fences::new(limits.fences),
+            held: HeldSegments::default(),
+            judges: BTreeSet::new(),
+            released: VecDeque::new(),
+            next_hold: (u64::from(epoch) << 32) | 1,
+            counters: Counters::default(),
+            limits,
+        }
+    }
+
+    /// Decides on a packet from the queue.
+    pub fn handle_packet(&mut self, now: Time, arrival: Arrival<'_>) -> Decision {
+        let Some((segment, flow, from_backend)) = self.examine(&arrival) else { return Decision::Drop };
+        if let Some(decision) = self.fenced(&segment, flow, from_backend) {
+            return decision;
+        }
+        let ending = ending(&segment).filter(|_| from_backend && !self.judges.is_empty());
+        if ending.is_some_and(|ending| !self.may_hold(flow, ending)) {
+            return Decision::Drop;
+        }
+        let flags = self
+            .follow(&segment, flow, from_backend)
+            .with(Flags::FROM_BACKEND, from_backend)
+            .with(Flags::GSO, arrival.gso);
+        self.counters.segments += 1;
+        match ending {
+            Some(ending) => self.hold(now, arrival.id, flow, ending, flags),
+            None => Decision::Accept(flags),
+        }
+    }
+
+    /// Refuses what is no segment between a client and a backend.
+    fn examine<'a>(&mut self, arrival: &Arrival<'a>) -> Option<(TcpSegment<'a>, Flow, bool)> {
+        let Ok(segment) = TcpSegment::parse(arrival.packet) else {
+            self.counters.unparsable += 1;
+            return None;
+        };
+        if arrival.verify && !arrival.gso && !segment.checksums_valid() {
+            self.counters.bad_checksum += 1;
+            return None;
+        }
+        if is_nonsense(&segment) {
+            self.counters.nonsense += 1;
+            return None;
+        }
+        let (source, destination) = (segment.source(), segment.destination());
+        if self.backends.contains(&source) {
+            Some((segment, Flow { client: destination, backend: source }, true))
+        } else if self.backends.contains(&destination) {
+            Some((segment, Flow { client: source, backend: destination }, false))
+        } else {
+            self.counters.not_ours += 1;
+            None
+        }
+    }
+
+    /// The decision on a segment of a fenced flow; `None` if it is not, or not any more.
+    fn fenced(&mut self, segment: &TcpSegment<'_>, flow: Flow, from_backend: bool) -> Option<Decision> {
+        if !self.fences.contains(&flow) {
+            return None;
+        }
+        let flags = segment.flags();
+        if !from_backend && flags.syn() && !flags.ack() && self.fences.reopen(&flow, segment.seq()) {
+            self.counters.fences_lifted += 1;
+            return None;
+        }
+        if !from_backend && flags.rst() && segment.payload().is_empty() {
+            self.counters.fenced_resets += 1;
+            return Some(Decision::PassUnlogged);
+        }
+        self.counters.fenced_dropped += 1;
+        Some(Decision::Drop)
+    }
+
+    fn follow(&mut self, segment: &TcpSegment<'_>, flow: Flow, from_backend: bool) -> Flags {
+        let Some((state, forgotten)) = self.flows.get_or_insert(flow) else { return Flags::EMPTY };
+        let flags = state.log(segment, from_backend);
+        self.counters.flows_forgotten += u64::from(forgotten);
+        self.counters.retransmissions += u64::from(flags.contains(Flags::RETRANSMISSION));
+        self.counters.out_of_order += u64::from(flags.contains(Flags::OUT_OF_ORDER));
+        flags
+    }
+
+    /// Counts why not. What is refused is neither logged nor passed, so that its repetition is judged.
+    fn may_hold(&mut self, flow: Flow, ending: Ending) -> bool {
+        if self.held.contains(flow, ending) {
+            self.counters.held_duplicates += 1;
+            false
+        } else if self.held.len() >= self.limits.held {
+            self.counters.held_overflow += 1;
+            false
+        } else {
+            true
+        }
+    }
+
+    fn hold(&mut self, now: Time, id: u32, flow: Flow, ending: Ending, flags: Flags) -> Decision {
+        let number = self.next_hold;
+        self.next_hold = number.wrapping_add(1);
+        self.held.insert(number, Held { id, flow, ending, until: now + self.limits.judgement });
+        self.counters.held += 1;
+        Decision::Hold(flags | Flags::HELD, number)
+    }
+
+    /// A message on control connection `peer`. [`ToLogger::Status`] is answered by the caller, from
+    /// [`counters`](Self::counters).
+    ///
+    /// A status answer that follows a fence on the same connection says that the fence holds: everything of the flow that
+    /// passed is committed, and nothing more will pass.
+    pub fn handle_control(&mut self, peer: u64, message: &ToLogger) {
+        match message {
+            ToLogger::Judge => {
+                self.judges.insert(peer);
+            }
+            ToLogger::Release { hold } => self.judge(*hold, true),
+            ToLogger::Suppress { hold } => self.judge(*hold, false),
+            ToLogger::Fence(flow) => self.fence(*flow),
+            ToLogger::Status => {}
+        }
+    }
+
+    fn judge(&mut self, hold: u64, pass: bool) {
+        match self.held.remove(hold) {
+            Some(segment) => {
+                self.released.push_back(Released { id: segment.id, pass });
+                self.counters.released += u64::from(pass);
+                self.counters.suppressed += u64::from(!pass);
+            }
+            None => self.counters.judgements_unknown += 1,
+        }
+    }
+
+    fn fence(&mut self, flow: Flow) {
+        while let Some(held) = self.held.of_flow(flow).and_then(|number| self.held.remove(number)) {
+            self.released.push_back(Released { id: held.id, pass: false });
+            self.counters.held_fenced += 1;
+        }
+        let (isn, answered) = self.flows.remove(&flow).map_or((None, true), |state| state.epoch());
+        self.counters.fences += 1;
+        self.counters.fences_forgotten += u64::from(self.fences.insert(flow, isn, answered));
+    }
+
+    /// Control connection `peer` has ended. Without any judge everything held passes.
+    pub fn handle_disconnect(&mut self, peer: u64) {
+        if !self.judges.remove(&peer) || !self.judges.is_empty() {
+            return;
+        }
+        while let Some((number, held)) = self.held.first() {
+            self.held.remove(number);
+            self.released.push_back(Released { id: held.id, pass: true });
+            self.counters.judges_lost += 1;
+        }
+    }
+
+    /// Lets pass what was held for too long; gives how many those were.
+    pub fn handle_timeout(&mut self, now: Time) -> usize {
+        let mut late = 0;
+        while let Some((number, held)) = self.held.first().filter(|(_, held)| held.until <= now) {
+            self.held.remove(number);
+            self.released.push_back(Released { id: held.id, pass: true });
+            late += 1;
+        }
+        self.counters.judgements_late += late as u64;
+        late
+    }
+
+    /// When [`handle_timeout`](Self::handle_timeout) is due.
+    pub fn poll_timeout(&self) -> Option<Time> {
+        self.held.first().map(|(_, held)| held.until)
+    }
+
+    /// The next verdict on a packet that was held.
+    pub fn poll_release(&mut self) -> Option<Released> {
+        self.released.pop_front()
+    }
+
+    /// Events so far.
+    pub fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    /// How full the tables are.
+    pub fn gauges(&self) -> [(&'static str, u64); 4] {
+        [
+            ("flows_now", self.flows.len() as u64),
+            ("fenced_now", self.fences.len() as u64),
+            ("held_now", self.held.len() as u64),
+            ("judges_now", self.judges.len() as u64),
+        ]
+    }
+}
+
+fn ending(segment: &TcpSegment<'_>) -> Option<Ending> {
+    let flags = segment.flags();
+    if flags.rst() { Some(Ending::Reset) } else { flags.fin().then_some(Ending::Fin) }
+}
+
+/// No TCP sends these; what its receiver makes of them is not defined.
+fn is_nonsense(segment: &TcpSegment<'_>) -> bool {
+    let flags = segment.flags();
+    flags.syn() && (flags.fin() || flags.rst()) || !(flags.syn() || flags.ack() || flags.rst())
+}

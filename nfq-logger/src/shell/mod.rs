@@ -1,0 +1,203 @@
+//! The loop around poll(2): queue, control socket, timers. Log before forward: verdicts leave after their records.
+
+pub(crate) mod dump;
+
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use cluster::config::Cluster;
+use cluster::control::{LoggerStatus, ToLogger};
+use cluster::lock::DaemonLock;
+use cluster::server::{Incoming, PeerId, Server};
+use netfilter::queue::{Queue, QueueConfig, QueuedMeta, RECEIVE_BYTES, Verdict, queue_counters};
+use nfq_logger::{Arrival, Decision, Engine, Limits};
+use nft_rules::LOGGER_QUEUE;
+use packet::Time;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use segment_log::{RecordMeta, Writer};
+
+/// Packets that the kernel keeps for this daemon at most; held ones count.
+const QUEUE_PACKETS: u32 = 16_384;
+/// Receive buffer, bytes: the default holds about 92 full packets (design §9).
+const QUEUE_BUFFER: usize = 64 << 20;
+/// Packets between two flushes of records and verdicts.
+const BATCH: usize = 64;
+/// Batches before control messages get their turn.
+const BATCHES: usize = 8;
+
+pub(crate) struct Shell {
+    engine: Engine,
+    queue: Queue,
+    writer: Writer,
+    server: Server,
+    judges: BTreeMap<PeerId, u64>,
+    next_judge: u64,
+    unlogged_dropped: u64,
+}
+
+fn now() -> Time {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    Time::from_nanos(time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64)
+}
+
+impl Shell {
+    pub(crate) fn start(cluster: &Cluster, lock: &DaemonLock, log: &Path, ring_bytes: u64) -> Result<Self> {
+        let writer = Writer::open(log, ring_bytes)?;
+        let backends = cluster.backends.values().map(|backend| backend.address);
+        let engine = Engine::new(backends, writer.epoch(), Limits::default());
+        let config =
+            QueueConfig { number: LOGGER_QUEUE, max_packets: QUEUE_PACKETS, receive_buffer: QUEUE_BUFFER };
+        let queue = Queue::bind(&config).context("binding the logger's queue")?;
+        let server = Server::unix(lock)?;
+        tracing::info!(log = %log.display(), ring_bytes, epoch = writer.epoch(), "ready");
+        let judges = BTreeMap::new();
+        Ok(Self { engine, queue, writer, server, judges, next_judge: 0, unlogged_dropped: 0 })
+    }
+
+    /// Until `stop` becomes readable. Traffic then waits for the next daemon: unlogged nothing passes.
+    pub(crate) fn run(mut self, stop: &OwnedFd) -> Result<()> {
+        loop {
+            if self.wait(stop)? {
+                tracing::info!("stopping; forwarding stops until the logger runs again");
+                return Ok(());
+            }
+            self.receive()?;
+            self.serve()?;
+            let late = self.engine.handle_timeout(now());
+            if late > 0 {
+                tracing::warn!(
+                    late,
+                    "FIN or RST passed without a judgement; is the transactionalizer alive?"
+                );
+            }
+            self.release()?;
+        }
+    }
+
+    /// True if it is time to stop.
+    fn wait(&self, stop: &OwnedFd) -> Result<bool> {
+        let timeout = self.engine.poll_timeout().map(|time| time.since(now()) + Duration::from_micros(100));
+        let timeout = timeout.and_then(|time| Timespec::try_from(time).ok());
+        let mut fds = vec![
+            PollFd::from_borrowed_fd(stop.as_fd(), PollFlags::IN),
+            PollFd::from_borrowed_fd(self.queue.as_fd(), PollFlags::IN),
+        ];
+        let interest = self.server.interest();
+        fds.extend(interest.into_iter().map(|(fd, flags)| PollFd::from_borrowed_fd(fd, flags)));
+        match poll(&mut fds, timeout.as_ref()) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error).context("poll"),
+        }
+        Ok(fds.first().is_some_and(|fd| !fd.revents().is_empty()))
+    }
+
+    fn receive(&mut self) -> Result<()> {
+        for _ in 0..BATCHES {
+            let mut count = 0;
+            while count < BATCH && self.receive_one()? {
+                count += 1;
+            }
+            if count > 0 {
+                // Records are committed already; readers are woken before the packets go on.
+                self.writer.flush();
+                self.queue.flush().context("sending verdicts")?;
+            }
+            if count < BATCH {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// The kernel's copy lands in the ring itself. False: nothing waits.
+    fn receive_one(&mut self) -> Result<bool> {
+        let Self { engine, queue, writer, .. } = self;
+        let memory = writer.reserve(RECEIVE_BYTES)?;
+        let Some(meta) = queue.recv_into(memory).context("receiving from the queue")? else {
+            return Ok(false);
+        };
+        let time = now();
+        let arrival = Arrival {
+            id: meta.id,
+            gso: meta.gso,
+            verify: meta.checksum_ready && !meta.checksum_verified,
+            packet: memory.get(meta.payload.clone()).unwrap_or_default(),
+        };
+        let decision = engine.handle_packet(time, arrival);
+        self.execute(decision, &meta, time)?;
+        Ok(true)
+    }
+
+    fn execute(&mut self, decision: Decision, meta: &QueuedMeta, time: Time) -> Result<()> {
+        let (flags, hold) = match decision {
+            Decision::Accept(flags) => (flags, 0),
+            Decision::Hold(flags, hold) => (flags, hold),
+            Decision::Drop => return Ok(self.queue.verdict(meta.id, Verdict::Drop)?),
+            Decision::PassUnlogged => return Ok(self.queue.verdict(meta.id, Verdict::Accept)?),
+        };
+        let record = RecordMeta { time_ns: time.as_nanos(), flags, hold };
+        if let Err(error) = self.writer.commit(record, meta.payload.clone()) {
+            self.unlogged_dropped += 1;
+            tracing::warn!(%error, "a segment could not be logged and was dropped");
+            return Ok(self.queue.verdict(meta.id, Verdict::Drop)?);
+        }
+        if hold == 0 {
+            self.queue.verdict(meta.id, Verdict::Accept)?;
+        }
+        Ok(())
+    }
+
+    fn serve(&mut self) -> Result<()> {
+        for incoming in self.server.handle_ready::<ToLogger>() {
+            match incoming {
+                Incoming::Connected(peer) => {
+                    self.next_judge += 1;
+                    self.judges.insert(peer, self.next_judge);
+                }
+                Incoming::Disconnected(peer, _) => {
+                    if let Some(judge) = self.judges.remove(&peer) {
+                        self.engine.handle_disconnect(judge);
+                    }
+                }
+                Incoming::Message(peer, message) => self.handle_message(peer, &message)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn handle_message(&mut self, peer: PeerId, message: &ToLogger) -> Result<()> {
+        let number = self.judges.get(&peer).copied().unwrap_or_default();
+        self.engine.handle_control(number, message);
+        self.release()?;
+        if *message == ToLogger::Status {
+            let status = self.status();
+            self.server.send(peer, &status);
+        }
+        Ok(())
+    }
+
+    fn release(&mut self) -> Result<()> {
+        while let Some(released) = self.engine.poll_release() {
+            let verdict = if released.pass { Verdict::Accept } else { Verdict::Drop };
+            self.queue.verdict(released.id, verdict)?;
+        }
+        self.queue.flush().context("sending verdicts")
+    }
+
+    fn status(&self) -> LoggerStatus {
+        let mut counters: BTreeMap<String, u64> =
+            self.engine.counters().entries().map(|(name, count)| (name.to_owned(), count)).collect();
+        counters.extend(self.engine.gauges().map(|(name, count)| (name.to_owned(), count)));
+        counters.insert("unlogged_dropped".to_owned(), self.unlogged_dropped);
+        counters.insert("last_record".to_owned(), self.writer.last_number());
+        if let Ok(Some(kernel)) = queue_counters(LOGGER_QUEUE) {
+            counters.insert("queue_waiting".to_owned(), kernel.waiting);
+            counters.insert("queue_full_dropped".to_owned(), kernel.queue_dropped);
+            counters.insert("queue_buffer_dropped".to_owned(), kernel.user_dropped);
+        }
+        LoggerStatus { counters }
+    }
+}
