@@ -311,12 +311,44 @@ fn chunked_bodies() {
         "0\r\nT : v\r\n\r\n",
         "0\r\nT: v\n\r\n",
         "0\r\n\rx",
+        "0\r\nT: v\rx\r\n\r\n",
+        "5\r\nhello\rX0\r\n\r\n",
     ] {
         assert_eq!(chunked(bad).map_err(|refusal| refusal.status), Err(400), "{bad:?}");
     }
     assert!(chunked(&format!("5;{}", "a".repeat(5000))).is_err());
     assert!(chunked(&format!("0\r\nT: {}", "a".repeat(70_000))).is_err());
     assert!(chunked("7fffffffffffffff\r\n").is_ok());
+}
+
+#[test]
+fn large_bodies_are_measured_to_the_byte() {
+    let body = "x".repeat(1_000_000);
+    let next = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+    for (framing, body) in [
+        (format!("Content-Length: {}", body.len()), body.clone()),
+        ("Transfer-Encoding: chunked".to_owned(), format!("{:x}\r\n{body}\r\n0\r\n\r\n", body.len())),
+    ] {
+        let head = format!("POST / HTTP/1.1\r\nHost: a\r\n{framing}\r\n\r\n");
+        let stream = [&head, &body, next].concat();
+        let mut framer = RequestFramer::new(MAX);
+        let mut ends = Vec::new();
+        for (start, piece) in
+            stream.as_bytes().chunks(65_483).enumerate().map(|(n, piece)| (n * 65_483, piece))
+        {
+            let mut at = 0;
+            loop {
+                let step = framer.feed(&piece[at..]).unwrap();
+                at += step.consumed;
+                match step.event {
+                    Event::NeedMore => break,
+                    Event::MessageEnd => ends.push(start + at),
+                    _ => {}
+                }
+            }
+        }
+        assert_eq!(ends, [head.len() + body.len(), stream.len()]);
+    }
 }
 
 /// Feeds all of `bytes`; gives statuses of heads, `-1` for each message end.
