@@ -1,0 +1,256 @@
+//! Any order of reports, outcomes, broken connections and time: what must hold all the same.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+
+use cluster::config::Cluster;
+use cluster::control::{
+    ConnectionReport, Evidence, Flow, FromLog, FromProxy, Outcome, PartialResponse, PendingRequest,
+    RecoveryOrder, Tags, ToLog, ToProxy,
+};
+use packet::Time;
+use proptest::collection::vec;
+use proptest::prelude::*;
+use recovery_manager::{Action, Limits, LoggerId, Manager, Now, Story};
+
+const LIMIT: usize = 5;
+const LOGGER: LoggerId = LoggerId(0);
+
+#[derive(Debug, Clone)]
+enum Input {
+    Failed {
+        down: bool,
+        backend: u8,
+        clients: Vec<(u16, u32, bool)>,
+        repeated: bool,
+    },
+    BackendUp(u8),
+    /// For the order that was given so many orders ago.
+    Ended {
+        back: usize,
+        outcome: u8,
+    },
+    Proxy(bool),
+    Log(bool),
+    Pass(u64),
+}
+
+fn input() -> impl Strategy<Value = Input> {
+    let clients = vec((0..8_u16, 0..3_u32, prop::bool::weighted(0.2)), 0..4);
+    let failed = (prop::bool::weighted(0.2), 1..=4_u8, clients, prop::bool::weighted(0.1))
+        .prop_map(|(down, backend, clients, repeated)| Input::Failed { down, backend, clients, repeated });
+    prop_oneof![
+        5 => failed,
+        2 => (1..=4_u8).prop_map(Input::BackendUp),
+        5 => (0..6_usize, 0..4_u8).prop_map(|(back, outcome)| Input::Ended { back, outcome }),
+        1 => any::<bool>().prop_map(Input::Proxy),
+        1 => any::<bool>().prop_map(Input::Log),
+        2 => (0..400_u64).prop_map(Input::Pass),
+    ]
+}
+
+fn backend(n: u8) -> SocketAddr {
+    SocketAddr::from(([198, 51, 100, n], 80))
+}
+
+/// 1, 2 and 3 stand in for each other, 4 for nobody.
+fn manager() -> Manager {
+    let backends: String =
+        (1..=4).map(|n| format!("[backend.b{n}]\naddress = \"{}\"\n", backend(n))).collect();
+    let text = format!(
+        "[cluster]\nname = \"t\"\n[service]\naddress = \"192.0.2.1:80\"\n[[route]]\npool = \"web\"\n\
+         [pool.web]\nbackends = [\"b1\", \"b2\", \"b3\"]\n[pool.one]\nbackends = [\"b4\"]\n{backends}\
+         [proxy.p]\naddress = \"127.0.0.1\"\n[logger.l]\ncontrol = \"127.0.0.1:7001\"\n\
+         [recovery]\ntimeout_ms = 1000\n"
+    );
+    let limits = Limits { recoveries: LIMIT, recent: 4, waiting_resets: 4, ..Limits::default() };
+    Manager::new(&Cluster::parse(&text, "test").unwrap(), limits, 1)
+}
+
+fn report(client: u16, failed: u8, epoch: u32, update: bool) -> ConnectionReport {
+    let request = PendingRequest {
+        ordinal: 1,
+        summary: "X".to_owned(),
+        tags: Tags { read_only: !update, ..Tags::default() },
+        complete: true,
+        bytes: b"X".to_vec(),
+    };
+    ConnectionReport {
+        flow: Flow { client: SocketAddr::from(([203, 0, 113, 5], client)), backend: backend(failed) },
+        options: None,
+        t_l: 0,
+        ack_tl: 0,
+        ack_cl: 0,
+        client_next: epoch,
+        client_fin: false,
+        pending: vec![request],
+        partial: PartialResponse::default(),
+        unacked: Vec::new(),
+        unrecoverable: None,
+    }
+}
+
+/// The manager, and what the outside knows of it.
+struct Model {
+    manager: Manager,
+    now: u64,
+    number: u64,
+    proxy: bool,
+    log: bool,
+    down: BTreeSet<SocketAddr>,
+    orders: Vec<RecoveryOrder>,
+    by_id: BTreeMap<u64, RecoveryOrder>,
+    noticed: usize,
+    ended: usize,
+}
+
+impl Model {
+    fn new() -> Self {
+        Self {
+            manager: manager(),
+            now: 0,
+            number: 0,
+            proxy: false,
+            log: false,
+            down: BTreeSet::new(),
+            orders: Vec::new(),
+            by_id: BTreeMap::new(),
+            noticed: 0,
+            ended: 0,
+        }
+    }
+
+    fn now(&self) -> Now {
+        Now { monotonic: Time::from_millis(self.now), unix_ms: self.now }
+    }
+
+    fn apply(&mut self, input: Input) {
+        match input {
+            Input::Failed { down, backend: failed, clients, repeated } => {
+                self.fail(down, failed, &clients, repeated);
+            }
+            Input::BackendUp(n) if self.log => {
+                self.down.remove(&backend(n));
+                self.manager.handle_log(self.now(), LOGGER, FromLog::BackendUp { backend: backend(n) });
+            }
+            Input::Ended { back, outcome } if self.proxy => self.end(back, outcome),
+            Input::Proxy(up) if up != self.proxy => {
+                self.proxy = up;
+                if up {
+                    self.manager.handle_proxy_connected();
+                } else {
+                    self.manager.handle_proxy_disconnected(self.now().monotonic);
+                }
+            }
+            Input::Log(up) if up != self.log => {
+                self.log = up;
+                self.number = 0;
+                if up {
+                    self.manager.handle_log_connected(LOGGER);
+                } else {
+                    self.manager.handle_log_disconnected(LOGGER);
+                }
+            }
+            Input::Pass(ms) => self.pass(ms),
+            _ => {}
+        }
+        self.check_actions();
+    }
+
+    fn fail(&mut self, backend_down: bool, failed: u8, clients: &[(u16, u32, bool)], repeated: bool) {
+        if !self.log {
+            return;
+        }
+        self.number += u64::from(!repeated || self.number == 0);
+        if backend_down && !repeated {
+            self.down.insert(backend(failed));
+        }
+        let connections =
+            clients.iter().map(|(client, epoch, update)| report(*client, failed, *epoch, *update)).collect();
+        let message = FromLog::Failed {
+            number: self.number,
+            evidence: Evidence::HostSilent,
+            noticed_us: 0,
+            backend_down: backend_down && !repeated,
+            backend: backend(failed),
+            connections,
+        };
+        self.manager.handle_log(self.now(), LOGGER, message);
+    }
+
+    fn end(&mut self, back: usize, outcome: u8) {
+        let Some(place) = self.orders.len().checked_sub(back + 1) else { return };
+        let id = self.orders[place].id;
+        let outcome = match outcome {
+            0 => Outcome::Respliced { resent: 0, taken_in: 0, steps: Vec::new() },
+            1 => Outcome::AlternateFailed(String::new()),
+            2 => Outcome::Mismatch { at: 0, logged: Vec::new(), alternate: Vec::new() },
+            _ => Outcome::Gone(String::new()),
+        };
+        self.manager.handle_proxy(self.now(), FromProxy::Ended { id, outcome });
+    }
+
+    fn pass(&mut self, ms: u64) {
+        self.now += ms;
+        self.manager.handle_timeout(self.now().monotonic);
+        if let Some(due) = self.manager.poll_timeout() {
+            assert!(due > self.now().monotonic, "a timer that is due was not handled");
+        }
+    }
+
+    fn check_actions(&mut self) {
+        while let Some(action) = self.manager.poll_action(self.now().monotonic) {
+            match action {
+                Action::ToProxy(message) => {
+                    assert!(self.proxy, "the proxy is not there for {message:?}");
+                    if let ToProxy::Recover(order) = message {
+                        self.check_order(*order);
+                    }
+                }
+                Action::ToLog(logger, message) => {
+                    assert!(self.log && logger == LOGGER);
+                    if let ToLog::Ended { backend: Some(backend), .. } = message {
+                        assert!(self.orders.iter().any(|order| order.alternate == backend));
+                    }
+                }
+                Action::Tell(Story::Noticed { .. }) => self.noticed += 1,
+                Action::Tell(Story::Ended(_)) => self.ended += 1,
+                Action::Tell(_) => {}
+            }
+        }
+        let running = self.manager.status().counters["recoveries_running"] as usize;
+        assert!(running <= LIMIT);
+        assert_eq!(self.noticed - self.ended, running, "each failure ends exactly once");
+    }
+
+    fn check_order(&mut self, order: RecoveryOrder) {
+        assert_ne!(order.alternate, order.flow.backend);
+        if let Some(first) = self.by_id.get(&order.id) {
+            assert_eq!(first, &order, "the same number, another order");
+            return;
+        }
+        let newest = self.orders.iter().rfind(|earlier| earlier.flow.client == order.flow.client);
+        assert!(newest.is_none_or(|earlier| earlier.id < order.id), "a client's orders go back in time");
+        assert!(!self.down.contains(&order.alternate), "{} is down", order.alternate);
+        self.by_id.insert(order.id, order.clone());
+        self.orders.push(order);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 1500, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn every_failure_ends_once_on_a_living_alternate_or_with_a_reset(inputs in vec(input(), 1..80)) {
+        let mut model = Model::new();
+        model.apply(Input::Proxy(true));
+        model.apply(Input::Log(true));
+        for input in inputs {
+            model.apply(input);
+        }
+        model.apply(Input::Pass(1000));
+        model.apply(Input::Pass(1000));
+        prop_assert_eq!(model.manager.poll_timeout(), None);
+        prop_assert_eq!(model.noticed, model.ended);
+    }
+}
