@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use cluster::config::{Cluster, ConfigError, Problem};
+use proptest::prelude::*;
 
 const GOOD: &str = include_str!("good.toml");
 const FILE: &str = "cluster.toml";
@@ -337,4 +338,52 @@ fn lookups() {
     let error: ConfigError = cluster.find_logger("p2").unwrap_err();
     let text = error.to_string();
     assert!(text.contains("logger.p2") && text.contains("l1") && text.contains("--node"), "{text}");
+}
+
+/// Whatever is in the file: no panic, and a refusal always says something.
+fn judge(text: &str) {
+    if let Err(error) = Cluster::parse(text, FILE) {
+        assert!(!error.problems.is_empty(), "{text}");
+        assert!(error.problems.iter().all(|p| !p.what.is_empty() && !p.remedy.is_empty()), "{error}");
+        assert!(
+            !error.problems.iter().any(|p| p.key.is_empty() && !p.what.starts_with("not TOML")),
+            "{error}"
+        );
+    }
+}
+
+proptest! {
+    #[test]
+    fn a_spoilt_file_is_survived(
+        edits in prop::collection::vec((any::<prop::sample::Index>(), 0usize..6, "[\\PC\\n]{0,3}"), 1..5),
+    ) {
+        let mut text: Vec<char> = GOOD.chars().collect();
+        for (at, removed, inserted) in edits {
+            let at = at.index(text.len());
+            let end = (at + removed).min(text.len());
+            text.splice(at..end, inserted.chars());
+        }
+        judge(&text.into_iter().collect::<String>());
+    }
+
+    #[test]
+    fn shuffled_values_are_survived(
+        edits in prop::collection::vec((any::<prop::sample::Index>(), prop::sample::select(vec![
+            "1", "-1", "true", "\"\"", "\"x\"", "[]", "[1]", "[[]]", "{}", "{ a = 1 }", "1.5", "0x10", "inf", "1979-05-27",
+            "\"10.0.2.11:80\"", "\"[::1]:80\"", "[\"b1\", \"b1\"]", "18446744073709551616", "{ b1 = { address = 3 } }",
+        ])), 1..6),
+    ) {
+        let mut lines: Vec<String> = GOOD.lines().map(str::to_owned).collect();
+        for (at, value) in edits {
+            let at = at.index(lines.len());
+            let line = lines[at].clone();
+            if let Some((key, _)) = line.split_once(" = ") { lines[at] = format!("{key} = {value}"); }
+        }
+        judge(&lines.join("\n"));
+    }
+
+    #[test]
+    fn sections_of_another_type_are_survived(value in "(1|\\[\\]|\\[1\\]|true|\"x\"|\\{\\}|\\{ a = 1 \\}|\\[\\{\\}\\])", key in "(cluster|service|route|pool|backend|proxy|logger|splice|detector|recovery|tag|other)") {
+        judge(&format!("{key} = {value}"));
+    }
 }
