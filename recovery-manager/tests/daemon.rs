@@ -1,5 +1,7 @@
 //! The daemon itself, between a transactionalizer and a proxy that the test plays.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that fails here has failed")]
+
 mod support;
 
 use std::io::Write;

@@ -1,5 +1,7 @@
 //! The engine: retries, replacements, repetitions, limits and time. Bounded tables, no clock.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that fails here has failed")]
+
 use std::net::SocketAddr;
 
 use cluster::config::Cluster;
@@ -467,11 +469,11 @@ fn a_mismatch_is_told_with_both_sides() {
     let order = bench.order(0);
     let outcome = Outcome::Mismatch { at: 7, logged: b"a\n".to_vec(), alternate: b"b".to_vec() };
     bench.end(1, order.id, outcome);
-    let tells = bench.actions(1).into_iter().filter_map(|action| match action {
+    let mut tells = bench.actions(1).into_iter().filter_map(|action| match action {
         Action::Tell(story @ Story::Ended(_)) => Some(story),
         _ => None,
     });
-    let story = tells.last().unwrap();
+    let story = tells.next_back().unwrap();
     assert!(story.is_bad());
     let line = story.to_string();
     assert!(

@@ -1,5 +1,7 @@
 //! Any order of reports, outcomes, broken connections and time: what must hold all the same.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that fails here has failed")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
@@ -55,8 +57,8 @@ fn backend(n: u8) -> SocketAddr {
 
 /// 1, 2 and 3 stand in for each other, 4 for nobody.
 fn manager() -> Manager {
-    let backends: String =
-        (1..=4).map(|n| format!("[backend.b{n}]\naddress = \"{}\"\n", backend(n))).collect();
+    let backend = |n| format!("[backend.b{n}]\naddress = \"{}\"\n", backend(n));
+    let backends = (1..=4).map(backend).collect::<Vec<_>>().concat();
     let text = format!(
         "[cluster]\nname = \"t\"\n[service]\naddress = \"192.0.2.1:80\"\n[[route]]\npool = \"web\"\n\
          [pool.web]\nbackends = [\"b1\", \"b2\", \"b3\"]\n[pool.one]\nbackends = [\"b4\"]\n{backends}\
