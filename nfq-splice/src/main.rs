@@ -31,7 +31,7 @@ struct Arguments {
     /// Where sockets and lock files are.
     #[arg(long, value_name = "DIR", default_value = "/run/resplice")]
     run_dir: PathBuf,
-    /// Format of the log on standard error; RUST_LOG sets its level.
+    /// Format of the log on standard error; `RUST_LOG` sets its level.
     #[arg(long, value_enum, default_value = "text")]
     log_format: LogFormat,
 }
