@@ -3,6 +3,7 @@
 
 mod body;
 
+use std::fmt;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, SocketAddrV4, TcpStream};
 use std::time::{Duration, Instant};
@@ -54,7 +55,7 @@ pub enum End {
 }
 
 /// A received response, or as much of it as came.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Response {
     /// Status code; 0 if the head did not come.
     pub status: u16,
@@ -89,6 +90,14 @@ struct Watch {
     received: u64,
     longest: Duration,
     longest_at: u64,
+}
+
+impl fmt::Debug for Response {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { status, body_bytes, sha256, longest_gap, longest_gap_at, took, end, head } = self;
+        write!(f, "{end:?} after {body_bytes} bytes in {took:?}, status {status}, sha256 {sha256}, ")?;
+        write!(f, "longest gap {longest_gap:?} at {longest_gap_at}, head {:?}", String::from_utf8_lossy(head))
+    }
 }
 
 impl Connection {
