@@ -105,7 +105,7 @@ impl Engine {
             return decision;
         }
         let ending = ending(&segment).filter(|_| from_backend && !self.judges.is_empty());
-        if ending.is_some_and(|ending| !self.may_hold(flow, ending)) {
+        if ending.is_some_and(|ending| !self.may_hold(&segment, flow, ending)) {
             return Decision::Drop;
         }
         let flags = self
@@ -171,9 +171,11 @@ impl Engine {
         flags
     }
 
-    /// Counts why not. What is refused is neither logged nor passed, so that its repetition is judged.
-    fn may_hold(&mut self, flow: Flow, ending: Ending) -> bool {
-        if self.held.contains(flow, ending) {
+    /// Counts why not. What is refused is neither logged nor passed; TCP repeats it. A repetition of what is held says
+    /// nothing new, unless it brings data that is missing from the log.
+    fn may_hold(&mut self, segment: &TcpSegment<'_>, flow: Flow, ending: Ending) -> bool {
+        let repeats = || self.flows.get(&flow).is_some_and(|state| state.repeats(segment));
+        if self.held.contains(flow, ending) && (ending == Ending::Reset || repeats()) {
             self.counters.held_duplicates += 1;
             false
         } else if self.held.len() >= self.limits.held {
@@ -209,8 +211,8 @@ impl Engine {
         }
     }
 
-    fn judge(&mut self, hold: u64, pass: bool) {
-        match self.held.remove(hold) {
+    fn judge(&mut self, number: u64, pass: bool) {
+        match self.held.remove(number) {
             Some(segment) => {
                 self.released.push_back(Released { id: segment.id, pass });
                 self.counters.released += u64::from(pass);

@@ -27,6 +27,12 @@ impl FlowState {
         (self.isn, self.answered)
     }
 
+    /// All of the backend's segment was logged before.
+    pub(crate) fn repeats(&self, segment: &TcpSegment<'_>) -> bool {
+        let logged = |sequence: &Sequence| sequence.contains(segment.seq(), segment.sequence_length());
+        self.from_backend.as_ref().is_some_and(logged)
+    }
+
     /// Follows a segment that is logged now.
     pub(crate) fn log(&mut self, segment: &TcpSegment<'_>, from_backend: bool) -> Flags {
         let (seq, length) = (segment.seq(), segment.sequence_length());
@@ -89,6 +95,10 @@ impl Flows {
         let slot = self.slots.get_mut(place)?;
         slot.used = true;
         Some((&mut slot.state, forgotten))
+    }
+
+    pub(crate) fn get(&self, flow: &Flow) -> Option<&FlowState> {
+        self.slots.get(*self.index.get(flow)?).map(|slot| &slot.state)
     }
 
     /// Forgets a flow, giving what was known of it.

@@ -23,11 +23,11 @@ pub(crate) struct Held {
     pub(crate) until: Time,
 }
 
-/// By hold number; at most one of each [`Ending`] per flow.
+/// By hold number, and by flow.
 #[derive(Debug, Default)]
 pub(crate) struct HeldSegments {
     by_number: BTreeMap<u64, Held>,
-    endings: BTreeSet<(Flow, Ending)>,
+    by_flow: BTreeSet<(Flow, Ending, u64)>,
 }
 
 impl HeldSegments {
@@ -36,26 +36,24 @@ impl HeldSegments {
     }
 
     pub(crate) fn contains(&self, flow: Flow, ending: Ending) -> bool {
-        self.endings.contains(&(flow, ending))
+        self.by_flow.range((flow, ending, 0)..=(flow, ending, u64::MAX)).next().is_some()
     }
 
     pub(crate) fn insert(&mut self, number: u64, held: Held) {
-        self.endings.insert((held.flow, held.ending));
+        self.by_flow.insert((held.flow, held.ending, number));
         self.by_number.insert(number, held);
     }
 
     pub(crate) fn remove(&mut self, number: u64) -> Option<Held> {
         let held = self.by_number.remove(&number)?;
-        self.endings.remove(&(held.flow, held.ending));
+        self.by_flow.remove(&(held.flow, held.ending, number));
         Some(held)
     }
 
     /// The number of one that the flow has here.
     pub(crate) fn of_flow(&self, flow: Flow) -> Option<u64> {
-        if !self.contains(flow, Ending::Fin) && !self.contains(flow, Ending::Reset) {
-            return None;
-        }
-        self.by_number.iter().find(|(_, held)| held.flow == flow).map(|(number, _)| *number)
+        let range = (flow, Ending::Fin, 0)..=(flow, Ending::Reset, u64::MAX);
+        self.by_flow.range(range).next().map(|(_, _, number)| *number)
     }
 
     /// The one that has been held longest.

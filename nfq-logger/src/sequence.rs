@@ -23,6 +23,12 @@ impl Sequence {
         Self { next, ranges: Vec::new() }
     }
 
+    /// All of `length` sequence numbers from `seq` on were logged.
+    pub(crate) fn contains(&self, seq: Seq, length: u32) -> bool {
+        let within = |(from, to): &(Seq, Seq)| from.before_or_at(seq) && (seq + length).before_or_at(*to);
+        (seq + length).before_or_at(self.next) || self.ranges.iter().any(within)
+    }
+
     /// What is to be said of a segment of `length` sequence numbers from `seq` on, which is logged now.
     pub(crate) fn log(&mut self, seq: Seq, length: u32) -> Flags {
         if length == 0 {
@@ -116,6 +122,8 @@ mod tests {
                 let expected = NONE
                     .with(OLD, (from..to).any(|n| logged.contains(&n)))
                     .with(HOLE, next < from);
+                let all = (from..to).all(|n| logged.contains(&n));
+                prop_assert_eq!(sequence.contains(Seq(start) + from, length), all);
                 prop_assert_eq!(sequence.log(Seq(start) + from, length), expected);
                 logged.extend(from..to);
             }
