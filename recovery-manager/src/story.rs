@@ -118,12 +118,16 @@ impl fmt::Display for Story {
 
 fn write_end(f: &mut fmt::Formatter<'_>, record: &RecoveryRecord) -> fmt::Result {
     write!(f, "client {}: {}", record.flow.client, record.outcome)?;
+    if record.steps.len() < 2 {
+        // Ended at once: there is nothing to tell of the time.
+        return Ok(());
+    }
     let mut before = " (";
     for (name, at) in &record.steps {
         write!(f, "{before}{name} {}", Micros(*at))?;
         before = ", ";
     }
-    if record.steps.is_empty() { Ok(()) } else { f.write_str(")") }
+    f.write_str(")")
 }
 
 fn evidence_in_words(evidence: Evidence) -> &'static str {
