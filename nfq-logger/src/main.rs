@@ -122,17 +122,16 @@ fn run(arguments: &RunArguments) -> Result<()> {
 }
 
 fn show(arguments: &DumpArguments) -> Result<()> {
-    let file = match &arguments.file {
-        Some(file) => file.clone(),
-        None => {
-            let cluster = Cluster::load(&arguments.place.config)?;
-            let node = node(&arguments.place);
-            cluster.find_logger(&node)?;
-            segment_log(&cluster.cluster.name, &node)
-        }
-    };
+    let file = arguments.file.clone().map_or_else(|| configured_log(&arguments.place), Ok)?;
     let format = if arguments.json { dump::Format::Json } else { dump::Format::Text };
     shell::dump::run(&file, format, arguments.follow, arguments.stats)
+}
+
+fn configured_log(place: &Place) -> Result<PathBuf> {
+    let cluster = Cluster::load(&place.config)?;
+    let node = node(place);
+    cluster.find_logger(&node)?;
+    Ok(segment_log(&cluster.cluster.name, &node))
 }
 
 /// Becomes readable with SIGTERM or SIGINT.

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use nfq_logger::dump::{Format, Printer};
+use nfq_logger::dump::{Format, Printer, stats_text};
 use segment_log::{ReadError, Reader};
 
 /// Wakes at least this often, to notice a reader that went away.
@@ -46,9 +46,7 @@ fn print(reader: Reader, format: Format, follow: bool, mut out: impl Write) -> R
 
 fn print_stats(reader: &Reader, format: Format, mut out: impl Write) -> Result<()> {
     let stats = reader.stats().context("reading the segment log")?;
-    match format {
-        Format::Text => writeln!(out, "{stats:#?}")?,
-        Format::Json => writeln!(out, "{}", nfq_logger::dump::stats_json(&stats))?,
-    }
+    let oldest = stats.oldest_time_ns.map(|time| reader.realtime_ns(time));
+    writeln!(out, "{}", stats_text(&stats, oldest, format))?;
     Ok(out.flush()?)
 }

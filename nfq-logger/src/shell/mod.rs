@@ -27,6 +27,8 @@ const QUEUE_BUFFER: usize = 64 << 20;
 const BATCH: usize = 64;
 /// Batches before control messages get their turn.
 const BATCHES: usize = 8;
+/// Rounds of control messages before packets get their turn.
+const CONTROL_ROUNDS: usize = 8;
 
 pub(crate) struct Shell {
     engine: Engine,
@@ -35,7 +37,13 @@ pub(crate) struct Shell {
     server: Server,
     judges: BTreeMap<PeerId, u64>,
     next_judge: u64,
-    unlogged_dropped: u64,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Ready {
+    stop: bool,
+    queue: bool,
+    control: bool,
 }
 
 fn now() -> Time {
@@ -54,31 +62,41 @@ impl Shell {
         let server = Server::unix(lock)?;
         tracing::info!(log = %log.display(), ring_bytes, epoch = writer.epoch(), "ready");
         let judges = BTreeMap::new();
-        Ok(Self { engine, queue, writer, server, judges, next_judge: 0, unlogged_dropped: 0 })
+        Ok(Self { engine, queue, writer, server, judges, next_judge: 0 })
     }
 
     /// Until `stop` becomes readable. Traffic then waits for the next daemon: unlogged nothing passes.
     pub(crate) fn run(mut self, stop: &OwnedFd) -> Result<()> {
         loop {
-            if self.wait(stop)? {
+            let ready = self.wait(stop)?;
+            if ready.stop {
                 tracing::info!("stopping; forwarding stops until the logger runs again");
                 return Ok(());
             }
-            self.receive()?;
-            self.serve()?;
-            let late = self.engine.handle_timeout(now());
-            if late > 0 {
-                tracing::warn!(
-                    late,
-                    "FIN or RST passed without a judgement; is the transactionalizer alive?"
-                );
+            if ready.control {
+                self.serve()?;
             }
+            if ready.queue {
+                self.receive()?;
+            }
+            self.expire();
             self.release()?;
         }
     }
 
-    /// True if it is time to stop.
-    fn wait(&self, stop: &OwnedFd) -> Result<bool> {
+    fn expire(&mut self) {
+        if self.engine.poll_timeout().is_none() {
+            return;
+        }
+        let late = self.engine.handle_timeout(now());
+        if late > 0 {
+            tracing::warn!(late, "FIN or RST passed without a judgement; is the transactionalizer alive?");
+        }
+    }
+
+    /// Sleeps until there is something to do.
+    fn wait(&self, stop: &OwnedFd) -> Result<Ready> {
+        // A little later than due: waking early would only mean waking twice.
         let timeout = self.engine.poll_timeout().map(|time| time.since(now()) + Duration::from_micros(100));
         let timeout = timeout.and_then(|time| Timespec::try_from(time).ok());
         let mut fds = vec![
@@ -91,7 +109,9 @@ impl Shell {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(error).context("poll"),
         }
-        Ok(fds.first().is_some_and(|fd| !fd.revents().is_empty()))
+        let mut ready = fds.iter().map(|fd| !fd.revents().is_empty());
+        let (stop, queue) = (ready.next() == Some(true), ready.next() == Some(true));
+        Ok(Ready { stop, queue, control: ready.any(|ready| ready) })
     }
 
     fn receive(&mut self) -> Result<()> {
@@ -139,31 +159,39 @@ impl Shell {
             Decision::PassUnlogged => return Ok(self.queue.verdict(meta.id, Verdict::Accept)?),
         };
         let record = RecordMeta { time_ns: time.as_nanos(), flags, hold };
-        if let Err(error) = self.writer.commit(record, meta.payload.clone()) {
-            self.unlogged_dropped += 1;
-            tracing::warn!(%error, "a segment could not be logged and was dropped");
-            return Ok(self.queue.verdict(meta.id, Verdict::Drop)?);
-        }
+        self.writer.commit(record, meta.payload.clone()).context("logging a segment")?;
         if hold == 0 {
             self.queue.verdict(meta.id, Verdict::Accept)?;
         }
         Ok(())
     }
 
+    /// Again and again while something comes: an answer that could not be sent shows only in the next round.
     fn serve(&mut self) -> Result<()> {
-        for incoming in self.server.handle_ready::<ToLogger>() {
-            match incoming {
-                Incoming::Connected(peer) => {
-                    self.next_judge += 1;
-                    self.judges.insert(peer, self.next_judge);
-                }
-                Incoming::Disconnected(peer, _) => {
-                    if let Some(judge) = self.judges.remove(&peer) {
-                        self.engine.handle_disconnect(judge);
-                    }
-                }
-                Incoming::Message(peer, message) => self.handle_message(peer, &message)?,
+        for _ in 0..CONTROL_ROUNDS {
+            let incoming = self.server.handle_ready::<ToLogger>();
+            if incoming.is_empty() {
+                break;
             }
+            for event in incoming {
+                self.handle_incoming(event)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn handle_incoming(&mut self, incoming: Incoming<ToLogger>) -> Result<()> {
+        match incoming {
+            Incoming::Connected(peer) => {
+                self.next_judge += 1;
+                self.judges.insert(peer, self.next_judge);
+            }
+            Incoming::Disconnected(peer, _) => {
+                if let Some(judge) = self.judges.remove(&peer) {
+                    self.engine.handle_disconnect(judge);
+                }
+            }
+            Incoming::Message(peer, message) => self.handle_message(peer, &message)?,
         }
         Ok(())
     }
@@ -184,6 +212,7 @@ impl Shell {
             let verdict = if released.pass { Verdict::Accept } else { Verdict::Drop };
             self.queue.verdict(released.id, verdict)?;
         }
+        // Sends nothing where nothing is pending.
         self.queue.flush().context("sending verdicts")
     }
 
@@ -191,7 +220,10 @@ impl Shell {
         let mut counters: BTreeMap<String, u64> =
             self.engine.counters().entries().map(|(name, count)| (name.to_owned(), count)).collect();
         counters.extend(self.engine.gauges().map(|(name, count)| (name.to_owned(), count)));
-        counters.insert("unlogged_dropped".to_owned(), self.unlogged_dropped);
+        let queue = self.queue.counters();
+        counters.insert("queue_overruns".to_owned(), queue.overruns);
+        counters.insert("queue_truncated".to_owned(), queue.truncated);
+        counters.insert("queue_refused_verdicts".to_owned(), queue.refused_verdicts);
         counters.insert("last_record".to_owned(), self.writer.last_number());
         if let Ok(Some(kernel)) = queue_counters(LOGGER_QUEUE) {
             counters.insert("queue_waiting".to_owned(), kernel.waiting);
