@@ -11,7 +11,10 @@ pub(crate) const NEW_RULE: u16 = 6;
 pub(crate) const GET_RULE: u16 = 7;
 pub(crate) const DELETE_RULE: u16 = 8;
 pub(crate) const NEW_ELEMENT: u16 = 12;
+pub(crate) const GET_ELEMENT: u16 = 13;
 pub(crate) const DELETE_ELEMENT: u16 = 14;
+/// Since Linux 6.3.
+pub(crate) const DESTROY_ELEMENT: u16 = 30;
 const BATCH_BEGIN: u16 = 16;
 const BATCH_END: u16 = 17;
 
@@ -49,6 +52,17 @@ pub(crate) fn kind(message: u16) -> u16 {
     (SUBSYSTEM << 8) | message
 }
 
+/// The head of a message to nftables, with a new sequence number.
+pub(crate) fn head(socket: &mut Socket, family: Family, message: u16, flags: i32) -> Head {
+    Head {
+        kind: (SUBSYSTEM << 8) | message,
+        flags: (libc::NLM_F_REQUEST | flags) as u16,
+        sequence: socket.next_sequence(),
+        family: family.number(),
+        resource: 0,
+    }
+}
+
 /// A batch under construction.
 pub(crate) struct Batch<'a> {
     socket: &'a mut Socket,
@@ -72,15 +86,8 @@ impl<'a> Batch<'a> {
     }
 
     pub(crate) fn add(&mut self, message: u16, flags: i32, body: impl FnOnce(&mut Builder)) {
-        self.last = self.socket.next_sequence();
-        let flags = (libc::NLM_F_REQUEST | libc::NLM_F_ACK | flags) as u16;
-        let head = Head {
-            kind: kind(message),
-            flags,
-            sequence: self.last,
-            family: self.family.number(),
-            resource: 0,
-        };
+        let head = head(self.socket, self.family, message, libc::NLM_F_ACK | flags);
+        self.last = head.sequence;
         self.request.message(head, body);
     }
 

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use crate::Error;
 use crate::netlink::Builder;
-use crate::nftables::{self, Batch, DELETE_ELEMENT, Family, NEW_ELEMENT};
+use crate::nftables::{self, Batch, DELETE_ELEMENT, DESTROY_ELEMENT, Family, GET_ELEMENT, NEW_ELEMENT};
 use crate::socket::Socket;
 
 const LIST_TABLE: u16 = 1;
@@ -16,18 +16,29 @@ const DATA_VALUE: u16 = 1;
 /// Elements of one message: their list is one attribute of at most 64 KiB.
 const CHUNK: usize = 1024;
 
+const DELETE: &str = "delete from set";
+const LOOK_UP: &str = "look up in set";
+
 /// A set keyed `ipv4_addr . inet_service` or `ipv6_addr . inet_service`.
 pub struct Sets {
     socket: Socket,
     family: Family,
     table: String,
     set: String,
+    /// The kernel may know how to delete what may be missing.
+    tolerant: bool,
 }
 
 impl Sets {
     /// Names a set; it need not exist yet. `Family::Ip6` wants IPv6 addresses, `Family::Ip` IPv4 ones.
     pub fn open(family: Family, table: &str, set: &str) -> Result<Self, Error> {
-        Ok(Self { socket: Socket::open()?, family, table: table.to_owned(), set: set.to_owned() })
+        Ok(Self {
+            socket: Socket::open()?,
+            family,
+            table: table.to_owned(),
+            set: set.to_owned(),
+            tolerant: true,
+        })
     }
 
     /// Adds elements, all or none; those that are there stay. Packets meet them from when this returns.
@@ -44,29 +55,53 @@ impl Sets {
         if elements.is_empty() {
             return Ok(());
         }
-        match self.change("delete from set", DELETE_ELEMENT, 0, elements)? {
-            // One that is missing undoes the whole batch.
-            libc::ENOENT => elements.iter().try_for_each(|element| self.delete_one(*element)),
-            errno => nftables::succeed("delete from set", errno),
+        if self.tolerant {
+            match self.change(DELETE, DESTROY_ELEMENT, 0, elements)? {
+                libc::EINVAL | libc::EOPNOTSUPP => self.tolerant = false,
+                errno => return nftables::succeed(DELETE, errno),
+            }
+        }
+        elements.iter().try_for_each(|element| self.delete_one(*element))
+    }
+
+    /// Before Linux 6.3 a missing element is an error, and undoing the batch takes the kernel milliseconds: ask first.
+    fn delete_one(&mut self, element: SocketAddr) -> Result<(), Error> {
+        if !self.contains(element)? {
+            return Ok(());
+        }
+        match self.change(DELETE, DELETE_ELEMENT, 0, &[element])? {
+            libc::ENOENT => Ok(()),
+            errno => nftables::succeed(DELETE, errno),
+        }
+    }
+
+    /// Whether the element is in the set.
+    pub fn contains(&mut self, element: SocketAddr) -> Result<bool, Error> {
+        let Self { socket, family, table, set, .. } = self;
+        let mut request = Builder::default();
+        let head = nftables::head(socket, *family, GET_ELEMENT, libc::NLM_F_ACK);
+        request.message(head, |message| of_set(message, table, set, &[element]));
+        let mut errno = None;
+        socket.request(LOOK_UP, request.bytes(), &mut |message| {
+            errno = errno.or(message.error().filter(|_| message.sequence == head.sequence));
+        })?;
+        match errno {
+            Some(0) => Ok(true),
+            Some(libc::ENOENT) => Ok(false),
+            Some(errno) => Err(Error::errno(LOOK_UP, errno)),
+            None => Err(Error::Answer(LOOK_UP)),
         }
     }
 
     /// Deletes all elements.
     pub fn flush(&mut self) -> Result<(), Error> {
-        let Self { socket, family, table, set } = self;
+        let Self { socket, family, table, set, .. } = self;
         let mut batch = Batch::begin(socket, *family);
         batch.add(DELETE_ELEMENT, 0, |message| {
             message.string(LIST_TABLE, table);
             message.string(LIST_SET, set);
         });
         nftables::succeed("flush set", batch.commit("flush set")?)
-    }
-
-    fn delete_one(&mut self, element: SocketAddr) -> Result<(), Error> {
-        match self.change("delete from set", DELETE_ELEMENT, 0, &[element])? {
-            libc::ENOENT => Ok(()),
-            errno => nftables::succeed("delete from set", errno),
-        }
     }
 
     fn change(
@@ -76,24 +111,26 @@ impl Sets {
         flags: i32,
         elements: &[SocketAddr],
     ) -> Result<i32, Error> {
-        let Self { socket, family, table, set } = self;
+        let Self { socket, family, table, set, .. } = self;
         if elements.iter().any(|element| element.is_ipv6() != (*family == Family::Ip6)) {
             return Err(Error::MixedFamilies(what));
         }
         let mut batch = Batch::begin(socket, *family);
         for chunk in elements.chunks(CHUNK) {
-            batch.add(kind, flags, |message| {
-                message.string(LIST_TABLE, table);
-                message.string(LIST_SET, set);
-                message.nested(LIST_ELEMENTS, |list| {
-                    for element in chunk {
-                        add_element(list, *element);
-                    }
-                });
-            });
+            batch.add(kind, flags, |message| of_set(message, table, set, chunk));
         }
         batch.commit(what)
     }
+}
+
+fn of_set(message: &mut Builder, table: &str, set: &str, elements: &[SocketAddr]) {
+    message.string(LIST_TABLE, table);
+    message.string(LIST_SET, set);
+    message.nested(LIST_ELEMENTS, |list| {
+        for element in elements {
+            add_element(list, *element);
+        }
+    });
 }
 
 fn add_element(list: &mut Builder, element: SocketAddr) {

@@ -2,7 +2,7 @@
 //! `nft_compat`, which nft's own syntax cannot say.
 
 use crate::Error;
-use crate::netlink::{self, Attribute, Attributes, Builder, Head};
+use crate::netlink::{self, Attribute, Attributes, Builder};
 use crate::nftables::{self, Batch, DELETE_RULE, Family, GET_RULE, NEW_CHAIN, NEW_RULE, NEW_TABLE};
 use crate::socket::Socket;
 
@@ -53,13 +53,7 @@ pub fn fill_chain(chain: Chain<'_>, queue: u16) -> Result<(), Error> {
 pub fn chain_queue(chain: Chain<'_>) -> Result<Option<u16>, Error> {
     let mut socket = Socket::open()?;
     let mut request = Builder::default();
-    let head = Head {
-        kind: nftables::kind(GET_RULE),
-        flags: (libc::NLM_F_REQUEST | libc::NLM_F_DUMP) as u16,
-        sequence: socket.next_sequence(),
-        family: chain.family.number(),
-        resource: 0,
-    };
+    let head = nftables::head(&mut socket, chain.family, GET_RULE, libc::NLM_F_DUMP);
     request.message(head, |message| of_chain(message, chain));
     let mut rules = Vec::new();
     let mut errno = None;
