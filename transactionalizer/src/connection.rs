@@ -218,7 +218,9 @@ impl Connection {
             }
             offset += bytes.len() as u64;
         });
-        events.into_iter().for_each(|(start, progress)| self.take_progress(start, progress, now));
+        for (start, progress) in events {
+            self.take_progress(start, progress, now);
+        }
         self.taint_urgent(segment);
         match (refused, taken) {
             (Some(refusal), _) => self.lose(format!("response stream: {refusal}")),

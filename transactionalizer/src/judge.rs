@@ -64,8 +64,11 @@ pub fn judge(end: End, situation: &Situation) -> Judgement {
         (_, Situation { opaque: true, .. }) => Judgement::Release,
         (End::Fin, Situation { gap_before_fin: true, .. }) => Judgement::Wait,
         (End::Fin, Situation { response: InProgress::UntilClose, .. }) => Judgement::AskBackend,
-        (_, Situation { response: InProgress::Framed | InProgress::UntilClose, .. })
-        | (_, Situation { request_pending: true, .. }) => Judgement::Failure(evidence),
+        (
+            _,
+            Situation { response: InProgress::Framed | InProgress::UntilClose, .. }
+            | Situation { request_pending: true, .. },
+        ) => Judgement::Failure(evidence),
         (_, Situation { closing: true, .. } | Situation { ended_before: true, .. }) => Judgement::Release,
         _ => Judgement::AskBackend,
     }

@@ -1,5 +1,7 @@
 //! The daemon itself: a real segment log, sockets, signals.
 
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use std::io::Write;

@@ -1,5 +1,7 @@
 //! Silence, timeouts, heartbeats: with given time.
 
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use cluster::control::Evidence;
@@ -9,6 +11,8 @@ use proptest::prelude::*;
 use transactionalizer::detector::probing::{Answer, Question};
 use transactionalizer::engine::Action;
 
+// The signature is what `World::run` asks for.
+#[allow(clippy::unnecessary_wraps)]
 fn lives(_: Question) -> Option<Answer> {
     Some(Answer::Accepted)
 }

@@ -1,5 +1,7 @@
 //! Held FIN and RST, case by case, through the whole engine.
 
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use cluster::control::Evidence;

@@ -1,5 +1,7 @@
 //! Reports against a whole-buffer oracle: whatever the segmentation, order, repetition and loss.
 
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use cluster::control::TAIL_BYTES;

@@ -12,10 +12,12 @@ use super::probing::{Answer, ProbeId, Probing, Question, Step, Verdict};
 pub enum Finding {
     /// Its host answered no probe while something was owed.
     HostSilent,
-    /// Its host answers, its service is gone.
+    /// Its host answers, but refuses connections, while something was owed.
     ServiceGone,
     /// The second opinion that was asked for: it serves.
     Serves,
+    /// The second opinion that was asked for: it does not.
+    ServesNot,
     /// Idle heartbeats failed.
     HeartbeatLost,
     /// Heartbeats succeed again.
@@ -194,8 +196,7 @@ impl Backend {
             // Who asked after the probe went out may know of something that happened after it.
             Verdict::Alive if self.ask_again => self.opinion = Some(self.new_opinion()),
             Verdict::Alive => out.push(Output::Found(Finding::Serves)),
-            Verdict::Refused => out.push(Output::Found(Finding::ServiceGone)),
-            Verdict::Silent => out.push(Output::Found(Finding::HostSilent)),
+            Verdict::Refused | Verdict::Silent => out.push(Output::Found(Finding::ServesNot)),
         }
         self.ask_again = false;
     }

@@ -50,7 +50,7 @@ pub struct Kind {
 /// Bounded table of kinds; those beyond the bound share one entry.
 #[derive(Debug)]
 pub struct Kinds {
-    kinds: HashMap<KindId, Kind>,
+    known: HashMap<KindId, Kind>,
     common: Kind,
     max: usize,
     /// Samples that went to the common kind because the table was full.
@@ -60,32 +60,36 @@ pub struct Kinds {
 impl Kinds {
     /// Learns at most `max` kinds.
     pub fn new(max: usize) -> Self {
-        Self { kinds: HashMap::new(), common: Kind::default(), max, overflowed: 0 }
+        Self { known: HashMap::new(), common: Kind::default(), max, overflowed: 0 }
     }
 
     /// What is known of a kind.
     pub fn get(&self, id: KindId) -> &Kind {
-        let unknown = || if self.kinds.len() < self.max { &UNKNOWN } else { &self.common };
-        self.kinds.get(&id).unwrap_or_else(unknown)
+        let unknown = || if self.known.len() < self.max { &UNKNOWN } else { &self.common };
+        self.known.get(&id).unwrap_or_else(unknown)
     }
 
     /// Learns from a finished response.
     pub fn learn(&mut self, id: KindId, start: Option<Duration>, gap: Option<Duration>) {
-        let full = self.kinds.len() >= self.max && !self.kinds.contains_key(&id);
+        let full = self.known.len() >= self.max && !self.known.contains_key(&id);
         self.overflowed += u64::from(full);
-        let kind = if full { &mut self.common } else { self.kinds.entry(id).or_default() };
-        start.into_iter().for_each(|sample| kind.start.add(sample));
-        gap.into_iter().for_each(|sample| kind.gap.add(sample));
+        let kind = if full { &mut self.common } else { self.known.entry(id).or_default() };
+        if let Some(sample) = start {
+            kind.start.add(sample);
+        }
+        if let Some(sample) = gap {
+            kind.gap.add(sample);
+        }
     }
 
     /// Kinds in the table.
     pub fn len(&self) -> usize {
-        self.kinds.len()
+        self.known.len()
     }
 
     /// Nothing has been learnt yet.
     pub fn is_empty(&self) -> bool {
-        self.kinds.is_empty()
+        self.known.is_empty()
     }
 }
 

@@ -132,9 +132,8 @@ impl Probing {
         match answer {
             Answer::Unreachable => None,
             Answer::Answered => Some(Verdict::Alive),
-            Answer::Refused => Some(Verdict::Refused),
             Answer::Accepted | Answer::Closed if self.question == Question::Host => Some(Verdict::Alive),
-            Answer::Closed => Some(Verdict::Refused),
+            Answer::Refused | Answer::Closed => Some(Verdict::Refused),
             Answer::Accepted => {
                 self.accepted.get_or_insert(now);
                 None

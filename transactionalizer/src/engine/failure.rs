@@ -71,7 +71,9 @@ impl Engine {
         }
         self.last_barrier += 1;
         let barrier = self.last_barrier;
-        flows.iter().for_each(|flow| self.fence(*flow, barrier, out));
+        for flow in &flows {
+            self.fence(*flow, barrier, out);
+        }
         let at_once = self.live.is_none() || (evidence == Evidence::PrematureFin && flows.len() == 1);
         let failing = Failing { flows, evidence, since, backend_down, backend };
         if at_once {
@@ -90,7 +92,9 @@ impl Engine {
             backend.asking.remove(&flow);
         }
         if self.live.is_some() {
-            held.into_iter().for_each(|held| self.suppress(held.hold, out));
+            for held in held {
+                self.suppress(held.hold, out);
+            }
             out.push(Action::Fence(flow));
         }
     }
@@ -168,12 +172,11 @@ fn batches(reports: Vec<ConnectionReport>) -> Vec<Vec<ConnectionReport>> {
     for report in reports {
         let requests: usize = report.pending.iter().map(|request| request.bytes.len()).sum();
         let size = requests + report.unacked.len() + report.partial.head.len() + report.partial.tail.len();
-        match batches.last_mut().filter(|_| bytes + size <= BATCH_BYTES) {
-            Some(batch) => batch.push(report),
-            None => {
-                batches.push(vec![report]);
-                bytes = 0;
-            }
+        if let Some(batch) = batches.last_mut().filter(|_| bytes + size <= BATCH_BYTES) {
+            batch.push(report);
+        } else {
+            batches.push(vec![report]);
+            bytes = 0;
         }
         bytes += size;
     }

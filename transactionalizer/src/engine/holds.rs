@@ -36,7 +36,7 @@ impl Engine {
         match judge(end, &connection.situation()) {
             Judgement::Release => self.release_held(flow, out),
             Judgement::Failure(evidence) => {
-                self.handle_premature(flow, evidence, since, seen.logged.time, log, out)
+                self.handle_premature(flow, evidence, since, seen.logged.time, log, out);
             }
             Judgement::AskBackend if self.live.is_none() => self.release_held(flow, out),
             Judgement::AskBackend => self.ask(flow, end, since),
@@ -83,7 +83,9 @@ impl Engine {
         if let (State::Open(connection), false) = (&mut entry.state, held.is_empty()) {
             connection.handle_released();
         }
-        held.into_iter().for_each(|held| self.release(Some(held.hold), out));
+        for held in held {
+            self.release(Some(held.hold), out);
+        }
         if let Some(backend) = self.backends.get_mut(&flow.backend) {
             backend.asking.remove(&flow);
         }
@@ -129,6 +131,7 @@ impl Engine {
     /// The backend serves: ends that were undecided are ordinary ones.
     pub(super) fn handle_serves(&mut self, backend: std::net::SocketAddr, now: Time, out: &mut Vec<Action>) {
         let Some(entry) = self.backends.get_mut(&backend) else { return };
+        entry.suspicion = None;
         for flow in std::mem::take(&mut entry.asking) {
             let response = self.connection(flow).map(|connection| connection.situation().response);
             self.counters.ambiguous += u64::from(response == Some(InProgress::UntilClose));

@@ -253,7 +253,9 @@ impl Engine {
         };
         let idle = self.entries.iter().filter(|(_, entry)| now.since(entry.touched) > limit(entry));
         let idle: Vec<Flow> = idle.map(|(flow, _)| *flow).collect();
-        idle.into_iter().for_each(|flow| self.remove(flow));
+        for flow in idle {
+            self.remove(flow);
+        }
         self.memories.retain(|_, memory| now < memory.expires);
     }
 

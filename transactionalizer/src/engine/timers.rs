@@ -196,9 +196,10 @@ impl Engine {
         let silent = self.silent_since(backend).unwrap_or(now);
         let suspicion = self.backends.get_mut(&backend).and_then(|entry| entry.suspicion.take());
         match finding {
+            Finding::ServesNot => suspicion.unwrap_or((Evidence::PrematureReset, now)),
+            Finding::ServiceGone => (Evidence::PrematureReset, silent),
             Finding::HeartbeatLost => (Evidence::Heartbeat, now),
-            Finding::ServiceGone => suspicion.unwrap_or((Evidence::PrematureReset, silent)),
-            _ => suspicion.unwrap_or((Evidence::HostSilent, silent)),
+            Finding::HostSilent | Finding::Serves | Finding::Up => (Evidence::HostSilent, silent),
         }
     }
 

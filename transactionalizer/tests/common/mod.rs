@@ -109,9 +109,9 @@ impl World {
         self.now = self.now + std::time::Duration::from_millis(millis);
     }
 
-    pub fn log(&mut self, packet: Vec<u8>, from_backend: bool, held: bool) -> Option<u64> {
-        let hold = held.then_some(self.next_hold);
-        self.next_hold += u64::from(held);
+    pub fn log(&mut self, packet: Vec<u8>, from_backend: bool, is_held: bool) -> Option<u64> {
+        let hold = is_held.then_some(self.next_hold);
+        self.next_hold += u64::from(is_held);
         let number = self.log.0.len() as u64;
         self.log.0.push(packet);
         let record = Record { position: None, number };

@@ -1,0 +1,57 @@
+//! How fast the engine is. `cargo test --release -p transactionalizer --test speed -- --ignored --nocapture`
+
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::time::Instant;
+
+use common::{World, b1, conn, get, response};
+
+#[test]
+#[ignore = "a measurement"]
+fn bulk() {
+    let mut world = World::new();
+    let conn = conn(5000, b1());
+    world.open(conn);
+    let request = get("/a");
+    world.client(conn, 0, &request, 0);
+    let head = response(2_000_000_000).len() - 2_000_000_000;
+    let body = vec![7_u8; 60_000];
+    let asked = request.len() as u32;
+    world.backend(conn, 0, &response(2_000_000_000)[..head], asked);
+    let rounds = 20_000_u32;
+    let begin = Instant::now();
+    for round in 0..rounds {
+        world.log.0.clear();
+        world.log.0.resize(round as usize % 2, vec![]);
+        let at = head as u32 + round * 60_000;
+        world.backend(conn, at, &body, asked);
+        world.client(conn, asked, b"", at + 60_000);
+    }
+    let took = begin.elapsed();
+    let megabytes = f64::from(rounds) * 0.06;
+    println!("bulk: {:.0} MB/s, building the packets included", megabytes / took.as_secs_f64());
+}
+
+#[test]
+#[ignore = "a measurement"]
+fn requests() {
+    let mut world = World::new();
+    let (request, reply) = (get("/a"), response(200));
+    let count = 2000_u32;
+    let begin = Instant::now();
+    for port in 0..50 {
+        let conn = conn(5000 + port, b1());
+        world.open(conn);
+        for i in 0..count {
+            let (asked, at) = (i * request.len() as u32, i * reply.len() as u32);
+            world.client(conn, asked, &request, at);
+            world.backend(conn, at, &reply, asked + request.len() as u32);
+            world.client(conn, asked + request.len() as u32, b"", at + reply.len() as u32);
+        }
+        world.log.0.clear();
+    }
+    let rate = f64::from(count * 50) / begin.elapsed().as_secs_f64();
+    println!("requests: {rate:.0}/s, three packets each, building them included");
+}
