@@ -23,6 +23,11 @@ pub enum Error {
     /// The kernel refused.
     #[error(transparent)]
     Kernel(#[from] netfilter::Error),
+    /// The kernel cannot change a set's size.
+    #[error(
+        "the set {0} has another size than is wanted, and a daemon uses it; stop the daemon, then install again"
+    )]
+    SetSize(&'static str),
     /// Removal would drop what a daemon holds.
     #[error(
         "queue {0} is in use: removing a table drops every packet held in every queue of this namespace; \

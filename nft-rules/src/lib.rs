@@ -79,6 +79,10 @@ pub trait Ruleset {
     fn table(&self) -> &'static str;
     /// The queue that its daemon reads.
     fn queue(&self) -> u16;
+    /// The set that bounds how many flows there may be, and its size.
+    fn set(&self) -> Option<(&'static str, u32)> {
+        None
+    }
     /// One transaction for `nft -f`: makes the table as wanted, whatever it held, and keeps its sets' elements. In
     /// the target form it does not touch [`QUEUE_CHAIN`].
     fn render(&self, form: QueueForm) -> String;

@@ -130,10 +130,14 @@ impl Ruleset for ProxyRules {
         self.queue
     }
 
+    fn set(&self) -> Option<(&'static str, u32)> {
+        Some((QUEUED_SET, self.flow_limit.max(1)))
+    }
+
     fn render(&self, form: QueueForm) -> String {
         let address = text::address_type(self.family());
-        let set =
-            format!("{QUEUED_SET} {{ type {address} . inet_service; size {}; }}", self.flow_limit.max(1));
+        let size = self.flow_limit.max(1);
+        let set = format!("{QUEUED_SET} {{ type {address} . inet_service; size {size}; }}");
         let mut chains = Vec::from(text::queue_chains(form, self.queue));
         chains.extend(self.chains());
         text::transaction(self.family(), PROXY_TABLE, &[set], &chains)

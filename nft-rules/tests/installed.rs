@@ -88,6 +88,24 @@ fn check_tells_what_differs_and_install_repairs_it() {
     assert!(checked(&net, &other, form).is_good());
 }
 
+#[test]
+fn the_bound_on_flows_changes_only_without_a_daemon() {
+    let Some(net) = Net::up("iz") else { return };
+    let form = put(&net, &proxy());
+    let larger = ProxyRules::new((SERVICE, PORT).into(), vec![(SERVER, PORT).into()], 5, 2000).unwrap();
+    let queue = net.inside("r", || Queue::bind(&config(5)).unwrap());
+    let refused = net.inside("r", || install::install(&larger, form));
+    assert!(matches!(refused, Err(Error::SetSize(QUEUED_SET))));
+    assert!(checked(&net, &proxy(), form).is_good());
+    drop(queue);
+    // A child that another test starts keeps the descriptor for a moment, between fork and exec.
+    while net.inside("r", || queue_counters(5)).unwrap().is_some() {
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    put(&net, &larger);
+    assert!(checked(&net, &larger, form).is_good());
+}
+
 /// Lets the server answer at the service's address itself, so that what leaks would connect.
 fn lure(net: &Net) -> std::net::TcpListener {
     net.run("s", "ip addr add 10.9.9.9/32 dev lo");
