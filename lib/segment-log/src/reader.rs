@@ -117,7 +117,7 @@ impl Reader {
     /// Only what is logged from now on.
     pub fn at_end(self) -> Self {
         let state = self.control().committed();
-        self.go_to(state.end, (state.number + 1, state.payload_bytes))
+        self.go_to(state.end, (state.number.wrapping_add(1), state.payload_bytes))
     }
 
     fn go_to(mut self, position: u64, expected: (u64, u64)) -> Self {

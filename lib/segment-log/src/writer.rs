@@ -115,7 +115,8 @@ impl Writer {
                 return Err("numbers of the records");
             }
             let segments = u64::from(!header.is_pad());
-            expected = Some((next.0 + segments, next.1 + u64::from(header.payload_bytes)));
+            expected =
+                Some((next.0.wrapping_add(segments), next.1.wrapping_add(u64::from(header.payload_bytes))));
             position += u64::from(header.total_bytes);
         }
         match expected {
@@ -270,8 +271,10 @@ fn slot_bytes(bytes: usize) -> u64 {
 pub(crate) fn check_bounds(state: Committed, oldest: u64, ring_bytes: u64) -> Result<(), &'static str> {
     if oldest > state.end || state.end - oldest > ring_bytes {
         Err("bounds of the log")
-    } else if !oldest.is_multiple_of(ALIGN) || !state.end.is_multiple_of(ALIGN) || state.end > u64::MAX / 2 {
+    } else if !oldest.is_multiple_of(ALIGN) || !state.end.is_multiple_of(ALIGN) {
         Err("alignment of the log")
+    } else if [state.end, state.number, state.payload_bytes].iter().any(|count| *count > u64::MAX / 2) {
+        Err("counts of the log")
     } else {
         Ok(())
     }

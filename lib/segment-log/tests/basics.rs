@@ -1,18 +1,15 @@
 //! One writer and one reader in one process: what is written is read, and stays found.
 
+mod common;
+
 use std::time::Duration;
 
+use common::LogPath;
 use segment_log::{Flags, ReadError, Reader, RecordMeta, WriteError, Writer};
-
-fn path(name: &str) -> std::path::PathBuf {
-    let path = std::path::PathBuf::from(format!("/dev/shm/segment-log-test-{}-{name}", std::process::id()));
-    let _ = std::fs::remove_file(&path);
-    path
-}
 
 #[test]
 fn a_record_is_read_as_it_was_written() {
-    let path = path("roundtrip");
+    let path = LogPath::new();
     let mut writer = Writer::open(&path, 1 << 16).unwrap();
     let mut reader = Reader::open(&path).unwrap();
     assert!(reader.next().unwrap().is_none());
@@ -29,13 +26,13 @@ fn a_record_is_read_as_it_was_written() {
     assert_eq!(reader.next().unwrap().unwrap().payload(), b"inner");
     assert!(reader.next().unwrap().is_none());
     assert_eq!(reader.read_at(at).unwrap(), b"packet");
-    std::fs::remove_file(&path).unwrap();
+    drop(path);
     assert!(matches!(reader.next(), Err(ReadError::Replaced)));
 }
 
 #[test]
 fn a_lapped_reader_knows_its_exact_loss() {
-    let path = path("lap");
+    let path = LogPath::new();
     let mut writer = Writer::open(&path, 1 << 14).unwrap();
     let mut reader = Reader::open(&path).unwrap();
     let first = writer.append(RecordMeta::default(), &[1; 1000]).unwrap();
@@ -49,12 +46,11 @@ fn a_lapped_reader_knows_its_exact_loss() {
     assert_eq!(bytes, lost);
     assert_eq!(record.payload().len() as u64, records - 1);
     assert!(reader.read_at(first).is_none());
-    std::fs::remove_file(&path).unwrap();
 }
 
 #[test]
 fn a_reader_at_the_end_sees_only_what_is_new() {
-    let path = path("end");
+    let path = LogPath::new();
     let mut writer = Writer::open(&path, 1 << 16).unwrap();
     writer.append(RecordMeta::default(), b"old").unwrap();
     let mut reader = Reader::open(&path).unwrap().at_end();
@@ -65,16 +61,14 @@ fn a_reader_at_the_end_sees_only_what_is_new() {
     assert_eq!(reader.next().unwrap().unwrap().payload(), b"new");
     let mut reader = reader.at_start();
     assert_eq!(reader.next().unwrap().unwrap().payload(), b"old");
-    std::fs::remove_file(&path).unwrap();
 }
 
 #[test]
 fn only_reserved_memory_is_committed() {
-    let path = path("reserve");
+    let path = LogPath::new();
     let mut writer = Writer::open(&path, 1 << 14).unwrap();
     assert!(matches!(writer.reserve(1 << 13), Err(WriteError::TooLarge { limit: 4032, .. })));
     assert_eq!(writer.commit(RecordMeta::default(), 0..1), Err(WriteError::NotReserved));
     writer.reserve(10).unwrap();
     assert_eq!(writer.commit(RecordMeta::default(), 5..11), Err(WriteError::NotReserved));
-    std::fs::remove_file(&path).unwrap();
 }

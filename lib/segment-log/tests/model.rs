@@ -1,0 +1,152 @@
+//! Any order of writing, reading, lapping and restarting, against a list of everything ever written.
+
+mod common;
+
+use common::LogPath;
+use proptest::prelude::*;
+use segment_log::{Flags, Position, ReadError, Reader, RecordMeta, Writer};
+
+const RING: u64 = 8192;
+
+#[derive(Debug, Clone)]
+enum Step {
+    Write { before: usize, length: usize, after: usize },
+    ReserveOnly(usize),
+    Read(usize),
+    ReadAt(usize),
+    RestartWriter,
+    ReopenReader,
+    ToEnd,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let write = (0usize..80, 0usize..1500, 0usize..400).prop_map(|(before, length, after)| Step::Write {
+        before,
+        length,
+        after,
+    });
+    prop_oneof![
+        10 => write,
+        1 => (0usize..1984).prop_map(Step::ReserveOnly),
+        5 => (1usize..12).prop_map(Step::Read),
+        3 => (0usize..1000).prop_map(Step::ReadAt),
+        1 => Just(Step::RestartWriter),
+        1 => Just(Step::ReopenReader),
+        1 => Just(Step::ToEnd),
+    ]
+}
+
+struct Written {
+    payload: Vec<u8>,
+    meta: RecordMeta,
+    epoch: u32,
+    position: Position,
+}
+
+struct System {
+    path: LogPath,
+    writer: Option<Writer>,
+    reader: Reader,
+    written: Vec<Written>,
+    /// Index of the record that the reader has to give next.
+    next: usize,
+}
+
+impl System {
+    fn new() -> Self {
+        let path = LogPath::new();
+        let writer = Some(Writer::open(&path, RING).unwrap());
+        let reader = Reader::open(&path).unwrap();
+        Self { path, writer, reader, written: Vec::new(), next: 0 }
+    }
+
+    fn write(&mut self, before: usize, length: usize, after: usize) {
+        let writer = self.writer.as_mut().unwrap();
+        let number = self.written.len() as u64;
+        let payload: Vec<u8> = (0..length).map(|at| (number * 31 + at as u64 * 7) as u8).collect();
+        let meta = RecordMeta { time_ns: number * 3, flags: Flags::GSO, hold: number };
+        let memory = writer.reserve(before + length + after).unwrap();
+        memory[before..before + length].copy_from_slice(&payload);
+        let position = writer.commit(meta, before..before + length).unwrap();
+        self.written.push(Written { payload, meta, epoch: writer.epoch(), position });
+    }
+
+    fn read(&mut self) -> bool {
+        match self.reader.next() {
+            Ok(None) => {
+                assert_eq!(self.next, self.written.len());
+                return false;
+            }
+            Ok(Some(record)) => {
+                let expected = &self.written[self.next];
+                assert_eq!(record.payload(), expected.payload);
+                assert_eq!(record.number(), self.next as u64 + 1);
+                assert_eq!(record.position(), expected.position);
+                assert_eq!(record.epoch(), expected.epoch);
+                let meta =
+                    RecordMeta { time_ns: record.time_ns(), flags: record.flags(), hold: record.hold() };
+                assert_eq!(meta, expected.meta);
+                self.next += 1;
+            }
+            Err(ReadError::Lapped { records, bytes }) => {
+                let lost = &self.written[self.next..self.next + records as usize];
+                assert_eq!(bytes, lost.iter().map(|record| record.payload.len() as u64).sum::<u64>());
+                self.next += records as usize;
+                assert!(self.next < self.written.len());
+            }
+            Err(error) => panic!("{error}"),
+        }
+        true
+    }
+
+    fn apply(&mut self, step: &Step) {
+        match *step {
+            Step::Write { before, length, after } => self.write(before, length, after),
+            Step::ReserveOnly(bytes) => self.writer.as_mut().unwrap().reserve(bytes).unwrap().fill(0xee),
+            Step::Read(count) => (0..count).for_each(|_| _ = self.read()),
+            Step::ReadAt(at) => self.read_at(at),
+            Step::RestartWriter => {
+                self.writer = None;
+                self.writer = Some(Writer::open(&self.path, RING).unwrap());
+            }
+            Step::ReopenReader => self.reopen(),
+            Step::ToEnd => {
+                let reader = std::mem::replace(&mut self.reader, Reader::open(&self.path).unwrap());
+                self.reader = reader.at_end();
+                self.next = self.written.len();
+            }
+        }
+    }
+
+    fn reopen(&mut self) {
+        self.reader = Reader::open(&self.path).unwrap();
+        let stats = self.reader.stats().unwrap();
+        assert_eq!(stats.newest, self.written.len() as u64);
+        self.next = stats.oldest.map_or(self.written.len(), |number| number as usize - 1);
+        assert_eq!(stats.lag_records, (self.written.len() - self.next) as u64);
+    }
+
+    fn read_at(&self, at: usize) {
+        let Some(written) = self.written.get(at % self.written.len().max(1)) else { return };
+        if let Some(payload) = self.reader.read_at(written.position) {
+            assert_eq!(payload, written.payload);
+        }
+        // The newest half of the ring is always there.
+        let newest = self.written.last().unwrap();
+        assert_eq!(self.reader.read_at(newest.position).as_ref(), Some(&newest.payload));
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
+
+    #[test]
+    fn what_is_written_is_read_or_known_to_be_lost(steps in prop::collection::vec(step(), 1..200)) {
+        let mut system = System::new();
+        for step in &steps {
+            system.apply(step);
+        }
+        while system.read() {}
+        prop_assert_eq!(system.reader.stats().unwrap().lag_records, 0);
+    }
+}
