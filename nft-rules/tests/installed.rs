@@ -279,6 +279,36 @@ fn a_spliced_connection_needs_no_daemon() {
     assert_eq!(conntrack.dump(SPLICED_MARK).unwrap().len(), 1);
 }
 
+#[test]
+fn ipv6_is_spliced_and_queued_alike() {
+    let Some(net) = Net::up("i6") else { return };
+    net.add_ipv6();
+    let [client, other, service, backend] =
+        ["[fd00:1::2]:4000", "[fd00:1::2]:4001", "[fd00:9::9]:80", "[fd00:2::2]:8080"]
+            .map(|a| a.parse().unwrap());
+    let rules = ProxyRules::new(service, vec![backend], 5, 1000).unwrap();
+    let form = put(&net, &rules);
+    assert!(checked(&net, &rules, form).is_good());
+    let mut conntrack = net.inside("r", Conntrack::open).unwrap();
+    conntrack.create(&SpliceEntry { client, service, backend, ..splice(4000) }).unwrap();
+    let listener = net.inside("s", || std::net::TcpListener::bind(backend)).unwrap();
+    assert!(net.connect(client, service).is_err(), "without a daemon the handshake cannot be");
+    let (daemon, _) = accept_all(&net);
+    let stream = net.connect(client, service).unwrap();
+    let accepted = listener.accept().unwrap().0;
+    daemon.stop();
+    let data: Vec<u8> = (0..3_000_000_u32).map(|i| (i * 13 / 5) as u8).collect();
+    assert!(transfer(accepted, stream, &data) == data);
+    let mut sets = net.inside("r", || Sets::open(Family::Ip6, PROXY_TABLE, QUEUED_SET)).unwrap();
+    sets.add(&[other]).unwrap();
+    let queue = net.inside("r", || Queue::bind(&config(5)));
+    let mut queue = queue.or_else(|_| net.inside("r", || Queue::bind(&config(5)))).unwrap();
+    assert!(net.connect(other, service).is_err());
+    let mut buffer = vec![0; RECEIVE_BYTES];
+    let meta = queue.recv_into(&mut buffer).unwrap().unwrap();
+    assert_eq!((meta.mark, buffer[meta.payload.start] >> 4), (BEFORE_CONNTRACK_MARK, 6));
+}
+
 /// A daemon that accepts everything and counts the resets that it saw.
 fn accept_all(net: &Net) -> (Daemon, Arc<AtomicU32>) {
     let resets = Arc::new(AtomicU32::new(0));

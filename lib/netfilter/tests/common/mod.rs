@@ -33,6 +33,8 @@ impl Net {
         for node in ["c", "r", "s"] {
             run(&format!("ip netns add {}", net.name(node)));
             net.run(node, "ip link set lo up");
+            // Until duplicate address detection is over, a router resolves no neighbours.
+            net.run(node, "sysctl -qw net.ipv6.conf.default.accept_dad=0 net.ipv6.conf.all.accept_dad=0");
         }
         net.link("c", "10.0.1.2/24", "10.0.1.1/24");
         net.link("s", "10.0.2.2/24", "10.0.2.1/24");
@@ -49,6 +51,16 @@ impl Net {
         self.run("r", &format!("ip addr add {router} dev r{node}"));
         self.run(node, "ip link set eth0 up");
         self.run("r", &format!("ip link set r{node} up"));
+    }
+
+    /// The same addresses again, as `fd00:1::2`, `fd00:2::2`.
+    pub fn add_ipv6(&self) {
+        for (host, network) in [("c", 1), ("s", 2)] {
+            self.run(host, &format!("ip addr add fd00:{network}::2/64 dev eth0 nodad"));
+            self.run("r", &format!("ip addr add fd00:{network}::1/64 dev r{host} nodad"));
+            self.run(host, &format!("ip route add default via fd00:{network}::1"));
+        }
+        self.run("r", "sysctl -qw net.ipv6.conf.all.forwarding=1");
     }
 
     pub fn name(&self, node: &str) -> String {
@@ -74,7 +86,8 @@ impl Net {
     /// A TCP connection from the client, with a short patience.
     pub fn connect(&self, from: SocketAddr, to: SocketAddr) -> std::io::Result<TcpStream> {
         self.inside("c", || {
-            let domain = rustix::net::AddressFamily::INET;
+            let family = rustix::net::AddressFamily::INET;
+            let domain = if to.is_ipv4() { family } else { rustix::net::AddressFamily::INET6 };
             let fd = rustix::net::socket(domain, rustix::net::SocketType::STREAM, None)?;
             rustix::net::sockopt::set_socket_reuseaddr(&fd, true)?;
             rustix::net::bind(&fd, &from)?;
