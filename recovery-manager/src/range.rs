@@ -190,6 +190,7 @@ mod tests {
     #[test]
     fn little_or_nothing_to_save_is_served_whole() {
         assert_eq!(resume(&pending(PLAIN), &logged(OK, 999), 1000), None);
+        assert!(resume(&pending(PLAIN), &logged(OK, 1000), 1000).is_some());
         let no_tail = PartialResponse { tail: Vec::new(), ..logged(OK, 500_000) };
         assert_eq!(resume(&pending(PLAIN), &no_tail, 1000), None);
     }

@@ -206,6 +206,38 @@ fn many_connections_are_spread_over_the_alternates() {
 }
 
 #[test]
+fn ended_recoveries_are_no_burden_to_an_alternate() {
+    let mut bench = Bench::new();
+    bench.fail(0, true, 3, vec![]);
+    bench.fail(0, true, 1, (1..=9).map(|port| report(port, 1)).collect());
+    for message in bench.told(0).0 {
+        if let ToProxy::Recover(order) = message {
+            bench.end(1, order.id, respliced());
+        }
+    }
+    bench.manager.handle_log(at(2), L1, FromLog::BackendUp { backend: backend(3) });
+    bench.told(2);
+    bench.fail(3, true, 1, (11..=14).map(|port| report(port, 1)).collect());
+    let to_b3 =
+        |message: &&ToProxy| matches!(message, ToProxy::Recover(order) if order.alternate == backend(3));
+    assert_eq!(bench.told(3).0.iter().filter(to_b3).count(), 2);
+}
+
+#[test]
+fn the_end_of_a_failed_attempt_is_no_new_failure() {
+    let mut bench = Bench::new();
+    bench.fail(0, false, 1, vec![report(1, 1)]);
+    let first = bench.order(0);
+    bench.end(1, first.id, unreachable());
+    let second = bench.order(1);
+    let failed = if first.alternate == backend(2) { 2 } else { 3 };
+    bench.fail(2, false, failed, vec![far(1, failed)]);
+    assert_eq!(bench.told(2), (vec![], vec![]));
+    bench.end(3, second.id, respliced());
+    assert!(bench.last().ok && bench.counter("reports_repeated") == 1);
+}
+
+#[test]
 fn the_next_alternate_is_tried_and_none_twice() {
     let mut bench = Bench::new();
     bench.fail(0, true, 1, vec![report(1, 1)]);
@@ -431,6 +463,8 @@ fn a_reset_that_a_breaking_connection_swallowed_is_repeated() {
     bench.manager.handle_proxy_connected();
     let again = bench.told(10).0;
     assert!(again.iter().any(|message| matches!(message, ToProxy::Reset { .. })), "{again:?}");
+    bench.fail(20, false, 4, vec![report(2, 4)]);
+    bench.reset(20);
     bench.manager.handle_proxy_disconnected(at(5000).monotonic);
     bench.manager.handle_proxy_connected();
     let later = bench.told(5000).0;

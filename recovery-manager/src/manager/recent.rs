@@ -76,3 +76,38 @@ impl Recent {
         self.ended.iter().find(|(_, ended)| named(ended)).map(|(client, ended)| (*client, *ended))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use cluster::control::PartialResponse;
+
+    fn report(port: u16) -> ConnectionReport {
+        let address = |port| SocketAddr::from(([203, 0, 113, 5], port));
+        ConnectionReport {
+            flow: Flow { client: address(port), backend: address(80) },
+            options: None,
+            t_l: 0,
+            ack_tl: 0,
+            ack_cl: 0,
+            client_next: 0,
+            client_fin: false,
+            pending: Vec::new(),
+            partial: PartialResponse::default(),
+            unacked: Vec::new(),
+            unrecoverable: None,
+        }
+    }
+
+    #[test]
+    fn only_the_last_ones_are_remembered() {
+        let mut recent = Recent::new(3);
+        for port in [1, 2, 2, 2, 3, 4, 5] {
+            let fingerprint = Fingerprint::of(&report(port));
+            let ended = Ended { fingerprint, logger: LoggerId(0), backend: None, order: None };
+            recent.remember(report(port).flow.client, ended);
+        }
+        let known: Vec<u16> = (1..=5).filter(|port| recent.repeated(&report(*port)).is_some()).collect();
+        assert_eq!((known, recent.ended.len()), (vec![3, 4, 5], 3));
+    }
+}
