@@ -301,8 +301,7 @@ fn ipv6_is_spliced_and_queued_alike() {
     assert!(transfer(accepted, stream, &data) == data);
     let mut sets = net.inside("r", || Sets::open(Family::Ip6, PROXY_TABLE, QUEUED_SET)).unwrap();
     sets.add(&[other]).unwrap();
-    let queue = net.inside("r", || Queue::bind(&config(5)));
-    let mut queue = queue.or_else(|_| net.inside("r", || Queue::bind(&config(5)))).unwrap();
+    let mut queue = net.rebind(&config(5));
     assert!(net.connect(other, service).is_err());
     let mut buffer = vec![0; RECEIVE_BYTES];
     let meta = queue.recv_into(&mut buffer).unwrap().unwrap();

@@ -108,13 +108,25 @@ impl Net {
         self.inside("s", || TcpListener::bind((SERVER, port)).unwrap())
     }
 
+    /// Binds a queue in the router that was another's a moment ago: a child that another test starts keeps the old
+    /// descriptor between fork and exec.
+    pub fn rebind(&self, config: &QueueConfig) -> Queue {
+        for _ in 0..500 {
+            if let Ok(queue) = self.inside("r", || Queue::bind(config)) {
+                return queue;
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        panic!("queue {} stays taken", config.number)
+    }
+
     /// A daemon in the router that gives each packet of `queue` to `handler` until stopped.
     pub fn daemon(
         &self,
         config: QueueConfig,
         mut handler: impl FnMut(QueuedPacket<'_>, &mut Verdicts) + Send + 'static,
     ) -> Daemon {
-        let mut queue = self.inside("r", || Queue::bind(&config).unwrap());
+        let mut queue = self.rebind(&config);
         let stop = std::sync::Arc::new(AtomicBool::new(false));
         let stopped = std::sync::Arc::clone(&stop);
         let thread = std::thread::spawn(move || {
