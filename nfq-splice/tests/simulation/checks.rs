@@ -1,0 +1,100 @@
+//! What must hold for every packet.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use cluster::control::Client;
+use packet::{Seq, TcpSegment, Time};
+
+use crate::world::{Node, Packet, show};
+
+#[derive(Default)]
+struct Seen {
+    /// The greatest timestamp received, and when the packet that carried it came into being.
+    timestamp: Option<(u32, u64)>,
+    announced_scale: u8,
+    /// Highest right edge that a receiver gave, client's sequence space.
+    granted: Option<Seq>,
+}
+
+pub(crate) struct Checks {
+    pub(crate) failure: Option<String>,
+    clients: BTreeMap<Client, Seen>,
+    unspliced: BTreeSet<(Client, usize)>,
+    last: BTreeMap<(usize, Node), Time>,
+    hold: u32,
+}
+
+impl Checks {
+    pub(crate) fn new(hold: u32) -> Self {
+        Self { failure: None, clients: BTreeMap::new(), unspliced: BTreeSet::new(), last: BTreeMap::new(), hold }
+    }
+
+    pub(crate) fn fail(&mut self, why: String) {
+        self.failure.get_or_insert(why);
+    }
+
+    /// A packet on `link` arrives no earlier than those before it.
+    pub(crate) fn in_order(&mut self, link: usize, to: Node, at: Time) -> Time {
+        let last = self.last.entry((link, to)).or_default();
+        *last = at.max(*last);
+        *last
+    }
+
+    pub(crate) fn lost(&mut self, _packet: &Packet) {}
+
+    pub(crate) fn unspliced(&mut self, client: Client, backend: usize) {
+        self.unspliced.insert((client, backend));
+    }
+
+    pub(crate) fn spliced(&mut self, client: Client, backend: usize) {
+        self.unspliced.remove(&(client, backend));
+    }
+
+    pub(crate) fn granted(&mut self, client: Client, edge: Seq) {
+        let seen = self.clients.entry(client).or_default();
+        seen.granted = Some(seen.granted.map_or(edge, |known| known.max(edge)));
+    }
+
+    /// While it is un-spliced, the proxy itself is the receiver.
+    pub(crate) fn recovering(&mut self, client: Client, next: Seq) {
+        self.granted(client, next + self.hold);
+    }
+
+    /// What leaves the proxy towards the client.
+    pub(crate) fn to_client(&mut self, packet: &Packet) {
+        let segment = TcpSegment::parse(&packet.bytes).unwrap();
+        let client = segment.destination();
+        if let Some(backend) = packet.from_backend.filter(|backend| self.unspliced.contains(&(client, *backend))) {
+            self.fail(format!("a packet of the fenced backend{backend} passes: {}", show(&packet.bytes)));
+        }
+        let seen = self.clients.entry(client).or_default();
+        if segment.flags().syn() {
+            seen.announced_scale = segment.syn_options().window_scale.unwrap_or(0);
+            seen.timestamp = None;
+            seen.granted = Some(segment.ack() + u32::from(segment.window()));
+        }
+    }
+
+    pub(crate) fn to_backend(&mut self, packet: &Packet) {
+        let _ = TcpSegment::parse(&packet.bytes).unwrap();
+    }
+
+    pub(crate) fn at_client(&mut self, packet: &Packet) {
+        let Ok(segment) = TcpSegment::parse(&packet.bytes) else { return };
+        if !segment.checksums_valid() {
+            return;
+        }
+        let seen = self.clients.entry(segment.destination()).or_default();
+        let Some((value, _)) = segment.timestamps() else { return };
+        match seen.timestamp {
+            Some((recent, born)) if (value.wrapping_sub(recent) as i32) < 0 => {
+                if packet.born > born {
+                    let back = recent.wrapping_sub(value);
+                    self.fail(format!("timestamps go back by {back}: {}", show(&packet.bytes)));
+                }
+            }
+            Some((_, born)) => seen.timestamp = Some((value, born.max(packet.born))),
+            None => seen.timestamp = Some((value, packet.born)),
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! What is asked for and answered: deterministic bytes, the same on every backend, except where a run says otherwise.
+
+use http1::RequestHead;
+
+/// One exchange.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Request {
+    Get(usize),
+    /// Echoed; the path says whether it may be repeated.
+    Post {
+        bytes: usize,
+        idempotent: bool,
+    },
+}
+
+/// How one backend's answers differ from the others'.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Variant {
+    /// This byte of every body is another one.
+    pub(crate) flipped: Option<usize>,
+    /// Another version: another `ETag`.
+    pub(crate) version: u8,
+    /// `Range` is answered with the whole.
+    pub(crate) no_ranges: bool,
+}
+
+const DATE: usize = 29;
+
+pub(crate) fn body(bytes: usize, flipped: Option<usize>) -> Vec<u8> {
+    let mut body: Vec<u8> = (0..bytes).map(|i| ((i * 31) ^ (i >> 8) ^ (bytes * 7)) as u8).collect();
+    if let Some(byte) = flipped.and_then(|at| body.get_mut(at)) {
+        *byte ^= 0x55;
+    }
+    body
+}
+
+impl Request {
+    pub(crate) fn bytes(self) -> Vec<u8> {
+        match self {
+            Self::Get(bytes) => format!("GET /files/{bytes} HTTP/1.1\r\nHost: sim.example\r\nUser-Agent: simulation\r\n\r\n").into_bytes(),
+            Self::Post { bytes, idempotent } => {
+                let path = if idempotent { "safe" } else { "update" };
+                let head = format!("POST /{path} HTTP/1.1\r\nHost: sim.example\r\nContent-Length: {bytes}\r\n\r\n");
+                [head.into_bytes(), body(bytes, None)].concat()
+            }
+        }
+    }
+
+    /// The answer, its `Date` masked.
+    pub(crate) fn answer(self, variant: Variant) -> Vec<u8> {
+        let date = "?".repeat(DATE);
+        match self {
+            Self::Get(bytes) => whole(&body(bytes, variant.flipped), variant, &date),
+            Self::Post { bytes, .. } => whole(&body(bytes, None), variant, &date),
+        }
+    }
+}
+
+fn whole(body: &[u8], variant: Variant, date: &str) -> Vec<u8> {
+    let head = format!(
+        "HTTP/1.1 200 OK\r\nServer: simulation\r\nDate: {date}\r\nContent-Length: {}\r\nETag: \"{}-{}\"\r\nAccept-Ranges: bytes\r\n\r\n",
+        body.len(),
+        body.len(),
+        variant.version
+    );
+    [head.as_bytes(), body].concat()
+}
+
+fn part(body: &[u8], first: usize, variant: Variant, date: &str) -> Vec<u8> {
+    let rest = &body[first..];
+    let head = format!(
+        "HTTP/1.1 206 Partial Content\r\nServer: simulation\r\nDate: {date}\r\nContent-Length: {}\r\nContent-Range: bytes {first}-{}/{}\r\nETag: \"{}-{}\"\r\nAccept-Ranges: bytes\r\n\r\n",
+        rest.len(),
+        body.len() - 1,
+        body.len(),
+        body.len(),
+        variant.version
+    );
+    [head.as_bytes(), rest].concat()
+}
+
+/// What a backend answers.
+pub(crate) fn respond(head: &RequestHead, content: &[u8], variant: Variant, date: &str) -> Vec<u8> {
+    assert_eq!(date.len(), DATE);
+    if head.method == "POST" {
+        return whole(content, variant, date);
+    }
+    let bytes: usize = head.path.strip_prefix("/files/").and_then(|n| n.parse().ok()).unwrap_or(0);
+    let body = body(bytes, variant.flipped);
+    let text = |name| head.field(name).and_then(|value| std::str::from_utf8(value).ok());
+    let first = text("range").and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-')?.parse::<usize>().ok());
+    let same = text("if-range").is_none_or(|etag| etag == format!("\"{bytes}-{}\"", variant.version));
+    match first.filter(|first| *first < bytes && same && !variant.no_ranges) {
+        Some(first) => part(&body, first, variant, date),
+        None => whole(&body, variant, date),
+    }
+}
+
+/// Where the `Date` value of an answer is: it may be any execution's.
+pub(crate) fn date_range(answer: &[u8]) -> std::ops::Range<usize> {
+    let name = b"\r\nDate: ";
+    let at = answer.windows(name.len()).position(|window| window == name).unwrap() + name.len();
+    at..at + DATE
+}

@@ -1,0 +1,141 @@
+//! The proxy's kernel: which packets are queued and where, conntrack entries that translate, their ends. It executes the
+//! engine's actions as the design says the real one does (design §3 and §9; the rules are those of `nft-rules`).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use cluster::control::Client;
+use nfq_splice::{EntryState, KernelSplice};
+use packet::{Seq, TcpSegment, Time, Translation};
+
+/// An entry without traffic is forgotten: open, closing, after a RST, in TIME_WAIT.
+const OPEN: Duration = Duration::from_secs(7440);
+const CLOSING: Duration = Duration::from_secs(120);
+const RESET: Duration = Duration::from_secs(10);
+const TIME_WAIT: Duration = Duration::from_secs(120);
+
+pub(crate) struct Entry {
+    pub(crate) splice: KernelSplice,
+    /// Client's, server's: one after the FIN, in the client's space.
+    fins: [Option<Seq>; 2],
+    acked: [bool; 2],
+    reset: bool,
+    expires: Time,
+}
+
+impl Entry {
+    fn new(splice: KernelSplice, now: Time) -> Self {
+        Self { splice, fins: [None; 2], acked: [false; 2], reset: false, expires: now + OPEN }
+    }
+
+    pub(crate) fn state(&self) -> EntryState {
+        if self.reset || self.acked == [true; 2] { EntryState::Closed } else { EntryState::Open }
+    }
+
+    /// `segment` in the client's space.
+    fn note(&mut self, now: Time, segment: &TcpSegment<'_>, from_client: bool) {
+        let (mine, other) = if from_client { (0, 1) } else { (1, 0) };
+        if segment.flags().fin() {
+            self.fins[mine] = Some(segment.seq() + segment.sequence_length());
+        }
+        if segment.flags().ack() && self.fins[other].is_some_and(|fin| fin.before_or_at(segment.ack())) {
+            self.acked[other] = true;
+        }
+        self.reset |= segment.flags().rst();
+        let timeout = match (self.reset, self.acked == [true; 2], self.fins.iter().any(Option::is_some)) {
+            (true, _, _) => RESET,
+            (_, true, _) => TIME_WAIT,
+            (_, _, true) => CLOSING,
+            _ => OPEN,
+        };
+        self.expires = now + timeout;
+    }
+}
+
+#[derive(Default)]
+pub(crate) struct Kernel {
+    pub(crate) entries: BTreeMap<Client, Entry>,
+    /// Flows that are queued before conntrack.
+    pub(crate) queued: BTreeSet<Client>,
+}
+
+/// What the rules do with a packet.
+pub(crate) enum Path {
+    /// To the engine, before conntrack.
+    Raw,
+    /// To the engine, after it.
+    Tracked,
+    /// Translated in place.
+    Translated,
+}
+
+impl Kernel {
+    pub(crate) fn receive(&mut self, now: Time, packet: &mut [u8], service: SocketAddr) -> Path {
+        let Ok(segment) = TcpSegment::parse(packet) else { return Path::Tracked };
+        let from_client = segment.destination() == service;
+        let client = if from_client { segment.source() } else { segment.destination() };
+        if self.queued.contains(&client) {
+            return Path::Raw;
+        }
+        let opens = segment.flags().syn() && !segment.flags().ack();
+        let Some(entry) = self.entries.get_mut(&client) else { return Path::Tracked };
+        if (from_client && opens) || (!from_client && segment.source() != entry.splice.backend) {
+            return Path::Tracked;
+        }
+        let splice = entry.splice;
+        if from_client {
+            entry.note(now, &segment, true);
+            to_backend(&splice).apply(packet).unwrap();
+        } else {
+            to_client(&splice, service).apply(packet).unwrap();
+            entry.note(now, &TcpSegment::parse(packet).unwrap(), false);
+        }
+        Path::Translated
+    }
+
+    pub(crate) fn insert(&mut self, now: Time, splice: KernelSplice) {
+        self.entries.insert(splice.client, Entry::new(splice, now));
+    }
+
+    /// Entries whose time is over.
+    pub(crate) fn expire(&mut self, now: Time) -> Vec<Client> {
+        let over: Vec<Client> =
+            self.entries.iter().filter(|(_, entry)| entry.expires <= now).map(|(client, _)| *client).collect();
+        for client in &over {
+            self.entries.remove(client);
+        }
+        over
+    }
+
+    pub(crate) fn next_expiry(&self) -> Option<Time> {
+        self.entries.values().map(|entry| entry.expires).min()
+    }
+}
+
+fn to_backend(splice: &KernelSplice) -> Translation {
+    let back = splice.delta.wrapping_neg();
+    Translation {
+        source: splice.client,
+        destination: splice.backend,
+        seq: 0,
+        ack: back,
+        sack: back,
+        ts_value: 0,
+        ts_echo: splice.timestamps.unwrap_or(0).wrapping_neg(),
+        rescale: None,
+    }
+}
+
+fn to_client(splice: &KernelSplice, service: SocketAddr) -> Translation {
+    Translation {
+        source: service,
+        destination: splice.client,
+        seq: splice.delta,
+        ack: 0,
+        sack: 0,
+        ts_value: splice.timestamps.unwrap_or(0),
+        ts_echo: 0,
+        rescale: None,
+    }
+}

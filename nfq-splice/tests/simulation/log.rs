@@ -1,0 +1,188 @@
+//! The logger and the transactionalizer, as an oracle: each connection with a backend from its SYN on, kept whole,
+//! so that a report is computed from first principles whenever one is needed.
+
+use std::net::SocketAddr;
+
+use cluster::control::{ConnectionReport, Flow, PartialResponse, PendingRequest, TAIL_BYTES, Tags};
+use http1::{RequestFraming, ResponseFraming};
+use packet::{Reassembly, Seq, SynOptions, TcpSegment};
+use xxhash_rust::xxh3::xxh3_128;
+
+const ENOUGH: usize = 64 << 20;
+
+pub(crate) struct FlowLog {
+    flow: Flow,
+    irs: Seq,
+    options: SynOptions,
+    requests: Vec<u8>,
+    from_client: Reassembly,
+    server: Option<(Seq, Reassembly)>,
+    pub(crate) responses: Vec<u8>,
+    ack_cl: Seq,
+    client_fin: bool,
+    /// The backend closed in good order, or either side reset: nothing to recover any more.
+    pub(crate) ended: bool,
+    /// Highest right edge that the backend gave the client.
+    pub(crate) granted: Option<Seq>,
+    server_scale: u8,
+    t_l_before: u16,
+}
+
+struct Parsed {
+    requests: Vec<(usize, bool, Tags, String)>,
+    answered: usize,
+    answered_bytes: usize,
+}
+
+impl FlowLog {
+    pub(crate) fn new(syn: &TcpSegment<'_>, t_l_before: u16) -> Self {
+        let next = syn.seq() + 1;
+        Self {
+            flow: Flow { client: syn.source(), backend: syn.destination() },
+            irs: syn.seq(),
+            options: syn.syn_options(),
+            requests: Vec::new(),
+            from_client: Reassembly::new(next, ENOUGH),
+            server: None,
+            responses: Vec::new(),
+            ack_cl: Seq(0),
+            client_fin: false,
+            ended: false,
+            granted: None,
+            server_scale: 0,
+            t_l_before,
+        }
+    }
+
+    pub(crate) fn irs(&self) -> Seq {
+        self.irs
+    }
+
+    pub(crate) fn note_client(&mut self, segment: &TcpSegment<'_>) {
+        if segment.flags().rst() {
+            self.ended |= segment.seq() == self.from_client.next();
+            return;
+        }
+        let Self { requests, from_client, .. } = self;
+        from_client.push(segment.seq(), segment.payload(), &mut |bytes| requests.extend_from_slice(bytes));
+        let end = segment.seq() + segment.payload().len() as u32;
+        self.client_fin |= segment.flags().fin() && end == self.from_client.next();
+        let Some((isn, stream)) = &self.server else { return };
+        if segment.flags().ack() && self.ack_cl.before(segment.ack()) && segment.ack().before_or_at(stream.next() + 1) {
+            self.ack_cl = segment.ack().max(*isn + 1);
+        }
+    }
+
+    /// `judged`: the segment's FIN or RST is the backend's failure and does not count.
+    pub(crate) fn note_server(&mut self, segment: &TcpSegment<'_>, judged: bool) {
+        let flags = segment.flags();
+        if flags.syn() && self.server.is_none() {
+            self.server = Some((segment.seq(), Reassembly::new(segment.seq() + 1, ENOUGH)));
+            self.ack_cl = segment.seq() + 1;
+            self.server_scale = segment.syn_options().window_scale.unwrap_or(0);
+        }
+        if flags.ack() && !flags.rst() {
+            let scale = if flags.syn() { 0 } else { self.server_scale };
+            let edge = segment.ack() + (u32::from(segment.window()) << scale);
+            self.granted = Some(self.granted.map_or(edge, |known| known.max(edge)));
+        }
+        if flags.syn() {
+            return;
+        }
+        let Self { responses, server, .. } = self;
+        let Some((_, stream)) = server else { return };
+        stream.push(segment.seq(), segment.payload(), &mut |bytes| responses.extend_from_slice(bytes));
+        let end = segment.seq() + segment.payload().len() as u32;
+        self.ended |= !judged && (flags.rst() || (flags.fin() && end == stream.next()));
+    }
+
+    fn parse(&self) -> Parsed {
+        let mut requests = Vec::new();
+        let mut rest = &self.requests[..];
+        while !rest.is_empty() {
+            let parsed = http1::parse_request(rest, 1 << 20).unwrap();
+            let (length, complete, safe) = match &parsed {
+                None => (rest.len(), false, false),
+                Some(head) => {
+                    let body = if let RequestFraming::Length(bytes) = head.framing { bytes as usize } else { 0 };
+                    let all = head.head_bytes + body;
+                    (all.min(rest.len()), rest.len() >= all, head.method == "GET" || head.path == "/safe")
+                }
+            };
+            let read_only = parsed.as_ref().is_some_and(|head| head.method == "GET");
+            let tags = Tags { deterministic: true, read_only, idempotent: safe };
+            let method = parsed.map_or_else(|| "GET".to_owned(), |head| head.method);
+            requests.push((length, complete, tags, method));
+            rest = &rest[length..];
+        }
+        let (mut answered, mut answered_bytes) = (0, 0);
+        while let Some((_, complete, _, method)) = requests.get(answered) {
+            let Ok(Some(head)) = http1::parse_response(&self.responses[answered_bytes..], 1 << 20, method) else { break };
+            let ResponseFraming::Length(body) = head.framing else { break };
+            let all = head.head_bytes + body as usize;
+            if self.responses.len() - answered_bytes < all || !complete {
+                break;
+            }
+            answered += 1;
+            answered_bytes += all;
+        }
+        Parsed { requests, answered, answered_bytes }
+    }
+
+    /// Ordinal of the last transaction whose response is fully logged.
+    pub(crate) fn t_l(&self) -> u16 {
+        self.t_l_before + self.parse().answered as u16
+    }
+
+    /// No answer is owed.
+    pub(crate) fn is_idle(&self) -> bool {
+        let parsed = self.parse();
+        parsed.requests.len() == parsed.answered
+    }
+
+    pub(crate) fn report(&self) -> ConnectionReport {
+        let parsed = self.parse();
+        let isn = self.server.as_ref().map_or(Seq(0), |(isn, _)| *isn);
+        let mut at: usize = parsed.requests.iter().take(parsed.answered).map(|request| request.0).sum();
+        let mut pending = Vec::new();
+        for (index, (length, complete, tags, method)) in parsed.requests.iter().enumerate().skip(parsed.answered) {
+            let ordinal = self.t_l_before + index as u16 + 1;
+            let bytes = self.requests[at..at + length].to_vec();
+            at += length;
+            pending.push(PendingRequest { ordinal, summary: method.clone(), tags: *tags, complete: *complete, bytes });
+        }
+        let method = parsed.requests.get(parsed.answered).map_or("GET", |request| request.3.as_str());
+        let unacked = self.ack_cl.since(isn + 1).max(0) as usize;
+        ConnectionReport {
+            flow: self.flow,
+            options: Some(self.options),
+            t_l: self.t_l_before + parsed.answered as u16,
+            ack_tl: (isn + 1 + parsed.answered_bytes as u32).0,
+            ack_cl: self.ack_cl.0,
+            client_next: self.from_client.next().0,
+            client_fin: self.client_fin,
+            pending,
+            partial: partial(&self.responses[parsed.answered_bytes..], method),
+            unacked: self.responses[unacked.min(self.responses.len())..].to_vec(),
+            unrecoverable: self.server.is_none().then(|| "no handshake was logged".to_owned()),
+        }
+    }
+
+    pub(crate) fn backend(&self) -> SocketAddr {
+        self.flow.backend
+    }
+}
+
+fn partial(bytes: &[u8], method: &str) -> PartialResponse {
+    let Ok(Some(head)) = http1::parse_response(bytes, 1 << 20, method) else {
+        return PartialResponse { head: bytes.to_vec(), ..PartialResponse::default() };
+    };
+    let (head, body) = bytes.split_at(head.head_bytes);
+    PartialResponse {
+        head: head.to_vec(),
+        head_complete: true,
+        body_bytes: body.len() as u64,
+        body_hash: xxh3_128(body),
+        tail: body[body.len().saturating_sub(TAIL_BYTES)..].to_vec(),
+    }
+}

@@ -1,0 +1,240 @@
+//! What one seed means.
+
+use std::time::Duration;
+
+use cluster::config::{Cluster, SplicePath};
+use packet::Time;
+
+use crate::apps::{Ending, Habits};
+use crate::content::{Request, Variant};
+use crate::rng::Rng;
+
+pub(crate) const BACKENDS: usize = 3;
+/// Packets that one link spoils at most: the fault budget that makes progress certain.
+pub(crate) const FAULTS_PER_LINK: u32 = 60;
+
+const CONFIG: &str = r#"
+[cluster]
+name = "simulation"
+[service]
+address = "203.0.113.80:80"
+[[route]]
+pool = "web"
+[pool.web]
+backends = ["b1", "b2", "b3"]
+[backend.b1]
+address = "10.0.1.11:80"
+[backend.b2]
+address = "10.0.1.12:80"
+[backend.b3]
+address = "10.0.1.13:80"
+[proxy.p1]
+address = "10.0.2.2"
+[logger.l1]
+control = "10.0.2.1:7070"
+"#;
+
+/// Per mille of packets, and delays in microseconds.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Faults {
+    pub(crate) loss: u64,
+    pub(crate) duplication: u64,
+    pub(crate) corruption: u64,
+    pub(crate) reordering: u64,
+    pub(crate) delay: (u64, u64),
+    pub(crate) extra: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// The host says nothing any more.
+    Silent,
+    /// The process dies, its kernel closes.
+    Fin,
+    /// The process dies, its kernel resets.
+    Reset,
+    /// Nothing happened: a wrong suspicion.
+    Suspected,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum When {
+    At(Time),
+    /// So many bytes of some connection with it have been logged.
+    Logged(usize),
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Kill {
+    pub(crate) backend: usize,
+    pub(crate) kind: Kind,
+    pub(crate) when: When,
+    /// From the failure to its report.
+    pub(crate) noticed: Duration,
+    /// The backend is reported down, not only its connections.
+    pub(crate) down: bool,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Scenario {
+    pub(crate) cluster: Cluster,
+    pub(crate) client_timestamps: bool,
+    pub(crate) backend_timestamps: [bool; BACKENDS],
+    pub(crate) client_mtu: usize,
+    pub(crate) receive_buffers: [usize; BACKENDS],
+    pub(crate) send_buffer: usize,
+    pub(crate) service_time: Duration,
+    pub(crate) links: [Faults; 3],
+    pub(crate) clients: Vec<Habits>,
+    pub(crate) variants: Vec<Variant>,
+    pub(crate) kills: Vec<Kill>,
+    pub(crate) crashes: Vec<Time>,
+    /// Per mille of splices that the kernel refuses.
+    pub(crate) refusals: u64,
+    pub(crate) control_delay: Duration,
+}
+
+const SIZES: [u64; 12] = [0, 1, 100, 700, 1400, 3000, 9000, 20_000, 40_000, 70_000, 120_000, 250_000];
+
+pub(crate) fn millis(n: u64) -> Time {
+    Time::from_millis(n)
+}
+
+impl Scenario {
+    pub(crate) fn new(rng: &mut Rng) -> Self {
+        let mut cluster = Cluster::parse(CONFIG, "simulation").unwrap();
+        cluster.splice.path = if rng.chance(650) { SplicePath::Kernel } else { SplicePath::Userspace };
+        cluster.recovery.range_from_bytes = rng.pick(&[1000, 10_000, 60_000, 1 << 40]);
+        let buffer = rng.pick(&[30_000, 65_535, 130_000, 400_000]);
+        let odd = rng.chance(300);
+        let mut receive_buffers = [buffer; BACKENDS];
+        if odd {
+            receive_buffers = receive_buffers.map(|_| rng.pick(&[30_000, 65_535, 130_000, 400_000]));
+        }
+        cluster.splice.window_scale = if rng.chance(500) { scale(buffer) } else { rng.below(11) as u8 };
+        let client_mtu = rng.pick(&[1500, 1500, 1500, 1400, 600]);
+        // smoltcp forgets the timestamp option when it fills a segment, and drops what is too long.
+        cluster.splice.mss = client_mtu as u16 - 52;
+        let timestamps = rng.chance(700);
+        let clients = (0..rng.pick(&[1, 1, 2, 3])).map(|_| habits(rng)).collect();
+        let kills = kills(rng);
+        Self {
+            client_timestamps: rng.chance(850),
+            backend_timestamps: [(); BACKENDS].map(|()| if odd { rng.chance(600) } else { timestamps }),
+            client_mtu,
+            receive_buffers,
+            send_buffer: rng.pick(&[5_000, 30_000, 100_000]),
+            service_time: Duration::from_micros(rng.pick(&[0, 0, 200, 5_000, 60_000])),
+            links: links(rng),
+            clients,
+            variants: variants(rng),
+            kills,
+            crashes: (0..rng.pick(&[0, 0, 0, 1, 2])).map(|_| millis(rng.between(1, 1500))).collect(),
+            refusals: rng.pick(&[0, 0, 0, 100, 500]),
+            control_delay: Duration::from_micros(rng.between(50, 5000)),
+            cluster,
+        }
+    }
+
+    /// The backends answer differently.
+    pub(crate) fn differs(&self) -> bool {
+        self.variants.windows(2).any(|pair| pair[0] != pair[1])
+    }
+}
+
+/// The scale that smoltcp offers for a buffer.
+fn scale(buffer: usize) -> u8 {
+    (usize::BITS - buffer.leading_zeros()).saturating_sub(16) as u8
+}
+
+fn habits(rng: &mut Rng) -> Habits {
+    let slow = rng.chance(200);
+    let dribble = rng.chance(200);
+    let requests: Vec<Request> = (0..rng.pick(&[1, 1, 2, 3, 4])).map(|_| request(rng)).collect();
+    let total: u64 = requests.iter().map(|request| request.answer(Variant::default()).len() as u64).sum();
+    let sent: usize = requests.iter().map(|request| request.bytes().len()).sum();
+    let ending = match rng.below(10) {
+        0..=5 => Ending::Close,
+        6..=8 => Ending::HalfClose,
+        _ => Ending::Abort(rng.below(total) as usize),
+    };
+    Habits {
+        requests,
+        start: millis(rng.below(300)),
+        pipelined: rng.chance(300),
+        write: if dribble {
+            ((rng.between(3, 60) as usize).max(sent / 60), Duration::from_millis(rng.between(1, 30)))
+        } else {
+            (usize::MAX, Duration::ZERO)
+        },
+        think: Duration::from_millis(rng.pick(&[0, 0, 5, 300])),
+        read: if slow {
+            (rng.between(500, 20_000) as usize, Duration::from_millis(rng.between(1, 40)))
+        } else {
+            (usize::MAX, Duration::ZERO)
+        },
+        ending,
+        receive_buffer: rng.pick(&[4_000, 20_000, 65_535, 65_535, 200_000]),
+        send_buffer: rng.pick(&[2_000, 40_000]),
+    }
+}
+
+fn request(rng: &mut Rng) -> Request {
+    if rng.chance(850) {
+        let size = rng.pick(&SIZES);
+        return Request::Get((size + rng.below(size / 2 + 1)) as usize);
+    }
+    let size = rng.pick(&SIZES).min(30_000);
+    Request::Post { bytes: (size + 1) as usize, idempotent: rng.chance(700) }
+}
+
+fn kills(rng: &mut Rng) -> Vec<Kill> {
+    let first = rng.below(BACKENDS as u64) as usize;
+    let number = rng.pick(&[0, 1, 1, 1, 1, 2]);
+    (0..number)
+        .map(|n| Kill {
+            backend: (first + n) % BACKENDS,
+            kind: rng.pick(&[Kind::Silent, Kind::Silent, Kind::Fin, Kind::Reset, Kind::Suspected]),
+            when: if rng.chance(400) { When::At(millis(rng.below(1200))) } else { When::Logged(logged(rng)) },
+            noticed: Duration::from_micros(rng.pick(&[100, 1000, 10_000, 200_000])),
+            down: rng.chance(800),
+        })
+        .collect()
+}
+
+fn logged(rng: &mut Rng) -> usize {
+    let size = rng.pick(&[0, 20, 150, 400, 3000, 30_000, 100_000]);
+    (size + rng.below(size + 200)) as usize
+}
+
+fn variants(rng: &mut Rng) -> Vec<Variant> {
+    let mut variants = vec![Variant { no_ranges: rng.chance(100), ..Variant::default() }; BACKENDS];
+    if rng.chance(150) {
+        let flipped = (rng.chance(500)).then(|| rng.below(3000) as usize);
+        let version = u8::from(flipped.is_none());
+        let which = rng.below(BACKENDS as u64) as usize;
+        variants[which] = Variant { flipped, version, ..variants[which] };
+    }
+    variants
+}
+
+fn links(rng: &mut Rng) -> [Faults; 3] {
+    let far = Faults { delay: rng.pick(&[(50, 200), (1000, 3000), (10_000, 12_000), (39_000, 41_000)]), ..faults(rng) };
+    let near = Faults { delay: rng.pick(&[(5, 30), (50, 300), (500, 5000)]), ..faults(rng) };
+    let next = Faults { delay: rng.pick(&[(5, 30), (50, 300), (500, 5000)]), ..faults(rng) };
+    [far, near, next]
+}
+
+fn faults(rng: &mut Rng) -> Faults {
+    if rng.chance(350) {
+        return Faults::default();
+    }
+    Faults {
+        loss: rng.pick(&[0, 5, 20, 60]),
+        duplication: rng.pick(&[0, 0, 10, 50]),
+        corruption: rng.pick(&[0, 0, 5, 20]),
+        reordering: rng.pick(&[0, 0, 20, 100]),
+        extra: rng.pick(&[500, 5_000, 50_000]),
+        delay: (0, 0),
+    }
+}
