@@ -3,8 +3,10 @@
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
+use std::process::Command;
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
+use lab::daemons::binary;
 use lab::settings::Settings;
 use lab::testing::in_lab;
 use lab::{Daemon, Fault, Lab, Node};
@@ -32,32 +34,38 @@ fn still_works(lab: &Lab) -> Result<()> {
     no_panic(lab)
 }
 
-/// Both programs of the logger are started on a file that is not theirs.
-fn started_on(content: &[u8]) -> Result<()> {
+/// The logger refuses a file that is not its own, and says what to do; doing that helps.
+fn refused(content: &[u8]) -> Result<()> {
     in_lab(&Settings::default(), |lab| {
-        for daemon in [Daemon::Transactionalizer, Daemon::NfqLogger] {
-            lab.stop_daemon(daemon, Signal::TERM)?;
-        }
-        fs::remove_file(log_file(lab)).or_else(|error| match error.kind() {
-            std::io::ErrorKind::NotFound => Ok(()),
-            _ => Err(error),
-        })?;
-        fs::write(log_file(lab), content)?;
-        for daemon in [Daemon::NfqLogger, Daemon::Transactionalizer] {
-            lab.start_daemon(daemon)?;
-        }
+        restart_on(lab, content)?;
         still_works(lab)
     })
 }
 
+fn restart_on(lab: &Lab, content: &[u8]) -> Result<()> {
+    for daemon in [Daemon::Transactionalizer, Daemon::NfqLogger] {
+        lab.stop_daemon(daemon, Signal::TERM)?;
+    }
+    fs::write(log_file(lab), content)?;
+    let Err(refusal) = lab.start_daemon(Daemon::NfqLogger) else { bail!("a foreign file was accepted") };
+    let said = refusal.to_string();
+    let named = said.contains(&log_file(lab).display().to_string());
+    ensure!(named && said.contains("remove"), "it does not name the file and the remedy: {said}");
+    fs::remove_file(log_file(lab))?;
+    for daemon in [Daemon::NfqLogger, Daemon::Transactionalizer] {
+        lab.start_daemon(daemon)?;
+    }
+    Ok(())
+}
+
 #[test]
 fn an_empty_file() -> Result<()> {
-    started_on(b"")
+    refused(b"")
 }
 
 #[test]
 fn a_file_of_something_else() -> Result<()> {
-    started_on(&b"this is somebody's letter\n".repeat(10_000))
+    refused(&b"this is somebody's letter\n".repeat(10_000))
 }
 
 /// The file is overwritten with rubbish under running programs; a new logger makes a new one.
@@ -73,12 +81,7 @@ fn rubbish_under_running_readers() -> Result<()> {
         // Whatever they do with it, clients get their bytes or nothing, and nothing panics.
         lab.curl(&["--max-time", "10", &lab.url("/files/1m")])?.finish()?;
         no_panic(lab)?;
-        for daemon in [Daemon::Transactionalizer, Daemon::NfqLogger] {
-            lab.stop_daemon(daemon, Signal::TERM)?;
-        }
-        for daemon in [Daemon::NfqLogger, Daemon::Transactionalizer] {
-            lab.start_daemon(daemon)?;
-        }
+        restart_on(lab, b"")?;
         still_works(lab)
     })
 }
@@ -88,12 +91,12 @@ fn rubbish_under_running_readers() -> Result<()> {
 fn dump_refuses_a_foreign_file() -> Result<()> {
     in_lab(&Settings { front: lab::settings::Front::None, ..Settings::default() }, |lab| {
         for content in [&b""[..], b"short", &[0; 10_000]] {
-            fs::write(log_file(lab), content)?;
-            let mut dump = lab.program("nfq-logger", &["dump"], Node::Logger)?;
-            let output = lab.netns(Node::Logger).output(&mut dump)?;
+            let file = lab.dir().join("foreign.segments");
+            fs::write(&file, content)?;
+            let output = Command::new(binary("nfq-logger")?).arg("dump").arg(&file).output()?;
             let said = String::from_utf8_lossy(&output.stderr);
             ensure!(!output.status.success() && !said.contains("panicked"), "{said}");
-            ensure!(said.contains("segments"), "it does not name the file: {said}");
+            ensure!(said.contains("foreign.segments"), "it does not name the file: {said}");
         }
         Ok(())
     })
