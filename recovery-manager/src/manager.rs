@@ -144,6 +144,8 @@ impl Manager {
         let mut counters: BTreeMap<String, u64> =
             self.counters.iter().map(|(name, n)| ((*name).to_owned(), *n)).collect();
         counters.insert("recoveries_running".to_owned(), self.active.len() as u64);
+        counters.insert("orders_open".to_owned(), self.orders.len() as u64);
+        counters.insert("report_bytes_held".to_owned(), self.report_bytes as u64);
         ManagerStatus {
             recoveries: self.history.iter().cloned().collect(),
             proxy_connected: self.proxy_connected,

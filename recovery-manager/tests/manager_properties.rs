@@ -254,5 +254,7 @@ proptest! {
         model.apply(Input::Pass(1000));
         prop_assert_eq!(model.manager.poll_timeout(), None);
         prop_assert_eq!(model.noticed, model.ended);
+        let counters = model.manager.status().counters;
+        prop_assert_eq!((counters["orders_open"], counters["report_bytes_held"]), (0, 0));
     }
 }

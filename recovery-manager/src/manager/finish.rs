@@ -82,7 +82,7 @@ impl Manager {
         let Some(attempt) = recovery.give_up_attempt(why, now) else { return };
         self.orders.remove(&attempt.id);
         self.alternates.end(attempt.alternate);
-        if attempt.ranged && self.alternates.down_by(attempt.alternate).is_none() {
+        if attempt.ranged {
             return self.order(now, client, &[attempt.alternate], true);
         }
         recovery.tried.push(attempt.alternate);
