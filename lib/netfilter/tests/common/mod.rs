@@ -33,8 +33,6 @@ impl Net {
         for node in ["c", "r", "s"] {
             run(&format!("ip netns add {}", net.name(node)));
             net.run(node, "ip link set lo up");
-            // Until duplicate address detection is over, a router resolves no neighbours.
-            net.run(node, "sysctl -qw net.ipv6.conf.default.accept_dad=0 net.ipv6.conf.all.accept_dad=0");
         }
         net.link("c", "10.0.1.2/24", "10.0.1.1/24");
         net.link("s", "10.0.2.2/24", "10.0.2.1/24");
@@ -61,6 +59,10 @@ impl Net {
             self.run(host, &format!("ip route add default via fd00:{network}::1"));
         }
         self.run("r", "sysctl -qw net.ipv6.conf.all.forwarding=1");
+        // Until duplicate address detection is over, the router resolves no neighbours.
+        let [from, to] = ["[fd00:1::2]:9", "[fd00:2::2]:9"].map(|address| address.parse().unwrap());
+        let refused = |error: std::io::Error| error.kind() == std::io::ErrorKind::ConnectionRefused;
+        assert!((0..20).any(|_| self.connect(from, to).is_err_and(refused)));
     }
 
     pub fn name(&self, node: &str) -> String {
