@@ -15,6 +15,8 @@ use crate::spans::{LogBytes, Record, Spans};
 
 /// Response bytes beyond a gap that are kept; greater than any usual receive window.
 const BACKEND_GAP_BYTES: usize = 8 << 20;
+/// Less window than this keeps a sender from sending (RFC 9293 §3.8.6.2.1).
+const LITTLE_ROOM: u64 = 2 * 1460;
 /// Request bytes beyond a gap that are kept.
 const CLIENT_GAP_BYTES: usize = 4 << 20;
 
@@ -53,6 +55,8 @@ pub enum Owed {
     Start(KindId, Time),
     /// More of the response in progress.
     More(KindId, Time),
+    /// To take more of a request: its window is closed.
+    Read(Time),
 }
 
 /// A connection whose beginning was logged.
@@ -82,6 +86,8 @@ pub struct Connection {
     owed_since: Option<Time>,
     /// Since when the client has everything that was sent, and room for more.
     client_ready: Option<Time>,
+    /// Since when the backend has everything that was sent, and room for no more.
+    starved: Option<Time>,
     longest_gap: Option<Duration>,
     measured: Vec<Measured>,
 }
@@ -114,6 +120,7 @@ impl Connection {
             heard: now,
             owed_since: None,
             client_ready: None,
+            starved: None,
             longest_gap: None,
             measured: vec![],
         }
@@ -196,6 +203,8 @@ impl Connection {
             return true;
         }
         let plausible = !segment.flags().ack() || self.client.handle_ack(segment.ack(), segment.window());
+        let closed = self.client.acked() == self.client.delivered() && self.client.room() < LITTLE_ROOM;
+        self.starved = if closed { self.starved.or(Some(now)) } else { None };
         if !segment.payload().is_empty() {
             self.note_gap(now);
             self.take_backend_data(segment, record, now);
@@ -277,12 +286,12 @@ impl Connection {
 
     /// Nothing is in flight, and the client's window lets the backend send (RFC 9293 §3.8.6.2.1: no silly windows).
     fn client_is_ready(&self) -> bool {
-        self.backend.acked() == self.backend.delivered() && self.backend.room() >= 2 * 1460
+        self.backend.acked() == self.backend.delivered() && self.backend.room() >= LITTLE_ROOM
     }
 
     fn owes(&self) -> bool {
         let unacknowledged = self.client.acked() < self.client.delivered();
-        let limited = self.responses.in_body() && self.backend.room() < 2 * 1460;
+        let limited = self.responses.in_body() && self.backend.room() < LITTLE_ROOM;
         let answer = self.requests.first().is_some_and(|request| request.complete.is_some());
         !self.released && !self.client_reset && (unacknowledged || (answer && !limited))
     }
@@ -304,7 +313,8 @@ impl Connection {
         }
         match (self.responses.in_body(), request.complete, self.client_ready) {
             (true, _, Some(since)) => Owed::More(request.kind, since),
-            (true, _, None) | (false, None, _) => Owed::Nothing,
+            (true, _, None) => Owed::Nothing,
+            (false, None, _) => self.starved.map_or(Owed::Nothing, Owed::Read),
             (false, Some(complete), _) => Owed::Start(request.kind, complete.max(self.ended)),
         }
     }

@@ -36,7 +36,9 @@ pub struct Request {
 impl Request {
     /// Only empty lines, which may precede a request (RFC 9112 §2.2): nothing is asked for yet.
     fn is_blank(&self) -> bool {
-        self.complete.is_none() && self.bytes.iter().all(|byte| matches!(byte, b'\r' | b'\n'))
+        self.complete.is_none()
+            && !self.oversize
+            && self.bytes.iter().all(|byte| matches!(byte, b'\r' | b'\n'))
     }
 
     fn take_head(&mut self, head: &RequestHead, cluster: &Cluster) {

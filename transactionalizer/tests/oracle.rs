@@ -172,8 +172,8 @@ fn check(case: &Case) -> Result<(), TestCaseError> {
         answered = response_ends[to].min(logged);
         done += response_ends[first..=to].iter().filter(|end| **end <= logged).count();
     }
-    let acked = logged * case.acked / 1000;
-    world.client(conn, asked as u32, b"", acked as u32);
+    let ack = logged * case.acked / 1000;
+    world.client(conn, asked as u32, b"", ack as u32);
     // Beyond a gap: forwarded, but not logged contiguously.
     if case.beyond && logged + 3 < responses.len() {
         world.backend(conn, logged as u32 + 2, &responses[logged + 2..], asked as u32);
@@ -187,9 +187,9 @@ fn check(case: &Case) -> Result<(), TestCaseError> {
     let t_l_end = if done == 0 { 0 } else { response_ends[done - 1] };
     prop_assert_eq!(report.t_l as usize, done);
     prop_assert_eq!(report.ack_tl, (conn.backend_isn + 1 + t_l_end as u32).0);
-    prop_assert_eq!(report.ack_cl, (conn.backend_isn + 1 + acked as u32).0);
+    prop_assert_eq!(report.ack_cl, (conn.backend_isn + 1 + ack as u32).0);
     prop_assert_eq!(report.client_next, (conn.client_isn + 1 + requests.len() as u32).0);
-    prop_assert_eq!(&report.unacked, &responses[acked..logged]);
+    prop_assert_eq!(&report.unacked, &responses[ack..logged]);
     let pending: Vec<_> =
         report.pending.iter().map(|request| (&request.bytes, request.ordinal as usize)).collect();
     let expected: Vec<_> = case

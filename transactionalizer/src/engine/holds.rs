@@ -15,8 +15,10 @@ const MAX_HELD: usize = 16;
 
 impl Engine {
     pub(super) fn release(&mut self, hold: Option<u64>, out: &mut Vec<Action>) {
-        self.counters.released += u64::from(hold.is_some());
-        out.extend(hold.map(Action::Release));
+        if let (Some(hold), true) = (hold, self.live.is_some()) {
+            self.counters.released += 1;
+            out.push(Action::Release(hold));
+        }
     }
 
     pub(super) fn suppress(&mut self, hold: u64, out: &mut Vec<Action>) {
@@ -27,8 +29,9 @@ impl Engine {
     /// Judges the segment if it is held, and again those held before: what came may have changed the situation.
     pub(super) fn judge(&mut self, seen: &Seen<'_>, log: &dyn LogBytes, out: &mut Vec<Action>) {
         let flow = seen.flow;
-        if let Some(hold) = seen.logged.hold {
-            self.take_hold(seen, hold, out);
+        match seen.logged.hold {
+            Some(hold) => self.take_hold(seen, hold, out),
+            None => self.note_passed_end(seen),
         }
         let Some(entry) = self.entries.get(&flow).filter(|entry| entry.failing.is_none()) else { return };
         let (Some(held), State::Open(connection)) = (entry.held.last(), &entry.state) else { return };
@@ -73,6 +76,23 @@ impl Engine {
                 self.release(Some(hold), out);
             }
             State::Unseen => self.release(Some(hold), out),
+        }
+    }
+
+    /// A backend's FIN or RST that was not held: there was no judge, the client has it.
+    fn note_passed_end(&mut self, seen: &Seen<'_>) {
+        let flags = seen.segment.flags();
+        if !seen.logged.from_backend || !(flags.fin() || flags.rst()) {
+            return;
+        }
+        match self.entries.get_mut(&seen.flow).map(|entry| &mut entry.state) {
+            Some(State::Open(connection))
+                if flags.fin() || connection.acceptable_reset(seen.segment.seq()) =>
+            {
+                connection.handle_released();
+            }
+            Some(State::Middle(middle)) => middle.ended = true,
+            _ => {}
         }
     }
 

@@ -1,5 +1,6 @@
 //! The table of flows: beginnings, ends, and what is remembered of those that failed.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use cluster::control::{Client, ConnectionReport, Flow, PartialResponse};
@@ -24,6 +25,8 @@ pub(super) struct Embryo {
     pub(super) isn: Seq,
     pub(super) options: SynOptions,
     pub(super) base: u16,
+    /// When it was logged first.
+    pub(super) since: Time,
 }
 
 /// A connection whose beginning is not in the log.
@@ -121,7 +124,7 @@ pub(super) struct Memory {
     t_l: u16,
     client_next: Seq,
     pending_bytes: u32,
-    backend: std::net::SocketAddr,
+    backend: SocketAddr,
     expires: Time,
 }
 
@@ -133,6 +136,7 @@ impl Engine {
     /// The flow's entry, made if there is room.
     pub(super) fn entry(&mut self, flow: Flow, now: Time) -> Option<&mut Entry> {
         if !self.entries.contains_key(&flow) {
+            self.make_room();
             if self.entries.len() >= self.max_entries() {
                 self.counters.untracked += 1;
                 return None;
@@ -144,11 +148,23 @@ impl Engine {
         Some(entry)
     }
 
+    /// At the bound, flows that have ended are forgotten early.
+    fn make_room(&mut self) {
+        while self.entries.len() >= self.max_entries() {
+            let Some((_, flow)) = self.ended.pop_front() else { return };
+            if self.entries.get(&flow).is_some_and(|entry| entry.ended() && entry.embryo.is_none()) {
+                self.remove(flow);
+            }
+        }
+    }
+
     /// A client's SYN. A new ISN may be a new connection; whether it is, the backend decides (RFC 5961 §4).
     pub(super) fn handle_syn(&mut self, flow: Flow, segment: &TcpSegment<'_>, now: Time) {
         let base = self.inherited_base(flow, segment.seq(), now);
-        let embryo = Embryo { isn: segment.seq(), options: segment.syn_options(), base };
+        let (isn, options) = (segment.seq(), segment.syn_options());
         if let Some(entry) = self.entry(flow, now) {
+            let before = entry.embryo.filter(|embryo| embryo.isn == isn);
+            let embryo = Embryo { isn, options, base, since: before.map_or(now, |embryo| embryo.since) };
             let repeated =
                 matches!(&entry.state, State::Open(connection) if connection.client_isn() == embryo.isn);
             entry.embryo = (!repeated).then_some(embryo);
@@ -211,9 +227,15 @@ impl Engine {
         self.memories.insert(report.flow.client, memory);
     }
 
-    /// The recovery of this client ended.
-    pub fn handle_ended(&mut self, client: Client) {
-        self.memories.remove(&client);
+    /// The recovery of this client ended, on `backend` if it succeeded. The memory stays until that connection's handshake
+    /// has been read from the log.
+    pub fn handle_ended(&mut self, client: Client, backend: Option<SocketAddr>) {
+        let known = |backend| {
+            matches!(self.entries.get(&Flow { client, backend }), Some(Entry { state: State::Open(_), .. }))
+        };
+        if backend.is_none_or(known) {
+            self.memories.remove(&client);
+        }
     }
 
     /// Puts a flow that has ended into the queue of those to be forgotten.

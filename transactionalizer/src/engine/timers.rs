@@ -11,11 +11,14 @@ use crate::detector::backend::{Finding, Output};
 use crate::detector::probing::{Answer, ProbeId};
 use crate::spans::LogBytes;
 
-use super::table::Entry;
+use super::table::{Entry, State};
 use super::{Action, Engine};
 
 /// Body bytes after which a response tells by itself how regularly it comes.
 const TELLING_BYTES: u64 = 1 << 20;
+
+/// A SYN repeated for longer than this is nobody's hurry any more.
+const SYN_PATIENCE: Duration = Duration::from_secs(3);
 
 /// When something is to be done about a connection.
 #[derive(Debug, Clone, Copy, Default)]
@@ -35,6 +38,9 @@ impl Deadlines {
 
 impl Engine {
     fn deadlines(&self, flow: Flow) -> Deadlines {
+        if let Some(silence) = self.unanswered_syn(flow) {
+            return Deadlines { silence: Some(silence), application: None };
+        }
         let concerned = self.entries.get(&flow).is_some_and(Entry::concerned);
         let (Some(live), Some(connection), true) = (self.live, self.connection(flow), concerned) else {
             return Deadlines::default();
@@ -47,12 +53,20 @@ impl Engine {
         Deadlines { silence, application }
     }
 
+    /// When a host that has not answered a SYN is to be probed, so that proxies learn of it before they give up.
+    fn unanswered_syn(&self, flow: Flow) -> Option<Time> {
+        let (live, entry) = (self.live?, self.entries.get(&flow)?);
+        let since = entry.embryo?.since.max(live);
+        matches!(entry.state, State::Unseen | State::Failed).then(|| since + self.limits.probe_after)
+    }
+
     /// Since when the application owes, and how long it may.
     fn application_timeout(&self, connection: &Connection) -> Option<(Time, Duration)> {
         let floor = Duration::from_millis(self.cluster.detector.timeout_floor_ms.max(1));
         let ceiling = Duration::from_millis(self.cluster.detector.timeout_ceiling_ms.max(1)).max(floor);
         match connection.owed() {
             Owed::Nothing => None,
+            Owed::Read(since) => Some((since, ceiling)),
             Owed::Start(kind, since) => Some((since, self.kinds.get(kind).start.timeout(floor, ceiling))),
             Owed::More(kind, since) => {
                 let timeout = self.kinds.get(kind).gap.timeout(floor, ceiling);
@@ -106,6 +120,9 @@ impl Engine {
     }
 
     fn handle_timer(&mut self, flow: Flow, now: Time, log: &dyn LogBytes, out: &mut Vec<Action>) {
+        if self.unanswered_syn(flow).is_some_and(|due| now.since(due) > SYN_PATIENCE) {
+            return;
+        }
         let Deadlines { silence, application } = self.deadlines(flow);
         if let Some((deadline, since)) = application
             && deadline <= now
@@ -138,7 +155,7 @@ impl Engine {
         match self.connection(flow).map(Connection::owed) {
             Some(Owed::Start(kind, _)) => self.kinds.learn(kind, Some(now.since(since)), None),
             Some(Owed::More(kind, _)) => self.kinds.learn(kind, None, Some(now.since(since))),
-            Some(Owed::Nothing) | None => {}
+            Some(Owed::Nothing | Owed::Read(_)) | None => {}
         }
         let Some(backend) = self.backends.get_mut(&flow.backend) else { return };
         backend.timeouts += 1;

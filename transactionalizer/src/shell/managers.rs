@@ -58,7 +58,7 @@ impl Managers {
                     self.server.send(peer, &message);
                 }
             }
-            ToLog::Ended { client, .. } => engine.handle_ended(*client),
+            ToLog::Ended { client, backend } => engine.handle_ended(*client, *backend),
             ToLog::Status => self.server.send(peer, &FromLog::Status(engine.status())),
         }
     }

@@ -79,13 +79,14 @@ impl Shell {
     /// Until told to stop.
     pub(crate) fn run(&mut self) -> Result<()> {
         loop {
-            self.link.poll(now());
             self.open_log();
             self.note_barriers();
             let drained = self.read_log();
             self.pass_barriers();
             if drained {
                 self.engine.handle_live(now());
+                // Not before: what is held before the old records are read would be judged as one of them.
+                self.link.poll(now());
                 self.engine.handle_timers(now(), &self.bytes, &mut self.actions);
                 self.act();
             }

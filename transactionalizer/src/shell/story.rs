@@ -25,7 +25,9 @@ pub(crate) fn tell(failure: &Failure, told: usize, now: Time) {
             connections.len()
         );
     }
-    connections.iter().for_each(|report| tell_connection(report, *evidence, micros));
+    for report in connections {
+        tell_connection(report, *evidence, micros);
+    }
 }
 
 fn tell_connection(report: &ConnectionReport, evidence: Evidence, micros: u128) {
