@@ -111,6 +111,10 @@ impl Core {
     /// The alternate failed: the same recovery with the next one.
     fn try_again(&mut self, flow: &mut Flow, mut recovery: Recovery, order: RecoveryOrder) {
         let alternate_failed = recovery.order.alternate == order.flow.backend;
+        if !matches!(recovery.attempt, Attempt::Waiting) {
+            let seq = recovery.isn() + 1 + recovery.order.replay.len() as u32;
+            self.reset_backend(flow.leg.client, recovery.order.alternate, seq);
+        }
         if alternate_failed {
             let id = recovery.order.id;
             self.tell(id, Outcome::AlternateFailed("it failed as well".to_owned()));
