@@ -68,18 +68,16 @@ impl Managers {
         self.last_number
     }
 
-    /// Tells all of them of a failure; gives how many that are.
-    pub(crate) fn report(&mut self, failure: &Failure, now: Time) -> usize {
-        let message = FromLog::Failed {
+    /// The message that tells of a failure, as of now.
+    pub(crate) fn message(&mut self, failure: Failure, now: Time) -> FromLog {
+        FromLog::Failed {
             number: self.next_number(),
             evidence: failure.evidence,
             noticed_us: now.since(failure.since).as_micros() as u64,
             backend_down: failure.backend_down,
             backend: failure.backend,
-            connections: failure.connections.clone(),
-        };
-        self.tell(&message);
-        self.subscribed.len()
+            connections: failure.connections,
+        }
     }
 
     /// Tells all of them.

@@ -164,8 +164,9 @@ impl Shell {
             Action::Fence(flow) => self.link.send(&ToLogger::Fence(flow)),
             Action::Barrier(barrier) => self.link.send_barrier(barrier),
             Action::Failed(failure) => {
-                let told = self.managers.report(&failure, now());
-                story::tell(&failure, told, now());
+                let message = self.managers.message(failure, now());
+                self.managers.tell(&message);
+                story::tell(&message);
             }
             Action::BackendUp(backend) => {
                 tracing::info!("backend {backend} answers again");

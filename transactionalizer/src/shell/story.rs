@@ -1,8 +1,6 @@
 //! One readable line per failure.
 
-use cluster::control::{ConnectionReport, Evidence, Flow};
-use packet::Time;
-use transactionalizer::engine::Failure;
+use cluster::control::{ConnectionReport, Evidence, Flow, FromLog};
 
 fn words(evidence: Evidence) -> &'static str {
     match evidence {
@@ -15,22 +13,23 @@ fn words(evidence: Evidence) -> &'static str {
 }
 
 /// A failure that the managers have been told of.
-pub(crate) fn tell(failure: &Failure, told: usize, now: Time) {
-    let Failure { backend, evidence, connections, .. } = failure;
-    let micros = now.since(failure.since).as_micros();
-    if failure.backend_down {
+pub(crate) fn tell(message: &FromLog) {
+    let FromLog::Failed { evidence, noticed_us, backend_down, backend, connections, .. } = message else {
+        return;
+    };
+    if *backend_down {
         tracing::warn!(
-            "backend {backend} is down: it {}; {} connections reported to {told} managers {micros} us after the evidence",
+            "backend {backend} is down: it {}; {} connections reported {noticed_us} us after the evidence",
             words(*evidence),
             connections.len()
         );
     }
     for report in connections {
-        tell_connection(report, *evidence, micros);
+        tell_connection(report, *evidence, *noticed_us);
     }
 }
 
-fn tell_connection(report: &ConnectionReport, evidence: Evidence, micros: u128) {
+fn tell_connection(report: &ConnectionReport, evidence: Evidence, noticed_us: u64) {
     let Flow { client, backend } = report.flow;
     let p = report.partial.head.len() as u64 + report.partial.body_bytes;
     let request = report.pending.first().map_or("no request", |request| request.summary.as_str());
@@ -38,7 +37,7 @@ fn tell_connection(report: &ConnectionReport, evidence: Evidence, micros: u128) 
         report.unrecoverable.as_ref().map_or_else(String::new, |why| format!(", not recoverable: {why}"));
     tracing::warn!(
         "{client}: {backend} {}; T_L={} p={p} ({request}), Ack_CL={} with {} bytes unacknowledged, reported after \
-         {micros} us{state}",
+         {noticed_us} us{state}",
         words(evidence),
         report.t_l,
         report.ack_cl,
