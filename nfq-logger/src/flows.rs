@@ -50,17 +50,18 @@ impl FlowState {
     fn handshake(&mut self, segment: &TcpSegment<'_>, from_backend: bool) {
         if from_backend {
             if self.candidate.is_some_and(|isn| segment.flags().ack() && segment.ack() == isn + 1) {
-                *self = Self::opened(self.candidate);
+                // The SYN was logged when it came.
+                *self = Self::opened(self.candidate, 1);
             }
         } else if self.from_client.is_none() && self.from_backend.is_none() {
-            *self = Self::opened(Some(segment.seq()));
+            *self = Self::opened(Some(segment.seq()), 0);
         } else if self.isn != Some(segment.seq()) && !segment.flags().contains(TcpFlags::ACK) {
             self.candidate = Some(segment.seq());
         }
     }
 
-    fn opened(isn: Option<Seq>) -> Self {
-        let from_client = isn.map(Sequence::new);
+    fn opened(isn: Option<Seq>, logged: u32) -> Self {
+        let from_client = isn.map(|isn| Sequence::new(isn + logged));
         Self { isn, from_client, ..Self::default() }
     }
 }
