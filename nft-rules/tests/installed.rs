@@ -283,8 +283,8 @@ fn a_spliced_connection_needs_no_daemon() {
 fn ipv6_is_spliced_and_queued_alike() {
     let Some(net) = Net::up("i6") else { return };
     net.add_ipv6();
-    let [client, other, service, backend] =
-        ["[fd00:1::2]:4000", "[fd00:1::2]:4001", "[fd00:9::9]:80", "[fd00:2::2]:8080"]
+    let [client, early, other, service, backend] =
+        ["[fd00:1::2]:4000", "[fd00:1::2]:4001", "[fd00:1::2]:4002", "[fd00:9::9]:80", "[fd00:2::2]:8080"]
             .map(|a| a.parse().unwrap());
     let rules = ProxyRules::new(service, vec![backend], 5, 1000).unwrap();
     let form = put(&net, &rules);
@@ -292,7 +292,7 @@ fn ipv6_is_spliced_and_queued_alike() {
     let mut conntrack = net.inside("r", Conntrack::open).unwrap();
     conntrack.create(&SpliceEntry { client, service, backend, ..splice(4000) }).unwrap();
     let listener = net.inside("s", || std::net::TcpListener::bind(backend)).unwrap();
-    assert!(net.connect(client, service).is_err(), "without a daemon the handshake cannot be");
+    assert!(net.connect(early, service).is_err(), "without a daemon the handshake cannot be");
     let (daemon, _) = accept_all(&net);
     let stream = net.connect(client, service).unwrap();
     let accepted = listener.accept().unwrap().0;

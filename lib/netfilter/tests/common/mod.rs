@@ -90,7 +90,12 @@ impl Net {
         self.inside("c", || {
             let family = rustix::net::AddressFamily::INET;
             let domain = if to.is_ipv4() { family } else { rustix::net::AddressFamily::INET6 };
-            let fd = rustix::net::socket(domain, rustix::net::SocketType::STREAM, None)?;
+            let fd = rustix::net::socket_with(
+                domain,
+                rustix::net::SocketType::STREAM,
+                rustix::net::SocketFlags::CLOEXEC,
+                None,
+            )?;
             rustix::net::sockopt::set_socket_reuseaddr(&fd, true)?;
             rustix::net::bind(&fd, &from)?;
             rustix::net::sockopt::set_socket_timeout(
