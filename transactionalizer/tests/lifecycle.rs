@@ -335,3 +335,46 @@ fn clients_reset_outside_the_window_is_ignored() {
     let report = fail(&mut world, conn, 50);
     assert_eq!(report.pending.len(), 1);
 }
+
+#[test]
+fn what_passes_before_the_fence_holds_counts_as_logged() {
+    let mut world = World::new();
+    world.fences_are_slow = true;
+    let conn = conn(1, b1());
+    world.open(conn);
+    let asked = half(&mut world, conn, (0, 0));
+    world.run(5100, |_| Some(Answer::Accepted));
+    assert_eq!(world.actions, [Action::Fence(conn.flow)]);
+    // The slow application wakes up after all, and the client acknowledges.
+    world.backend(conn, 50, &response(100)[50..80], asked);
+    world.client(conn, asked, b"", 70);
+    world.fenced();
+    let reports = world.reports();
+    let [(Evidence::ApplicationTimeout, true, report)] = reports.as_slice() else { panic!("{reports:?}") };
+    assert_eq!(report.unacked, response(100)[70..80]);
+    assert_eq!(report.ack_cl, (conn.backend_isn + 71).0);
+}
+
+#[test]
+fn flow_opened_anew_before_the_fence_holds_is_not_reported() {
+    let mut world = World::new();
+    world.fences_are_slow = true;
+    let old = conn(1, b1());
+    world.open(old);
+    half(&mut world, old, (0, 0));
+    world.backend_flags(old, Flags::RST, 50, b"", 1);
+    world.open(Conn { client_isn: Seq(7_000_000), ..old });
+    world.fenced();
+    assert!(world.failures().is_empty());
+}
+
+#[test]
+fn bytes_before_the_stream_are_not_taken_for_its_own() {
+    let mut world = World::new();
+    let conn = conn(1, b1());
+    world.open(conn);
+    world.client(conn, 0, &get("/a"), 0);
+    let probe = [b"??", &response(100)[..50]].concat();
+    world.backend(conn, 2_u32.wrapping_neg(), &probe, 1);
+    assert_eq!(fail(&mut world, conn, 50).unacked, response(100)[..50]);
+}

@@ -72,6 +72,9 @@ pub struct World {
     pub now: Time,
     pub actions: Vec<Action>,
     next_hold: u64,
+    /// Barriers wait for the test.
+    pub fences_are_slow: bool,
+    pub barriers: Vec<u64>,
     pub probes: Vec<(SocketAddr, ProbeId, Question)>,
 }
 
@@ -102,7 +105,16 @@ impl World {
         let mut engine = Engine::new(cluster, now);
         engine.handle_managers(1);
         engine.handle_live(now);
-        Self { engine, log: Log::default(), now, actions: vec![], next_hold: 1, probes: vec![] }
+        Self {
+            engine,
+            log: Log::default(),
+            now,
+            actions: vec![],
+            next_hold: 1,
+            fences_are_slow: false,
+            barriers: vec![],
+            probes: vec![],
+        }
     }
 
     pub fn pass(&mut self, millis: u64) {
@@ -123,10 +135,20 @@ impl World {
         hold
     }
 
-    /// Barriers hold at once; probes are kept for the test to answer.
+    /// All fences hold now.
+    pub fn fenced(&mut self) {
+        for barrier in std::mem::take(&mut self.barriers) {
+            let mut out = vec![];
+            self.engine.handle_fenced(barrier, self.now, &self.log, &mut out);
+            self.take(out);
+        }
+    }
+
+    /// Barriers hold at once, unless told otherwise; probes are kept for the test to answer.
     pub fn take(&mut self, out: Vec<Action>) {
         for action in out {
             match action {
+                Action::Barrier(barrier) if self.fences_are_slow => self.barriers.push(barrier),
                 Action::Barrier(barrier) => {
                     let mut more = vec![];
                     self.engine.handle_fenced(barrier, self.now, &self.log, &mut more);
