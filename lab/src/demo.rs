@@ -99,22 +99,26 @@ fn bar(what: &str, bytes: u64, out: &mut dyn Write) -> Result<()> {
 fn status(lab: &Lab) -> Result<String> {
     let mut command = Command::new(binary("resplice")?);
     command.args(["status", "--run-dir"]).arg(lab.run_dir(Node::Proxy));
-    lab.netns(Node::Proxy).run(&mut command)
+    let said = lab.netns(Node::Proxy).run(&mut command)?;
+    Ok(said.split("\nCounters").next().unwrap_or_default().to_owned())
 }
 
 fn table(rows: &[Row], out: &mut dyn Write) -> Result<()> {
     let expected = hash_of(DOCUMENT)?;
     writeln!(
         out,
-        "{:<8} {:<9} {:>22} {:>12}  {:<9} the client sees",
+        "{:<8} {:<9} {:>14} {:>12}  {:<9} the client sees",
         "server", "proxy", "longest stall", "bytes", "SHA-256"
     )?;
     for Row { fault, contender, report } in rows {
         let equal = if report.sha256 == expected { "equal" } else { "differs" };
-        let stall = format!("{:.1} ms", report.longest_gap_ms);
+        let stall = match report.end {
+            End::Complete => format!("{:.1} ms", report.longest_gap_ms),
+            _ => "never goes on".to_owned(),
+        };
         writeln!(
             out,
-            "{fault:<8} {contender:<9} {stall:>22} {:>12}  {equal:<9} {}",
+            "{fault:<8} {contender:<9} {stall:>14} {:>12}  {equal:<9} {}",
             report.bytes,
             seen(report)
         )?;
@@ -128,11 +132,12 @@ fn table(rows: &[Row], out: &mut dyn Write) -> Result<()> {
     Ok(())
 }
 
-fn seen(report: &Report) -> &'static str {
+fn seen(report: &Report) -> String {
+    let waited = report.longest_gap_ms / 1e3;
     match report.end {
-        End::Complete => "a complete download on one connection",
-        End::Closed => "a cut download",
-        End::Reset => "a cut download, the connection reset",
-        End::Stalled => "nothing more, for as long as it waited",
+        End::Complete => "a complete download on one connection".to_owned(),
+        End::Closed | End::Reset if waited > 1.0 => format!("a download cut after {waited:.1} s of silence"),
+        End::Closed | End::Reset => "a download cut at once".to_owned(),
+        End::Stalled => format!("silence, until it gave up after {waited:.1} s"),
     }
 }
