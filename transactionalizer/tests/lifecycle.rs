@@ -343,6 +343,7 @@ fn what_passes_before_the_fence_holds_counts_as_logged() {
     let conn = conn(1, b1());
     world.open(conn);
     let asked = half(&mut world, conn, (0, 0));
+    world.client(conn, asked, b"", 50);
     world.run(5100, |_| Some(Answer::Accepted));
     assert_eq!(world.actions, [Action::Fence(conn.flow)]);
     // The slow application wakes up after all, and the client acknowledges.
