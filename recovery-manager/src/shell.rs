@@ -1,5 +1,7 @@
 //! The loop: sockets and clocks on one side, the [`Manager`] on the other. Decides nothing.
 
+#![allow(clippy::disallowed_methods, reason = "this module is a shell: it owns the clock")]
+
 mod link;
 
 use std::os::fd::OwnedFd;

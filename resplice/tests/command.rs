@@ -1,5 +1,7 @@
 //! The command against fake daemons on real Unix sockets, and against configuration files.
 
+#![allow(clippy::disallowed_methods, reason = "a test plays the daemons")]
+
 use std::io::{Read, Write};
 use std::net::SocketAddr;
 use std::os::unix::net::{UnixListener, UnixStream};

@@ -1,5 +1,7 @@
 //! The commented example is a configuration that every program takes, and what it calls defaults are the defaults.
 
+#![allow(clippy::disallowed_methods, reason = "a test reads the example")]
+
 use std::path::Path;
 
 use cluster::config::{Cluster, Detector, Recovery, Splice};

@@ -1,5 +1,7 @@
 //! From text to a [`Cluster`]: everything that is wrong is found in one pass.
 
+#![allow(clippy::disallowed_methods, reason = "this module is a shell: it reads the file")]
+
 use std::path::Path;
 
 use toml::Value;

@@ -1,5 +1,7 @@
 //! `/proc/net/netfilter/nfnetlink_queue`: the kernel's own counters of each queue.
 
+#![allow(clippy::disallowed_methods, reason = "this module is a shell: it reads what the kernel shows")]
+
 use std::io;
 
 /// One line of the file.
