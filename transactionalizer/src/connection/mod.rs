@@ -3,20 +3,24 @@
 use std::time::Duration;
 
 use cluster::config::Cluster;
-use cluster::control::{ConnectionReport, Flow, TAIL_BYTES};
+use cluster::control::Flow;
 use packet::{Flags, Seq, SynOptions, TcpSegment, Time};
 
-use crate::detector::KindId;
 use crate::direction::{Direction, Taken};
 use crate::judge::Situation;
 use crate::request::{Lost, Requests};
 use crate::response::{Progress, Responses};
-use crate::spans::{LogBytes, Record, Spans};
+use crate::spans::{Record, Spans};
+
+mod debt;
+mod report;
+
+pub use debt::{Measured, Owed};
+
+use debt::LITTLE_ROOM;
 
 /// Response bytes beyond a gap that are kept; greater than any usual receive window.
 const BACKEND_GAP_BYTES: usize = 8 << 20;
-/// Less window than this keeps a sender from sending (RFC 9293 §3.8.6.2.1).
-const LITTLE_ROOM: u64 = 2 * 1460;
 /// Request bytes beyond a gap that are kept.
 const CLIENT_GAP_BYTES: usize = 4 << 20;
 
@@ -33,30 +37,6 @@ pub struct Handshake {
     pub backend_options: SynOptions,
     /// The ordinal before its first transaction's: T_L of the connection that this one continues, or 0.
     pub base: u16,
-}
-
-/// What was learnt from a response that is fully logged.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Measured {
-    /// The kind of request that it tells of; none if it is an error.
-    pub learnt: Option<KindId>,
-    /// From the request's last byte to the response's first.
-    pub start: Option<Duration>,
-    /// The longest silence within it while the backend owed bytes.
-    pub gap: Option<Duration>,
-}
-
-/// What the backend owes, and since when it alone could have paid.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Owed {
-    /// Nothing that the application could be late with.
-    Nothing,
-    /// The beginning of a response.
-    Start(KindId, Time),
-    /// More of the response in progress.
-    More(KindId, Time),
-    /// To take more of a request: its window is closed.
-    Read(Time),
 }
 
 /// A connection whose beginning was logged.
@@ -136,12 +116,6 @@ impl Connection {
         self.opaque.get_or_insert_with(|| reason.into());
         self.requests.become_opaque();
         self.spans = Spans::default();
-    }
-
-    /// Why recovery is impossible, as far as is known without reading the log.
-    pub fn unrecoverable(&self) -> Option<String> {
-        let reason = self.tainted.or_else(|| self.requests.unrecoverable()).map(str::to_owned);
-        self.opaque.clone().or(reason)
     }
 
     /// A segment from the client. `false`: it shows that the log lacks segments.
@@ -271,54 +245,6 @@ impl Connection {
         self.ended = now;
     }
 
-    /// Measurements since the last call.
-    pub fn poll_measured(&mut self) -> Option<Measured> {
-        self.measured.pop()
-    }
-
-    fn note_gap(&mut self, now: Time) {
-        if self.responses.in_body() {
-            let gap = self.client_ready.map_or(Duration::ZERO, |since| now.since(since));
-            self.longest_gap = Some(self.longest_gap.unwrap_or_default().max(gap));
-        }
-        self.client_ready = None;
-    }
-
-    /// Nothing is in flight, and the client's window lets the backend send (RFC 9293 §3.8.6.2.1: no silly windows).
-    fn client_is_ready(&self) -> bool {
-        self.backend.acked() == self.backend.delivered() && self.backend.room() >= LITTLE_ROOM
-    }
-
-    fn owes(&self) -> bool {
-        let unacknowledged = self.client.acked() < self.client.delivered();
-        let limited = self.responses.in_body() && self.backend.room() < LITTLE_ROOM;
-        let answer = self.requests.first().is_some_and(|request| request.complete.is_some());
-        !self.released && !self.client_reset && (unacknowledged || (answer && !limited))
-    }
-
-    fn note_debt(&mut self, now: Time) {
-        self.owed_since = if self.owes() { self.owed_since.or(Some(now)) } else { None };
-    }
-
-    /// Since when the backend has been silent although it owes something, if only an acknowledgement.
-    pub fn silent_since(&self) -> Option<Time> {
-        self.owed_since.map(|since| since.max(self.heard))
-    }
-
-    /// What the application owes.
-    pub fn owed(&self) -> Owed {
-        let Some(request) = self.requests.first() else { return Owed::Nothing };
-        if self.opaque.is_some() || self.released || self.client_reset {
-            return Owed::Nothing;
-        }
-        match (self.responses.in_body(), request.complete, self.client_ready) {
-            (true, _, Some(since)) => Owed::More(request.kind, since),
-            (true, _, None) => Owed::Nothing,
-            (false, None, _) => self.starved.map_or(Owed::Nothing, Owed::Read),
-            (false, Some(complete), _) => Owed::Start(request.kind, complete.max(self.ended)),
-        }
-    }
-
     /// The backend's RST at `seq` is one that the client may take (RFC 5961).
     pub fn acceptable_reset(&self, seq: Seq) -> bool {
         self.backend.acceptable_reset(seq)
@@ -368,11 +294,6 @@ impl Connection {
         self.requests.first().map(|request| request.summary.as_str())
     }
 
-    /// Body bytes logged of the response in progress.
-    pub fn body_bytes(&self) -> u64 {
-        self.responses.body_bytes()
-    }
-
     /// A client's segment at `seq` is the next expected one; `None`: there is a gap before it.
     pub fn expected_from_client(&self, seq: Seq) -> Option<bool> {
         expected(self.client.offset(seq) - self.client.delivered() as i64)
@@ -381,56 +302,6 @@ impl Connection {
     /// A backend's segment at `seq` is the next expected one; `None`: there is a gap before it.
     pub fn expected_from_backend(&self, seq: Seq) -> Option<bool> {
         expected(self.backend.offset(seq) - self.backend.delivered() as i64)
-    }
-
-    /// Whether the response in progress is to a request that may be run again without harm.
-    pub fn read_only(&self) -> bool {
-        self.requests.first().is_some_and(|request| request.tags.read_only)
-    }
-
-    /// The longest gap so far within the response in progress.
-    pub fn longest_gap(&self) -> Option<Duration> {
-        self.longest_gap
-    }
-
-    /// Forgets where bytes lie that nobody can ask for: acknowledged ones but for the tail of the response in progress.
-    fn trim(&mut self) {
-        let body = self.responses.body_bytes().min(TAIL_BYTES as u64);
-        self.spans.trim(self.backend.acked().min(self.backend.delivered().saturating_sub(body)));
-    }
-
-    /// What recovery needs. Bytes come from the log, never from anywhere else; what was overwritten makes the connection
-    /// unrecoverable.
-    pub fn report(&self, log: &dyn LogBytes) -> ConnectionReport {
-        let mut report = self.bare_report();
-        if report.unrecoverable.is_some() {
-            return report;
-        }
-        let delivered = self.backend.delivered();
-        match self.spans.read(self.backend.acked()..delivered, log) {
-            Some(bytes) => report.unacked = bytes,
-            None => report.unrecoverable = Some("response bytes were overwritten in the log".to_owned()),
-        }
-        let tail = self.responses.body_bytes().min(TAIL_BYTES as u64);
-        report.partial.tail =
-            self.spans.read(delivered.saturating_sub(tail)..delivered, log).unwrap_or_default();
-        report
-    }
-
-    fn bare_report(&self) -> ConnectionReport {
-        ConnectionReport {
-            flow: self.flow,
-            options: Some(self.options),
-            t_l: self.t_l,
-            ack_tl: self.backend.seq(self.end_of_t_l).0,
-            ack_cl: self.backend.seq(self.backend.acked()).0,
-            client_next: self.client_next().0,
-            client_fin: self.client.finished(),
-            pending: self.requests.report(),
-            partial: self.responses.report(),
-            unacked: Vec::new(),
-            unrecoverable: self.unrecoverable(),
-        }
     }
 
     /// Data conflicts seen: bytes that came again with other content.

@@ -1,0 +1,101 @@
+//! What the backend owes on a connection, and how long it usually takes: the detector's view.
+
+use std::time::Duration;
+
+use packet::Time;
+
+use crate::detector::KindId;
+
+use super::Connection;
+
+/// Less window than this keeps a sender from sending (RFC 9293 §3.8.6.2.1).
+pub(super) const LITTLE_ROOM: u64 = 2 * 1460;
+
+/// What was learnt from a response that is fully logged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Measured {
+    /// The kind of request that it tells of; none if it is an error.
+    pub learnt: Option<KindId>,
+    /// From the request's last byte to the response's first.
+    pub start: Option<Duration>,
+    /// The longest silence within it while the backend owed bytes.
+    pub gap: Option<Duration>,
+}
+
+/// What the backend owes, and since when it alone could have paid.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Owed {
+    /// Nothing that the application could be late with.
+    Nothing,
+    /// The beginning of a response.
+    Start(KindId, Time),
+    /// More of the response in progress.
+    More(KindId, Time),
+    /// To take more of a request: its window is closed.
+    Read(Time),
+}
+
+impl Connection {
+    /// Measurements since the last call.
+    pub fn poll_measured(&mut self) -> Option<Measured> {
+        self.measured.pop()
+    }
+
+    pub(super) fn note_gap(&mut self, now: Time) {
+        if self.responses.in_body() {
+            let gap = self.client_ready.map_or(Duration::ZERO, |since| now.since(since));
+            self.longest_gap = Some(self.longest_gap.unwrap_or_default().max(gap));
+        }
+        self.client_ready = None;
+    }
+
+    /// Nothing is in flight, and the client's window lets the backend send (RFC 9293 §3.8.6.2.1: no silly windows).
+    pub(super) fn client_is_ready(&self) -> bool {
+        self.backend.acked() == self.backend.delivered() && self.backend.room() >= LITTLE_ROOM
+    }
+
+    pub(super) fn owes(&self) -> bool {
+        let unacknowledged = self.client.acked() < self.client.delivered();
+        let limited = self.responses.in_body() && self.backend.room() < LITTLE_ROOM;
+        let answer = self.requests.first().is_some_and(|request| request.complete.is_some());
+        !self.released && !self.client_reset && (unacknowledged || (answer && !limited))
+    }
+
+    pub(super) fn note_debt(&mut self, now: Time) {
+        self.owed_since = if self.owes() { self.owed_since.or(Some(now)) } else { None };
+    }
+
+    /// Since when the backend has been silent although it owes something, if only an acknowledgement.
+    pub fn silent_since(&self) -> Option<Time> {
+        self.owed_since.map(|since| since.max(self.heard))
+    }
+
+    /// What the application owes.
+    pub fn owed(&self) -> Owed {
+        let Some(request) = self.requests.first() else { return Owed::Nothing };
+        if self.opaque.is_some() || self.released || self.client_reset {
+            return Owed::Nothing;
+        }
+        match (self.responses.in_body(), request.complete, self.client_ready) {
+            (true, _, Some(since)) => Owed::More(request.kind, since),
+            (true, _, None) => Owed::Nothing,
+            (false, None, _) => self.starved.map_or(Owed::Nothing, Owed::Read),
+            (false, Some(complete), _) => Owed::Start(request.kind, complete.max(self.ended)),
+        }
+    }
+
+    /// The longest gap so far within the response in progress.
+    pub fn longest_gap(&self) -> Option<Duration> {
+        self.longest_gap
+    }
+
+    /// Body bytes logged of the response in progress.
+    pub fn body_bytes(&self) -> u64 {
+        self.responses.body_bytes()
+    }
+
+    /// Whether the response in progress is to a request that may be run again without harm.
+    pub fn read_only(&self) -> bool {
+        self.requests.first().is_some_and(|request| request.tags.read_only)
+    }
+}
