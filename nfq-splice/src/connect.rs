@@ -156,6 +156,7 @@ impl Core {
             kernel: false,
             debts,
             closing: Closing::default(),
+            idle: self.busy(),
         });
         self.settle(flow);
     }

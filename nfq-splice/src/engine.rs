@@ -110,6 +110,7 @@ impl Engine {
         if let Some(mut flow) = self.take(client) {
             if let State::Spliced(splice) = &mut flow.state {
                 splice.kernel = false;
+                splice.idle = self.core.busy();
                 self.core.suspend_packets(&mut flow);
             }
             self.put(flow);
@@ -145,6 +146,7 @@ impl Engine {
             kernel: true,
             debts: None,
             closing: Closing::default(),
+            idle: self.core.busy(),
         };
         self.core.counters.count("connections_restored");
         self.put(Flow { leg, resplices: 0, suspended: false, state: State::Spliced(splice), timer: None });

@@ -85,6 +85,16 @@ pub(crate) struct Splice {
     /// What the proxy still owes to either side; until then it translates itself.
     pub(crate) debts: Option<Box<Debts>>,
     pub(crate) closing: Closing,
+    pub(crate) idle: Idle,
+}
+
+/// Whether a connection that the proxy translates itself is still used; of the others conntrack keeps account.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Idle {
+    /// Its last segment.
+    pub(crate) seen: Time,
+    /// To be looked at again then: a timer that moved with each segment would cost more than it tells.
+    pub(crate) check: Time,
 }
 
 /// Bytes whose retransmission is the proxy's duty.
@@ -188,7 +198,7 @@ impl Flow {
                 earliest([
                     debts.and_then(|debts| debts.to_client.deadline()),
                     debts.and_then(|debts| debts.to_backend.deadline()),
-                    splice.closing.deadline,
+                    splice.closing.deadline.or((!splice.kernel).then_some(splice.idle.check)),
                 ])
             }
             State::Recovering(recovery) => {

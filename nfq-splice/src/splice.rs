@@ -7,7 +7,7 @@ use packet::{Seq, TcpSegment, Translation, split};
 use crate::action::{Action, KernelSplice, Stage, Verdict};
 use crate::common::Core;
 use crate::engine::Pass;
-use crate::flow::{Debts, Flow, Splice, State};
+use crate::flow::{Debts, Flow, Idle, Splice, State};
 use crate::leg::ClientLeg;
 
 /// A connection closed on both sides is remembered this long for late segments.
@@ -92,8 +92,18 @@ impl Core {
         }
     }
 
+    fn idle_timeout(&self) -> Duration {
+        Duration::from_secs(self.settings.splice.idle_timeout_s)
+    }
+
+    /// Used just now.
+    pub(crate) fn busy(&self) -> Idle {
+        Idle { seen: self.now, check: self.now + self.idle_timeout() }
+    }
+
     pub(crate) fn handle_spliced_client(&mut self, flow: &mut Flow, segment: &TcpSegment<'_>) -> Pass {
         let State::Spliced(splice) = &mut flow.state else { return Pass::No };
+        splice.idle.seen = self.now;
         let mut translation = splice.to_backend(&flow.leg);
         if let Some(debts) = &mut splice.debts {
             debts.client_next = debts.client_next.max(segment.seq() + segment.sequence_length());
@@ -115,6 +125,7 @@ impl Core {
         if segment.flags().syn() {
             return self.repeated_syn_ack(flow, segment);
         }
+        splice.idle.seen = self.now;
         let translation = splice.to_client(&flow.leg);
         if let Some(debts) = &mut splice.debts {
             debts.leg.learn(segment);
@@ -188,13 +199,16 @@ impl Core {
     }
 
     pub(crate) fn handle_spliced_timeout(&mut self, flow: &mut Flow) {
-        let now = self.now;
+        let (now, idle) = (self.now, self.idle_timeout());
         let State::Spliced(splice) = &mut flow.state else { return };
         if splice.closing.deadline.is_some_and(|deadline| now >= deadline) {
-            self.counters.count("connections_ended");
-            self.resume_packets(flow);
-            flow.state = State::Gone;
-            return;
+            return self.forget(flow, "connections_ended");
+        }
+        if !splice.kernel && now >= splice.idle.check {
+            splice.idle.check = splice.idle.seen + idle;
+            if now >= splice.idle.check {
+                return self.forget(flow, "connections_idle_forgotten");
+            }
         }
         let Some(debts) = &mut splice.debts else { return };
         debts.to_client.handle_timeout(now);
@@ -206,6 +220,12 @@ impl Core {
         }
         self.pay_client(&flow.leg, debts);
         self.pay_backend(&flow.leg, debts);
+    }
+
+    fn forget(&mut self, flow: &mut Flow, event: &'static str) {
+        self.counters.count(event);
+        self.resume_packets(flow);
+        flow.state = State::Gone;
     }
 
     /// Resets the client and forgets the connection.
