@@ -31,7 +31,13 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    pub(crate) fn new(host: &mut Host, sockets: usize, receive: usize, send: usize, variant: Variant) -> Self {
+    pub(crate) fn new(
+        host: &mut Host,
+        sockets: usize,
+        receive: usize,
+        send: usize,
+        variant: Variant,
+    ) -> Self {
         let workers = (0..sockets)
             .map(|_| Worker {
                 handle: host.add_socket(receive, send),
@@ -60,7 +66,11 @@ impl Server {
         if self.killed {
             return None;
         }
-        let date = format!("Mon, 23 Nov 2026 10:{:02}:{:02} GMT", self.number, (now.as_nanos() / 1_000_000_000) % 60);
+        let date = format!(
+            "Mon, 23 Nov 2026 10:{:02}:{:02} GMT",
+            self.number,
+            (now.as_nanos() / 1_000_000_000) % 60
+        );
         let mut next = None;
         for worker in &mut self.workers {
             worker.step(host, now, self.variant, self.service_time, &date);
@@ -80,7 +90,12 @@ impl Worker {
     fn step(&mut self, host: &mut Host, now: Time, variant: Variant, service_time: Duration, date: &str) {
         let socket = host.socket(self.handle);
         if !socket.is_open() {
-            *self = Self { handle: self.handle, incoming: Vec::new(), ready: VecDeque::new(), outgoing: Vec::new() };
+            *self = Self {
+                handle: self.handle,
+                incoming: Vec::new(),
+                ready: VecDeque::new(),
+                outgoing: Vec::new(),
+            };
             socket.listen(80).unwrap();
             return;
         }
@@ -257,7 +272,10 @@ impl Client {
         if self.closed || now < self.write_at || !socket.can_send() {
             return;
         }
-        if self.ends.get(self.asked).is_some_and(|_| self.habits.pipelined || self.checker.index >= self.asked)
+        if self
+            .ends
+            .get(self.asked)
+            .is_some_and(|_| self.habits.pipelined || self.checker.index >= self.asked)
             && self.sent == self.asked.checked_sub(1).map_or(0, |last| self.ends[last])
         {
             self.asked += 1;
@@ -291,7 +309,10 @@ impl Client {
             self.phase = Phase::Done;
         } else if !socket.is_open() {
             self.phase = Phase::Cut("reset".to_owned());
-        } else if !socket.may_recv() && !socket.can_recv() && !matches!(socket.state(), State::SynSent | State::SynReceived) {
+        } else if !socket.may_recv()
+            && !socket.can_recv()
+            && !matches!(socket.state(), State::SynSent | State::SynReceived)
+        {
             self.phase = Phase::Cut("closed by the server".to_owned());
             socket.close();
         }
@@ -343,8 +364,10 @@ impl Checker {
     fn new(requests: &[Request], variants: &[Variant]) -> Self {
         let mut unique = variants.to_vec();
         unique.dedup();
-        let answers =
-            requests.iter().map(|request| unique.iter().map(|variant| request.answer(*variant)).collect()).collect();
+        let answers = requests
+            .iter()
+            .map(|request| unique.iter().map(|variant| request.answer(*variant)).collect())
+            .collect();
         Self { answers, index: 0, offset: 0, alive: vec![true; unique.len()] }
     }
 
@@ -375,7 +398,11 @@ impl Checker {
             if !self.alive.contains(&true) {
                 let at = self.offset;
                 let got = String::from_utf8_lossy(&rest[..take.min(80)]).into_owned();
-                return Err(format!("answer {}: bytes {at}..{} are of no execution: {got:?}", self.index, at + take));
+                return Err(format!(
+                    "answer {}: bytes {at}..{} are of no execution: {got:?}",
+                    self.index,
+                    at + take
+                ));
             }
             self.offset += take;
             rest = &rest[take..];

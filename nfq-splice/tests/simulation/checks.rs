@@ -26,7 +26,13 @@ pub(crate) struct Checks {
 
 impl Checks {
     pub(crate) fn new(hold: u32) -> Self {
-        Self { failure: None, clients: BTreeMap::new(), unspliced: BTreeSet::new(), last: BTreeMap::new(), hold }
+        Self {
+            failure: None,
+            clients: BTreeMap::new(),
+            unspliced: BTreeSet::new(),
+            last: BTreeMap::new(),
+            hold,
+        }
     }
 
     pub(crate) fn fail(&mut self, why: String) {
@@ -64,7 +70,9 @@ impl Checks {
     pub(crate) fn to_client(&mut self, packet: &Packet) {
         let segment = TcpSegment::parse(&packet.bytes).unwrap();
         let client = segment.destination();
-        if let Some(backend) = packet.from_backend.filter(|backend| self.unspliced.contains(&(client, *backend))) {
+        if let Some(backend) =
+            packet.from_backend.filter(|backend| self.unspliced.contains(&(client, *backend)))
+        {
             self.fail(format!("a packet of the fenced backend{backend} passes: {}", show(&packet.bytes)));
         }
         let seen = self.clients.entry(client).or_default();

@@ -27,9 +27,10 @@ pub(crate) struct Variant {
 const DATE: usize = 29;
 
 pub(crate) fn body(bytes: usize, flipped: Option<usize>) -> Vec<u8> {
-    let mut body: Vec<u8> = (0..bytes).map(|i| ((i * 31) ^ (i >> 8) ^ (bytes * 7)) as u8).collect();
+    // No zero: that is what keep-alives carry.
+    let mut body: Vec<u8> = (0..bytes).map(|i| (((i * 31) ^ (i >> 8) ^ (bytes * 7)) as u8).max(1)).collect();
     if let Some(byte) = flipped.and_then(|at| body.get_mut(at)) {
-        *byte ^= 0x55;
+        *byte = byte.wrapping_add(1).max(1);
     }
     body
 }
@@ -37,10 +38,14 @@ pub(crate) fn body(bytes: usize, flipped: Option<usize>) -> Vec<u8> {
 impl Request {
     pub(crate) fn bytes(self) -> Vec<u8> {
         match self {
-            Self::Get(bytes) => format!("GET /files/{bytes} HTTP/1.1\r\nHost: sim.example\r\nUser-Agent: simulation\r\n\r\n").into_bytes(),
+            Self::Get(bytes) => {
+                format!("GET /files/{bytes} HTTP/1.1\r\nHost: sim.example\r\nUser-Agent: simulation\r\n\r\n")
+                    .into_bytes()
+            }
             Self::Post { bytes, idempotent } => {
                 let path = if idempotent { "safe" } else { "update" };
-                let head = format!("POST /{path} HTTP/1.1\r\nHost: sim.example\r\nContent-Length: {bytes}\r\n\r\n");
+                let head =
+                    format!("POST /{path} HTTP/1.1\r\nHost: sim.example\r\nContent-Length: {bytes}\r\n\r\n");
                 [head.into_bytes(), body(bytes, None)].concat()
             }
         }
@@ -88,7 +93,8 @@ pub(crate) fn respond(head: &RequestHead, content: &[u8], variant: Variant, date
     let bytes: usize = head.path.strip_prefix("/files/").and_then(|n| n.parse().ok()).unwrap_or(0);
     let body = body(bytes, variant.flipped);
     let text = |name| head.field(name).and_then(|value| std::str::from_utf8(value).ok());
-    let first = text("range").and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-')?.parse::<usize>().ok());
+    let first = text("range")
+        .and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-')?.parse::<usize>().ok());
     let same = text("if-range").is_none_or(|etag| etag == format!("\"{bytes}-{}\"", variant.version));
     match first.filter(|first| *first < bytes && same && !variant.no_ranges) {
         Some(first) => part(&body, first, variant, date),

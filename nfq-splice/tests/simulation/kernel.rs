@@ -100,8 +100,12 @@ impl Kernel {
 
     /// Entries whose time is over.
     pub(crate) fn expire(&mut self, now: Time) -> Vec<Client> {
-        let over: Vec<Client> =
-            self.entries.iter().filter(|(_, entry)| entry.expires <= now).map(|(client, _)| *client).collect();
+        let over: Vec<Client> = self
+            .entries
+            .iter()
+            .filter(|(_, entry)| entry.expires <= now)
+            .map(|(client, _)| *client)
+            .collect();
         for client in &over {
             self.entries.remove(client);
         }

@@ -68,7 +68,10 @@ impl FlowLog {
         let end = segment.seq() + segment.payload().len() as u32;
         self.client_fin |= segment.flags().fin() && end == self.from_client.next();
         let Some((isn, stream)) = &self.server else { return };
-        if segment.flags().ack() && self.ack_cl.before(segment.ack()) && segment.ack().before_or_at(stream.next() + 1) {
+        if segment.flags().ack()
+            && self.ack_cl.before(segment.ack())
+            && segment.ack().before_or_at(stream.next() + 1)
+        {
             self.ack_cl = segment.ack().max(*isn + 1);
         }
     }
@@ -104,7 +107,8 @@ impl FlowLog {
             let (length, complete, safe) = match &parsed {
                 None => (rest.len(), false, false),
                 Some(head) => {
-                    let body = if let RequestFraming::Length(bytes) = head.framing { bytes as usize } else { 0 };
+                    let body =
+                        if let RequestFraming::Length(bytes) = head.framing { bytes as usize } else { 0 };
                     let all = head.head_bytes + body;
                     (all.min(rest.len()), rest.len() >= all, head.method == "GET" || head.path == "/safe")
                 }
@@ -117,8 +121,11 @@ impl FlowLog {
         }
         let (mut answered, mut answered_bytes) = (0, 0);
         while let Some((_, complete, _, method)) = requests.get(answered) {
-            let Ok(Some(head)) = http1::parse_response(&self.responses[answered_bytes..], 1 << 20, method) else { break };
-            let ResponseFraming::Length(body) = head.framing else { break };
+            let Ok(Some(head)) = http1::parse_response(&self.responses[answered_bytes..], 1 << 20, method)
+            else {
+                break;
+            };
+            let body = if let ResponseFraming::Length(bytes) = head.framing { bytes } else { 0 };
             let all = head.head_bytes + body as usize;
             if self.responses.len() - answered_bytes < all || !complete {
                 break;
@@ -145,11 +152,19 @@ impl FlowLog {
         let isn = self.server.as_ref().map_or(Seq(0), |(isn, _)| *isn);
         let mut at: usize = parsed.requests.iter().take(parsed.answered).map(|request| request.0).sum();
         let mut pending = Vec::new();
-        for (index, (length, complete, tags, method)) in parsed.requests.iter().enumerate().skip(parsed.answered) {
+        for (index, (length, complete, tags, method)) in
+            parsed.requests.iter().enumerate().skip(parsed.answered)
+        {
             let ordinal = self.t_l_before + index as u16 + 1;
             let bytes = self.requests[at..at + length].to_vec();
             at += length;
-            pending.push(PendingRequest { ordinal, summary: method.clone(), tags: *tags, complete: *complete, bytes });
+            pending.push(PendingRequest {
+                ordinal,
+                summary: method.clone(),
+                tags: *tags,
+                complete: *complete,
+                bytes,
+            });
         }
         let method = parsed.requests.get(parsed.answered).map_or("GET", |request| request.3.as_str());
         let unacked = self.ack_cl.since(isn + 1).max(0) as usize;

@@ -71,7 +71,9 @@ fn every_seed_holds() {
                 excused += excuses;
             }
             Err((why, _)) => {
-                println!("seed {seed}: {why}\n  SIM_SEED={seed} cargo test -p nfq-splice --test simulation -- --nocapture");
+                println!(
+                    "seed {seed}: {why}\n  SIM_SEED={seed} cargo test -p nfq-splice --test simulation -- --nocapture"
+                );
                 failed.push(seed);
             }
         }

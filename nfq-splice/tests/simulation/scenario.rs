@@ -158,6 +158,7 @@ fn habits(rng: &mut Rng) -> Habits {
         6..=8 => Ending::HalfClose,
         _ => Ending::Abort(rng.below(total) as usize),
     };
+    let receive_buffer: usize = rng.pick(&[4_000, 20_000, 65_535, 65_535, 200_000]);
     Habits {
         requests,
         start: millis(rng.below(300)),
@@ -169,12 +170,16 @@ fn habits(rng: &mut Rng) -> Habits {
         },
         think: Duration::from_millis(rng.pick(&[0, 0, 5, 300])),
         read: if slow {
-            (rng.between(500, 20_000) as usize, Duration::from_millis(rng.between(1, 40)))
+            // smoltcp forgets what was not read ten seconds after the end.
+            (
+                (rng.between(500, 20_000) as usize).max(receive_buffer / 100),
+                Duration::from_millis(rng.between(1, 40)),
+            )
         } else {
             (usize::MAX, Duration::ZERO)
         },
         ending,
-        receive_buffer: rng.pick(&[4_000, 20_000, 65_535, 65_535, 200_000]),
+        receive_buffer,
         send_buffer: rng.pick(&[2_000, 40_000]),
     }
 }
@@ -219,7 +224,10 @@ fn variants(rng: &mut Rng) -> Vec<Variant> {
 }
 
 fn links(rng: &mut Rng) -> [Faults; 3] {
-    let far = Faults { delay: rng.pick(&[(50, 200), (1000, 3000), (10_000, 12_000), (39_000, 41_000)]), ..faults(rng) };
+    let far = Faults {
+        delay: rng.pick(&[(50, 200), (1000, 3000), (10_000, 12_000), (39_000, 41_000)]),
+        ..faults(rng)
+    };
     let near = Faults { delay: rng.pick(&[(5, 30), (50, 300), (500, 5000)]), ..faults(rng) };
     let next = Faults { delay: rng.pick(&[(5, 30), (50, 300), (500, 5000)]), ..faults(rng) };
     [far, near, next]

@@ -24,6 +24,9 @@ const PATIENCE: Duration = Duration::from_secs(300);
 /// Virtual time after which everything must be forgotten.
 const FORGETFUL: Duration = Duration::from_secs(4 * 3600);
 
+/// Events of one run at most.
+const STEPS: u64 = 300_000;
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Node {
     Client,
@@ -79,6 +82,7 @@ pub(crate) struct World {
     pub(crate) excuses: BTreeMap<ClientAddress, String>,
     pub(crate) trace: Option<Vec<String>>,
     pub(crate) resplices: u32,
+    steps: u64,
 }
 
 pub(crate) fn service() -> SocketAddr {
@@ -104,20 +108,29 @@ impl World {
         let mut rng = Rng::new(seed);
         let scenario = Scenario::new(&mut rng);
         set_clocks([(); HOSTS].map(|()| rng.next() as u32));
-        let mut hosts = vec![Host::new(0, CLIENT, rng.next(), scenario.client_timestamps, scenario.client_mtu)];
+        let mut hosts =
+            vec![Host::new(0, CLIENT, rng.next(), scenario.client_timestamps, scenario.client_mtu)];
         let mut servers = Vec::new();
         for number in 0..BACKENDS {
             let IpAddr::V4(address) = backend(number).ip() else { unreachable!() };
-            let mut host = Host::new(number + 1, address, rng.next(), scenario.backend_timestamps[number], 1600);
-            let mut server =
-                Server::new(&mut host, 8, scenario.receive_buffers[number], scenario.send_buffer, scenario.variants[number]);
+            let mut host =
+                Host::new(number + 1, address, rng.next(), scenario.backend_timestamps[number], 1600);
+            let mut server = Server::new(
+                &mut host,
+                8,
+                scenario.receive_buffers[number],
+                scenario.send_buffer,
+                scenario.variants[number],
+            );
             server.service_time = scenario.service_time;
             servers.push(server);
             hosts.push(host);
         }
         let clients = scenario.clients.iter().enumerate();
         let clients: Vec<Client> = clients
-            .map(|(n, habits)| Client::new(&mut hosts[0], 40_000 + n as u16, habits.clone(), &scenario.variants))
+            .map(|(n, habits)| {
+                Client::new(&mut hosts[0], 40_000 + n as u16, habits.clone(), &scenario.variants)
+            })
             .collect();
         let mut manager = Manager::new(&scenario.cluster, recovery_manager::Limits::default(), 1);
         manager.handle_proxy_connected();
@@ -144,6 +157,7 @@ impl World {
             excuses: BTreeMap::new(),
             trace: trace.then(Vec::new),
             resplices: 0,
+            steps: 0,
             events: BinaryHeap::new(),
             bodies: BTreeMap::new(),
             serial: 0,
@@ -195,7 +209,9 @@ impl World {
     /// Runs until all clients are done and all has been forgotten. `Err`: what went wrong.
     pub(crate) fn run(&mut self) -> Result<(), String> {
         let end = self.now + PATIENCE;
-        while self.now < end && !self.clients.iter().all(|client| matches!(client.phase, Phase::Done | Phase::Cut(_))) {
+        while self.now < end
+            && !self.clients.iter().all(|client| matches!(client.phase, Phase::Done | Phase::Cut(_)))
+        {
             if !self.step(end)? {
                 break;
             }
@@ -213,6 +229,10 @@ impl World {
     }
 
     fn step(&mut self, until: Time) -> Result<bool, String> {
+        self.steps += 1;
+        if self.steps > STEPS {
+            return Err("it goes on for ever".to_owned());
+        }
         let Some(next) = self.next_time().filter(|next| *next <= until) else {
             self.now = until;
             return Ok(false);
@@ -240,7 +260,12 @@ impl World {
             self.act(None);
         }
         self.run_hosts();
-        match self.checks.failure.take().or_else(|| self.clients.iter_mut().find_map(|client| client.violation.take())) {
+        match self
+            .checks
+            .failure
+            .take()
+            .or_else(|| self.clients.iter_mut().find_map(|client| client.violation.take()))
+        {
             Some(failure) => Err(failure),
             None => Ok(true),
         }
@@ -292,6 +317,8 @@ impl World {
         } else {
             self.servers[number - 1].step(host, now)
         };
+        let look = self.hosts[number].unstick(self.now);
+        self.app_due[number] = self.app_due[number].into_iter().chain(look).min();
         sent.extend(self.hosts[number].poll(self.now));
         let at = self.hosts[number].poll_at(self.now);
         self.host_due[number] = at.map(|at| at.max(self.now + Duration::from_micros(100)));
@@ -358,7 +385,8 @@ impl World {
                 self.host_due[number + 1] = Some(self.now);
             }
             // A host's network layer has dropped what is corrupt.
-            _ if !TcpSegment::parse(&packet.bytes).is_ok_and(|segment| segment.checksums_valid() && known(&segment)) => {}
+            _ if !TcpSegment::parse(&packet.bytes)
+                .is_ok_and(|segment| segment.checksums_valid() && known(&segment)) => {}
             Node::Logger => self.arrive_at_logger(packet),
             Node::Proxy => self.arrive_at_proxy(packet),
         }
@@ -551,8 +579,10 @@ impl World {
     fn crash(&mut self) {
         let status = self.engine.status();
         self.note(|| "CRASH of the daemon".to_owned());
-        for connection in status.connections.iter().filter(|connection| connection.state != "spliced-kernel") {
-            self.excuses.insert(connection.client, format!("the daemon died while it was {}", connection.state));
+        for connection in status.connections.iter().filter(|connection| connection.state != "spliced-kernel")
+        {
+            self.excuses
+                .insert(connection.client, format!("the daemon died while it was {}", connection.state));
         }
         self.engine = Engine::new(Settings::new(&self.scenario.cluster), Secret::new(KEY));
         self.kernel.queued.clear();
@@ -601,7 +631,9 @@ impl World {
         }
         if destination.ip() == IpAddr::V4(CLIENT) {
             if source != service() {
-                return self.checks.fail(format!("untranslated packet to the client: {}", show(&packet.bytes)));
+                return self
+                    .checks
+                    .fail(format!("untranslated packet to the client: {}", show(&packet.bytes)));
             }
             self.checks.to_client(&packet);
             self.transmit(0, Node::Client, packet);
@@ -637,7 +669,11 @@ impl World {
                     }
                 }
                 Action::Inspect { client, syn } => {
-                    let state = self.kernel.entries.get(&client).map_or(nfq_splice::EntryState::Missing, |entry| entry.state());
+                    let state = self
+                        .kernel
+                        .entries
+                        .get(&client)
+                        .map_or(nfq_splice::EntryState::Missing, |entry| entry.state());
                     self.engine.handle_entry_state(self.now, client, state, &syn);
                 }
                 Action::Tell(message) => self.told(message),
@@ -662,7 +698,9 @@ impl World {
             match outcome {
                 Outcome::Respliced { .. } => self.resplices += 1,
                 Outcome::Mismatch { .. } if self.scenario.differs() => self.excuse_order(*id, "mismatch"),
-                Outcome::Mismatch { .. } => self.checks.fail(format!("mismatch between equal backends: {message:?}")),
+                Outcome::Mismatch { .. } => {
+                    self.checks.fail(format!("mismatch between equal backends: {message:?}"))
+                }
                 _ => {}
             }
         }
@@ -709,7 +747,9 @@ impl World {
 
 /// Corruption may have made it another connection's, with a checksum that fits by accident.
 fn known(segment: &TcpSegment<'_>) -> bool {
-    let ours = |address: SocketAddr| address.ip() == IpAddr::V4(CLIENT) || address == service() || backend_number(address).is_some();
+    let ours = |address: SocketAddr| {
+        address.ip() == IpAddr::V4(CLIENT) || address == service() || backend_number(address).is_some()
+    };
     ours(segment.source()) && ours(segment.destination())
 }
 
