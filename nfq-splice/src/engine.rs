@@ -135,8 +135,9 @@ impl Engine {
             sack_permitted: entry.sack_permitted,
             timestamp: entry.timestamps.map(|_| 0),
         };
-        let leg =
+        let mut leg =
             ClientLeg { announced_scale: entry.server_scale, ..self.core.client_leg(entry.client, options) };
+        leg.overtake_forgotten();
         let splice = Splice {
             backend: entry.backend,
             delta: entry.delta,

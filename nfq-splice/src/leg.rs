@@ -9,6 +9,11 @@ const TIMESTAMP_BYTES: usize = 12;
 /// MSS of a peer that announces none (RFC 9293 MUST-15), IPv4 and IPv6.
 const DEFAULT_MSS: (u16, u16) = (536, 1220);
 
+/// More than the one-way delay of a SYN-ACK and the drift of two clocks in a connection's life, milliseconds.
+const UNSEEN_MILLIS: u32 = 2000;
+/// More than the recoveries that one connection had under an earlier daemon, times the former, milliseconds.
+const FORGOTTEN_MILLIS: u32 = 60_000;
+
 /// Data bytes that fit a segment to a peer that offered `options`, `announced` being our own limit.
 pub(crate) fn payload_bytes(options: &SynOptions, address: SocketAddr, announced: u16) -> usize {
     let default = if address.is_ipv4() { DEFAULT_MSS.0 } else { DEFAULT_MSS.1 };
@@ -53,15 +58,31 @@ impl ClientLeg {
         if (value.wrapping_sub(self.clock_floor) as i32) < 0 { self.clock_floor } else { value }
     }
 
+    /// The kernel has translated, unseen: the backend's clock was aligned when its SYN-ACK arrived, not when it left, and has
+    /// drifted since, so the client may have seen timestamps ahead of this clock. It jumps over them.
+    pub(crate) fn overtake_unseen(&mut self) {
+        self.clock_offset = self.clock_offset.wrapping_add(UNSEEN_MILLIS);
+    }
+
+    /// An earlier daemon may have jumped already, several times.
+    pub(crate) fn overtake_forgotten(&mut self) {
+        self.clock_offset = self.clock_offset.wrapping_add(FORGOTTEN_MILLIS);
+    }
+
+    /// The client has been sent this timestamp.
+    pub(crate) fn raise_floor(&mut self, sent: u32) {
+        if sent.wrapping_sub(self.clock_floor) as i32 > 0 {
+            self.clock_floor = sent;
+        }
+    }
+
     /// Learns from a client's segment (never a SYN, whose window is not scaled).
     pub(crate) fn learn(&mut self, segment: &TcpSegment<'_>) {
         if let Some((value, echo)) = segment.timestamps() {
             if value.wrapping_sub(self.ts_recent) as i32 > 0 {
                 self.ts_recent = value;
             }
-            if echo.wrapping_sub(self.clock_floor) as i32 > 0 {
-                self.clock_floor = echo;
-            }
+            self.raise_floor(echo);
         }
         if segment.flags().ack() && self.acked.before_or_at(segment.ack()) {
             self.acked = segment.ack();

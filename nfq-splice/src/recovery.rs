@@ -68,6 +68,7 @@ impl Core {
         }
         if splice.kernel {
             flow.leg.window = None;
+            flow.leg.overtake_unseen();
         }
         let resend = self.resend(flow, splice, first, bytes);
         let limit = self.settings.splice.hold_bytes;

@@ -127,6 +127,9 @@ impl Core {
         }
         splice.idle.seen = self.now;
         let translation = splice.to_client(&flow.leg);
+        if let (Some((value, _)), Some(offset)) = (segment.timestamps(), splice.ts) {
+            flow.leg.raise_floor(value.wrapping_add(offset));
+        }
         if let Some(debts) = &mut splice.debts {
             debts.leg.learn(segment);
             if segment.flags().ack() {
