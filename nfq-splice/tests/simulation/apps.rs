@@ -307,7 +307,7 @@ impl Client {
         } else if complete {
             socket.close();
             self.phase = Phase::Done;
-        } else if !socket.is_open() {
+        } else if !socket.is_open() && !socket.can_recv() {
             self.phase = Phase::Cut("reset".to_owned());
         } else if !socket.may_recv()
             && !socket.can_recv()

@@ -93,7 +93,8 @@ impl Checks {
             return;
         }
         let seen = self.clients.entry(segment.destination()).or_default();
-        let Some((value, _)) = segment.timestamps() else { return };
+        // Timestamps of a reset do not count (RFC 7323 §5.2).
+        let Some((value, _)) = segment.timestamps().filter(|_| !segment.flags().rst()) else { return };
         match seen.timestamp {
             Some((recent, born)) if (value.wrapping_sub(recent) as i32) < 0 => {
                 if packet.born > born {
