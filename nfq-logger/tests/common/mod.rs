@@ -1,6 +1,9 @@
 //! Segments for the engine, without a queue.
 #![allow(dead_code, clippy::unwrap_used)] // Helpers of tests count as ordinary code.
 
+pub(crate) mod network;
+pub(crate) mod streams;
+
 use std::net::SocketAddr;
 use std::time::Duration;
 
