@@ -11,6 +11,7 @@ use crate::common::{Core, Settings};
 use crate::flow::{Closing, Flow, Splice, State};
 use crate::leg::ClientLeg;
 use crate::secret::Secret;
+use crate::setup::SETUP_WINDOW;
 
 /// Connections that a status answer lists at most.
 const STATUS_CONNECTIONS: usize = 10_000;
@@ -322,7 +323,18 @@ impl Core {
         if self.may_answer_stranger() {
             self.counters.count("challenge_sent");
             let client_next = flow.client_next().unwrap_or(segment.seq());
-            self.acknowledge_client(&flow.leg, flow.leg.acked, client_next, 0);
+            self.acknowledge_client(&flow.leg, flow.leg.acked, client_next, self.own_window(flow));
+        }
+    }
+}
+
+impl Core {
+    /// What the proxy itself takes from the client: a duplicate of its SYN must not close the window that it was given.
+    fn own_window(&self, flow: &Flow) -> u32 {
+        match &flow.state {
+            State::Setup(_) | State::Answering(_) => SETUP_WINDOW,
+            State::Recovering(_) => self.settings.splice.hold_bytes as u32,
+            State::Spliced(_) | State::Gone => 0,
         }
     }
 }
