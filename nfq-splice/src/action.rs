@@ -33,10 +33,8 @@ pub struct KernelSplice {
     pub delta: u32,
     /// Added to TSval server→client, subtracted from TSecr client→server; `None`: no timestamps.
     pub timestamps: Option<u32>,
-    /// The client's window scale.
-    pub client_scale: u8,
-    /// The server's window scale.
-    pub server_scale: u8,
+    /// The window scales of client and server; `None`: none were negotiated.
+    pub window_scales: Option<(u8, u8)>,
     /// SACK was negotiated.
     pub sack_permitted: bool,
 }
@@ -46,7 +44,7 @@ pub struct KernelSplice {
 pub enum EntryState {
     /// The connection is established or closing.
     Open,
-    /// It is in TIME_WAIT or CLOSE.
+    /// It is in TIME-WAIT or closed.
     Closed,
     /// There is no entry.
     Missing,

@@ -76,18 +76,18 @@ impl Core {
         } else if flags.syn() {
             self.counters.count("connections_spliced");
             if let State::Setup(setup) = std::mem::replace(&mut flow.state, State::Gone) {
-                self.establish(flow, *setup, segment);
+                self.establish(flow, &setup, segment);
             }
         }
     }
 
-    fn establish(&mut self, flow: &mut Flow, setup: Setup, segment: &TcpSegment<'_>) {
+    fn establish(&mut self, flow: &mut Flow, setup: &Setup, segment: &TcpSegment<'_>) {
         let to = BackendLeg::new(&flow.leg, segment);
         if flow.leg.options.window_scale.is_some() {
             self.learnt_scale = Some(to.server_scale);
         }
         let first = setup.irs + 1;
-        let debts = self.request_debts(&flow.leg, &to, &setup);
+        let debts = self.request_debts(&flow.leg, &to, setup);
         let backend_next = to.irs + 1;
         self.splice(flow, &to, (setup.iss + 1).0.wrapping_sub(backend_next.0), debts);
         let State::Spliced(splice) = &mut flow.state else { return };

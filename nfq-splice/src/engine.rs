@@ -130,21 +130,22 @@ impl Engine {
     /// An entry that was there when the daemon started.
     pub fn handle_restored(&mut self, now: Time, entry: &KernelSplice) {
         self.core.now = now;
+        let (client_scale, server_scale) = entry.window_scales.unwrap_or((0, 0));
         let options = packet::SynOptions {
             mss: None,
-            window_scale: Some(entry.client_scale),
+            window_scale: entry.window_scales.map(|(client, _)| client),
             sack_permitted: entry.sack_permitted,
             timestamp: entry.timestamps.map(|_| 0),
         };
         let mut leg =
-            ClientLeg { announced_scale: entry.server_scale, ..self.core.client_leg(entry.client, options) };
+            ClientLeg { announced_scale: server_scale, ..self.core.client_leg(entry.client, options) };
         leg.overtake_forgotten();
         let splice = Splice {
             backend: entry.backend,
             delta: entry.delta,
             ts: entry.timestamps,
-            server_scale: entry.server_scale,
-            client_scale: entry.client_scale,
+            server_scale,
+            client_scale,
             kernel: true,
             debts: None,
             closing: Closing::default(),
@@ -303,7 +304,7 @@ impl Core {
     fn handle_client_syn(&mut self, flow: &mut Flow, segment: &TcpSegment<'_>) {
         match &flow.state {
             State::Setup(setup) if setup.irs == segment.seq() && !setup.established => {
-                self.send_syn_ack(flow)
+                self.send_syn_ack(flow);
             }
             State::Setup(setup) if !setup.established => *flow = self.accept(segment),
             State::Spliced(splice) if splice.kernel => {

@@ -32,13 +32,13 @@ impl Core {
         let id = order.id;
         match std::mem::replace(&mut flow.state, State::Gone) {
             State::Spliced(splice) if splice.backend == order.flow.backend => {
-                self.suspend(flow, splice, order)
+                self.suspend(flow, splice, order);
             }
             State::Recovering(recovery) if recovery.order.id == id => {
                 flow.state = State::Recovering(recovery);
             }
             State::Recovering(recovery) if concerns(&recovery, order.flow.backend) => {
-                self.try_again(flow, *recovery, order)
+                self.try_again(flow, *recovery, order);
             }
             other => {
                 flow.state = other;

@@ -162,9 +162,9 @@ impl Core {
             let silent = setup.request.is_empty();
             self.counters.count("request_head_timeout");
             return if silent {
-                self.close_silently(flow)
+                self.close_silently(flow);
             } else {
-                self.answer(flow, 408, "request head took too long")
+                self.answer(flow, 408, "request head took too long");
             };
         }
         if let Some(repeat) = setup.repeat.filter(|repeat| now >= repeat.at) {

@@ -63,13 +63,13 @@ impl Core {
         let client = flow.leg.client;
         splice.kernel = prefers_kernel && splice.fits_kernel(&flow.leg);
         if splice.kernel {
+            let scaled = flow.leg.options.window_scale.is_some();
             let entry = KernelSplice {
                 client,
                 backend: splice.backend,
                 delta: splice.delta,
                 timestamps: splice.ts,
-                client_scale: splice.client_scale,
-                server_scale: splice.server_scale,
+                window_scales: scaled.then_some((splice.client_scale, splice.server_scale)),
                 sack_permitted: flow.leg.options.sack_permitted,
             };
             self.act(Action::Splice(entry));
@@ -154,6 +154,10 @@ impl Core {
 
     fn note_close(&mut self, flow: &mut Flow, segment: &TcpSegment<'_>) {
         let State::Spliced(splice) = &mut flow.state else { return };
+        // Of what the kernel translates only stray segments come here; conntrack tells when it ends.
+        if splice.kernel {
+            return;
+        }
         let closing = &mut splice.closing;
         closing.reset |= segment.flags().rst();
         // A reset may be one that its receiver rejects (RFC 5961): any later segment postpones the end.

@@ -147,21 +147,19 @@ impl Kernel {
             has_timestamps: splice.timestamps.is_some(),
             mark: SPLICED_MARK,
             timeout_s: self.timeout_s,
-            window_scales: Some((splice.client_scale, splice.server_scale)),
+            window_scales: splice.window_scales,
             sack_permitted: splice.sack_permitted,
         }
     }
 }
 
 fn splice_of(entry: &SpliceEntry) -> KernelSplice {
-    let (client_scale, server_scale) = entry.window_scales.unwrap_or((0, 0));
     KernelSplice {
         client: entry.client,
         backend: entry.backend,
         delta: entry.server_offset,
         timestamps: entry.has_timestamps.then(|| entry.timestamp_offset.wrapping_neg()),
-        client_scale,
-        server_scale,
+        window_scales: entry.window_scales,
         sack_permitted: entry.sack_permitted,
     }
 }
