@@ -223,14 +223,15 @@ impl Shell {
 }
 
 fn handle<'a>(engine: &mut Engine, packet: QueuedPacket<'a>, time: Time, bad: &mut u64) -> QueueVerdict<'a> {
-    let unverified = packet.checksum_ready && !packet.checksum_verified && !packet.gso;
-    if unverified && !TcpSegment::parse(packet.payload).is_ok_and(|segment| segment.checksums_valid()) {
+    let QueuedPacket { mark, gso, checksum_ready, checksum_verified, payload, .. } = packet;
+    let unverified = checksum_ready && !checksum_verified && !gso;
+    if unverified && !TcpSegment::parse(payload).is_ok_and(|segment| segment.checksums_valid()) {
         *bad += 1;
         return QueueVerdict::Drop;
     }
-    let stage = if packet.mark == BEFORE_CONNTRACK_MARK { Stage::Raw } else { Stage::Tracked };
-    match engine.handle_packet(time, packet.payload, stage) {
+    let stage = if mark == BEFORE_CONNTRACK_MARK { Stage::Raw } else { Stage::Tracked };
+    match engine.handle_packet(time, payload, stage) {
         Verdict::Drop => QueueVerdict::Drop,
-        Verdict::Rewritten => QueueVerdict::AcceptWith(packet.payload),
+        Verdict::Rewritten => QueueVerdict::AcceptWith(payload),
     }
 }
