@@ -68,9 +68,11 @@ impl Core {
         let State::Answering(answering) = &mut flow.state else { return };
         let flags = segment.flags();
         if flags.rst() {
-            if segment.seq() == answering.client_next {
-                flow.state = State::Gone;
+            let next = answering.client_next;
+            if segment.seq() != next {
+                return self.challenge_reset(flow, segment, next, SETUP_WINDOW);
             }
+            flow.state = State::Gone;
             return;
         }
         if flags.ack() {

@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
 
 use cluster::control::{Client, ConnectionStatus, FromProxy, Outcome, ProxyStatus, RecoveryOrder};
-use packet::{Seq, TcpSegment, Time};
+use packet::{Flags, Seq, TcpSegment, Time};
 
 use crate::action::{Action, EntryState, KernelSplice, Stage, Verdict};
 use crate::common::{Core, Settings};
@@ -67,7 +67,9 @@ impl Engine {
 
     fn handle_stranger(&mut self, segment: &TcpSegment<'_>, from_client: bool) {
         let flags = segment.flags();
-        if !from_client {
+        if is_nonsense(flags) {
+            self.core.counters.count("nonsense_dropped");
+        } else if !from_client {
             self.core.counters.count("unknown_server_segment_dropped");
             self.core.refuse(segment);
         } else if flags.syn() && !flags.ack() && !flags.rst() && !flags.fin() {
@@ -250,6 +252,12 @@ impl Engine {
     }
 }
 
+/// No TCP sends these: neither SYN nor RST nor ACK, or a SYN with FIN or RST.
+fn is_nonsense(flags: Flags) -> bool {
+    let opens_and_ends = flags.syn() && (flags.fin() || flags.rst());
+    opens_and_ends || !(flags.syn() || flags.rst() || flags.ack())
+}
+
 /// Whether a segment goes on to the other side.
 pub(crate) enum Pass {
     /// It does not.
@@ -320,7 +328,7 @@ impl Core {
     }
 
     /// A challenge ACK (RFC 5961 §4): a peer that lost the connection answers it with an exact RST.
-    fn challenge(&mut self, flow: &Flow, segment: &TcpSegment<'_>) {
+    pub(crate) fn challenge(&mut self, flow: &Flow, segment: &TcpSegment<'_>) {
         if self.may_answer_stranger() {
             self.counters.count("challenge_sent");
             let client_next = flow.client_next().unwrap_or(segment.seq());
@@ -330,6 +338,16 @@ impl Core {
 }
 
 impl Core {
+    /// A reset that is not exact, inside the window, may be a forger's: whoever means it repeats it exactly when challenged;
+    /// outside it is ignored (RFC 5961 §3.2).
+    pub(crate) fn challenge_reset(&mut self, flow: &Flow, segment: &TcpSegment<'_>, next: Seq, window: u32) {
+        self.counters.count("rst_not_exact_ignored");
+        let ahead = segment.seq().since(next);
+        if ahead > 0 && ahead.unsigned_abs() < window {
+            self.challenge(flow, segment);
+        }
+    }
+
     /// What the proxy itself takes from the client: a duplicate of its SYN must not close the window that it was given.
     fn own_window(&self, flow: &Flow) -> u32 {
         match &flow.state {

@@ -155,7 +155,12 @@ impl Core {
         if flags.rst() {
             let exact = segment.seq() == recovery.reassembly.next()
                 || segment.seq() == Seq(recovery.order.client_next);
-            return if exact { self.client_left(flow) } else { self.counters.count("rst_not_exact_ignored") };
+            let (next, window) = (Seq(recovery.order.client_next), self.settings.splice.hold_bytes as u32);
+            return if exact {
+                self.client_left(flow);
+            } else {
+                self.challenge_reset(flow, segment, next, window);
+            };
         }
         if flags.ack() {
             recovery.resend.handle_ack(self.now, segment.ack(), flow.leg.window.unwrap_or(0) as usize);

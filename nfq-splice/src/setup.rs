@@ -94,8 +94,10 @@ impl Core {
             if segment.seq() == setup.reassembly.next() || segment.seq() == setup.irs + 1 {
                 self.counters.count("setup_reset_by_client");
                 flow.state = State::Gone;
+                return;
             }
-            return;
+            let next = setup.reassembly.next();
+            return self.challenge_reset(flow, segment, next, SETUP_WINDOW);
         }
         if !flags.ack() || segment.ack() != setup.iss + 1 {
             self.counters.count("setup_wrong_ack_refused");

@@ -1,0 +1,177 @@
+//! Whether the alternate's answer is the one that the client has seen, however it is cut into pieces.
+
+use cluster::control::TakeIn;
+use nfq_splice::take_in::{Comparison, Verdict};
+use xxhash_rust::xxh3::xxh3_128;
+
+const LOGGED: &str = "HTTP/1.1 200 OK\r\nDate: Tue, 15 Nov 1994 08:12:31 GMT\r\nContent-Length: 40\r\n\r\n";
+const OTHER_DATE: &str = "HTTP/1.1 200 OK\r\nDate: Wed, 16 Nov 1994 09:13:32 GMT\r\nContent-Length: 40\r\n\r\n";
+const BODY: &[u8; 40] = b"0123456789abcdefghijklmnopqrstuvwxyzABCD";
+
+fn prefix(head: &str, complete: bool, body: &[u8]) -> TakeIn {
+    TakeIn::Prefix {
+        head: head.into(),
+        head_complete: complete,
+        volatile: vec!["date".to_owned()],
+        body_bytes: body.len() as u64,
+        body_hash: xxh3_128(body),
+    }
+}
+
+fn range(first: u64, overlap: &[u8]) -> TakeIn {
+    TakeIn::Range { first, complete: 40, overlap: overlap.to_vec() }
+}
+
+/// Feeds the pieces until the verdict is there.
+fn judge(expected: &TakeIn, pieces: &[&[u8]]) -> (Verdict, u64) {
+    let mut comparison = Comparison::new(expected.clone());
+    let mut verdict = Verdict::More;
+    for piece in pieces {
+        let window = comparison.window();
+        verdict = comparison.push(piece);
+        assert!(comparison.taken() <= pieces.iter().map(|piece| piece.len() as u64).sum());
+        if verdict != Verdict::More {
+            break;
+        }
+        assert!(window > 0, "nothing could have come");
+    }
+    (verdict, comparison.taken())
+}
+
+/// Every cut into two, every cut into bytes: always the same verdict.
+fn every_split(expected: &TakeIn, stream: &[u8]) -> (Verdict, u64) {
+    let whole = judge(expected, &[stream]);
+    for at in 0..=stream.len() {
+        let (first, second) = stream.split_at(at);
+        let split = judge(expected, &[first, second]);
+        assert!(same(&split, &whole), "cut at {at}: {split:?}, whole: {whole:?}");
+    }
+    let bytes: Vec<&[u8]> = stream.chunks(1).collect();
+    assert!(same(&judge(expected, &bytes), &whole), "byte by byte");
+    whole
+}
+
+/// How much context a mismatch shows depends on the cut.
+fn same(one: &(Verdict, u64), other: &(Verdict, u64)) -> bool {
+    match (&one.0, &other.0) {
+        (Verdict::Mismatch { at, .. }, Verdict::Mismatch { at: there, .. }) => at == there,
+        (Verdict::Unfit(_), Verdict::Unfit(_)) => true,
+        _ => one == other,
+    }
+}
+
+fn answer(head: &str, body: &[u8]) -> Vec<u8> {
+    [head.as_bytes(), body].concat()
+}
+
+fn equal(taken: usize) -> (Verdict, u64) {
+    (Verdict::Equal { taken: taken as u64 }, taken as u64)
+}
+
+#[test]
+fn nothing_to_take_in_is_equal_at_once() {
+    assert_eq!(every_split(&TakeIn::Nothing, b"whatever"), equal(0));
+    assert_eq!(Comparison::new(TakeIn::Nothing).window(), 0);
+}
+
+#[test]
+fn the_same_prefix_is_equal_whatever_the_date() {
+    for body in [0, 1, 39, 40] {
+        let expected = prefix(LOGGED, true, &BODY[..body]);
+        assert_eq!(every_split(&expected, &answer(OTHER_DATE, BODY)), equal(LOGGED.len() + body));
+    }
+}
+
+#[test]
+fn a_partial_head_is_compared_as_far_as_it_was_logged() {
+    for cut in 1..LOGGED.len() {
+        let expected = prefix(&LOGGED[..cut], false, b"");
+        assert_eq!(every_split(&expected, &answer(OTHER_DATE, BODY)), equal(cut), "cut at {cut}");
+    }
+}
+
+#[test]
+fn less_than_was_logged_is_not_enough() {
+    let expected = prefix(LOGGED, true, &BODY[..20]);
+    let stream = answer(OTHER_DATE, &BODY[..19]);
+    assert_eq!(every_split(&expected, &stream), (Verdict::More, stream.len() as u64));
+}
+
+#[test]
+fn another_head_is_a_mismatch_where_it_differs() {
+    let at = LOGGED.find("40").unwrap();
+    let other = OTHER_DATE.replace("40", "41");
+    let (verdict, _) = every_split(&prefix(LOGGED, true, BODY), &answer(&other, BODY));
+    let Verdict::Mismatch { at: found, logged, alternate } = verdict else { panic!("{verdict:?}") };
+    assert_eq!(found, at as u64 + 1);
+    assert!(logged.starts_with(b"0\r\n") && alternate.starts_with(b"1\r\n"));
+}
+
+#[test]
+fn a_volatile_field_of_another_length_is_a_mismatch() {
+    let other = OTHER_DATE.replace("Wed", "Wednesday");
+    let (verdict, _) = every_split(&prefix(LOGGED, true, BODY), &answer(&other, BODY));
+    assert!(matches!(verdict, Verdict::Mismatch { .. }), "{verdict:?}");
+}
+
+#[test]
+fn another_body_byte_is_a_mismatch_if_it_was_logged() {
+    for (byte, seen) in [(0, true), (19, true), (20, false), (39, false)] {
+        let mut other = *BODY;
+        other[byte] ^= 1;
+        let expected = prefix(LOGGED, true, &BODY[..20]);
+        let (verdict, _) = every_split(&expected, &answer(OTHER_DATE, &other));
+        assert_eq!(matches!(verdict, Verdict::Mismatch { .. }), seen, "byte {byte}: {verdict:?}");
+        assert_eq!(matches!(verdict, Verdict::Equal { .. }), !seen, "byte {byte}: {verdict:?}");
+    }
+}
+
+fn partial(first: usize, last: usize, complete: usize, length: usize) -> String {
+    format!("HTTP/1.1 206 Partial Content\r\nContent-Range: bytes {first}-{last}/{complete}\r\nContent-Length: {length}\r\n\r\n")
+}
+
+#[test]
+fn a_range_with_the_same_overlap_is_equal_behind_it() {
+    for overlap in [1, 5, 30] {
+        let head = partial(10, 39, 40, 30);
+        let taken = head.len() + overlap;
+        let expected = range(10, &BODY[10..10 + overlap]);
+        assert_eq!(every_split(&expected, &answer(&head, &BODY[10..])), equal(taken));
+    }
+}
+
+#[test]
+fn a_range_that_is_not_what_was_asked_for_is_unfit() {
+    let expected = range(10, &BODY[10..15]);
+    for head in [
+        OTHER_DATE.to_owned(),
+        partial(0, 39, 40, 40),
+        partial(11, 39, 40, 29),
+        partial(10, 38, 40, 29),
+        partial(10, 39, 41, 30),
+        "HTTP/1.1 206 Partial Content\r\nContent-Length: 30\r\n\r\n".to_owned(),
+        "HTTP/1.1 416 Range Not Satisfiable\r\nContent-Length: 0\r\n\r\n".to_owned(),
+        "HTTP/1.1 304 Not Modified\r\n\r\n".to_owned(),
+        "no HTTP at all\r\n\r\n".to_owned(),
+    ] {
+        let (verdict, _) = every_split(&expected, &answer(&head, &BODY[10..]));
+        assert!(matches!(verdict, Verdict::Unfit(_)), "{head}: {verdict:?}");
+    }
+}
+
+#[test]
+fn an_overlap_that_differs_is_a_mismatch_at_its_place_in_the_body() {
+    for byte in 0..5 {
+        let mut other = BODY[10..].to_vec();
+        other[byte] ^= 1;
+        let (verdict, _) = every_split(&range(10, &BODY[10..15]), &answer(&partial(10, 39, 40, 30), &other));
+        assert!(matches!(verdict, Verdict::Mismatch { at, .. } if at == 10 + byte as u64), "{verdict:?}");
+    }
+}
+
+#[test]
+fn a_range_without_an_end_of_its_head_is_given_up() {
+    let endless = format!("HTTP/1.1 206 Partial Content\r\nX: {}", "x".repeat(70_000));
+    let (verdict, _) = judge(&range(10, &BODY[10..15]), &endless.as_bytes().chunks(1000).collect::<Vec<_>>());
+    assert!(matches!(verdict, Verdict::Unfit(_)), "{verdict:?}");
+}
