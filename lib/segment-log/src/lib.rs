@@ -10,6 +10,9 @@
 //!   records and bytes it lost ([`ReadError::Lapped`]) and goes on with the oldest record.
 //! * **Trust**: readers copy with `pread` and check every length, index and checksum on the copy. What the writer
 //!   overwrote during the copy is noticed and not returned. A file cut off under a reader is [`ReadError::Truncated`].
+//!   Sealing the size (`F_SEAL_SHRINK`) is not possible for a named file, so mode 0640 protects it, and only its owner can
+//!   cut it off. The writer, which does map the ring, then ends with a fault: its queue closes and nothing passes unlogged.
+//!   A writer attaches only to a file that its own user made, since `/dev/shm` is open to all.
 
 mod error;
 mod futex;
