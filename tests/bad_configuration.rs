@@ -1,6 +1,8 @@
 //! Every kind of mistake in `cluster.toml`: each program refuses to start, exits with an error, and names
 //! the file, the key and what to do.
 
+#![allow(clippy::disallowed_methods, reason = "a test of real systems owns sockets and a clock")]
+
 use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};

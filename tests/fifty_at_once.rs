@@ -1,6 +1,8 @@
 //! Many connections of one server fail together.
 
-use anyhow::{Result, ensure};
+use std::thread;
+
+use anyhow::{Result, anyhow, ensure};
 use lab::settings::{Path, Settings};
 use lab::testing::{Curl, in_lab};
 use lab::{Fault, Node};
@@ -22,10 +24,13 @@ fn all_survive(path: Path, fault: Fault) -> Result<()> {
         let busiest = if served(Node::B1)? >= served(Node::B2)? { Node::B1 } else { Node::B2 };
         ensure!(served(busiest)? >= CLIENTS / 2, "only {} connections on {busiest}", served(busiest)?);
         lab.fail(busiest, fault)?;
-        for (curl, url) in curls {
-            curl.finish()?.check(url)?;
-        }
-        Ok(())
+        thread::scope(|scope| {
+            let readers: Vec<_> =
+                curls.into_iter().map(|(curl, url)| scope.spawn(move || curl.finish()?.check(url))).collect();
+            readers
+                .into_iter()
+                .try_for_each(|reader| reader.join().map_err(|_| anyhow!("a reader panicked"))?)
+        })
     })
 }
 

@@ -1,5 +1,7 @@
 //! A segment log that is truncated, foreign or changed underneath: nothing panics, clients are served.
 
+#![allow(clippy::disallowed_methods, reason = "a test of real systems owns sockets and a clock")]
+
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;

@@ -1,5 +1,7 @@
 //! The lab itself: its verbs, its faults, its emulated link, and that nothing of it is left behind.
 
+#![allow(clippy::disallowed_methods, reason = "a test of real systems owns sockets and a clock")]
+
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};

@@ -1,5 +1,7 @@
 //! Normal operation: through resplice a client gets exactly what it would get directly.
 
+#![allow(clippy::disallowed_methods, reason = "a test of real systems owns sockets and a clock")]
+
 use std::net::{Shutdown, SocketAddrV4};
 use std::time::Duration;
 

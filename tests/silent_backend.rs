@@ -1,5 +1,7 @@
 //! Failures that say nothing: a host that drops everything, a pulled cable, a frozen server.
 
+#![allow(clippy::disallowed_methods, reason = "a test of real systems owns sockets and a clock")]
+
 use std::time::Duration;
 
 use anyhow::{Context, Result};

@@ -1,5 +1,7 @@
 //! wrk with 32 connections does not notice that a server is killed.
 
+#![allow(clippy::disallowed_methods, reason = "a test of real systems owns sockets and a clock")]
+
 use std::process::Command;
 use std::time::Duration;
 

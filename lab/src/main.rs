@@ -1,5 +1,7 @@
 //! All hosts of a cluster as network namespaces on one machine: demo, tests, benchmarks.
 
+#![allow(clippy::disallowed_methods, reason = "the lab is a shell: it owns namespaces, processes, sockets and a clock")]
+
 mod cli;
 mod print;
 

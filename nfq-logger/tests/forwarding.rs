@@ -1,5 +1,6 @@
 //! The daemon in the path of real connections, in network namespaces. Needs root.
 
+#![allow(clippy::disallowed_methods, reason = "a test of real systems owns sockets and a clock")]
 #![allow(clippy::unwrap_used)] // Helpers of tests count as ordinary code.
 
 mod common;

@@ -1,5 +1,6 @@
 //! Installed rules and real traffic: client – proxy – server, the rules in the middle.
 
+#![allow(clippy::disallowed_methods, reason = "a test of real systems owns sockets and a clock")]
 #![allow(missing_docs, clippy::unwrap_used, reason = "a test fails by panicking")]
 
 #[path = "../../lib/netfilter/tests/common/mod.rs"]

@@ -1,5 +1,6 @@
 //! The daemon itself, between a transactionalizer and a proxy that the test plays.
 
+#![allow(clippy::disallowed_methods, reason = "a test of real systems owns sockets and a clock")]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that fails here has failed")]
 
 mod support;

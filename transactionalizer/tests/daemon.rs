@@ -1,5 +1,6 @@
 //! The daemon itself: a real segment log, sockets, signals.
 
+#![allow(clippy::disallowed_methods, reason = "a test of real systems owns sockets and a clock")]
 #![allow(clippy::unwrap_used)]
 
 mod common;

@@ -1,5 +1,6 @@
 //! The control sockets over real Unix and TCP sockets, driven by poll(2) in one thread as a daemon does it.
 
+#![allow(clippy::disallowed_methods, reason = "a test of real systems owns sockets and a clock")]
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 use std::io::{Read, Write};

@@ -1,4 +1,9 @@
 //! Network namespaces for one closure: checks and tests need one that nobody else sees.
+
+#![allow(
+    clippy::disallowed_methods,
+    reason = "this module is a shell: it enters namespaces in threads of its own"
+)]
 #![allow(unsafe_code, reason = "unshare and setns")]
 
 use std::fs::File;

@@ -1,4 +1,6 @@
 //! A writer in another process, killed at any moment; readers here check every byte and every loss.
+
+#![allow(clippy::disallowed_methods, reason = "a test of real systems owns sockets and a clock")]
 #![allow(clippy::unwrap_used)] // Helpers of tests count as ordinary code.
 
 mod common;

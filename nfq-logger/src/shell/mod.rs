@@ -1,5 +1,7 @@
 //! The loop around poll(2): queue, control socket, timers. Log before forward: verdicts leave after their records.
 
+#![allow(clippy::disallowed_methods, reason = "this module is a shell: it owns the clock")]
+
 pub(crate) mod dump;
 
 use std::collections::BTreeMap;

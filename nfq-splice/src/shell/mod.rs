@@ -1,5 +1,7 @@
 //! The loop around poll(2): queue, conntrack events, control socket, timers.
 
+#![allow(clippy::disallowed_methods, reason = "this module is a shell: it owns the clock")]
+
 mod kernel;
 mod secret_file;
 

@@ -1,6 +1,8 @@
 //! The key of initial sequence numbers and timestamp clocks. It outlives the daemon, so that the clock that clients see
 //! goes on after a restart; nobody else may read it.
 
+#![allow(clippy::disallowed_methods, reason = "this module is a shell: it owns the file")]
+
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
 use std::os::unix::fs::OpenOptionsExt;

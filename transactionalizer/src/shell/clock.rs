@@ -1,5 +1,7 @@
 //! The clock that log records are stamped with.
 
+#![allow(clippy::disallowed_methods, reason = "this module is a shell: it owns the clock")]
+
 use packet::Time;
 use rustix::time::{ClockId, clock_gettime};
 
