@@ -1,6 +1,8 @@
 //! The two servers deliberately disagree about a byte that the client already has: it is reset at once, and
 //! the operator can read why. The alternative would be a document that neither server has.
 
+#![allow(clippy::disallowed_methods, reason = "a test of real systems owns sockets, files and a clock")]
+
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};

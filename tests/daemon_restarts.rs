@@ -1,5 +1,7 @@
 //! Daemons are killed and started again under load: spliced connections go on.
 
+#![allow(clippy::disallowed_methods, reason = "a test of real systems owns sockets, files and a clock")]
+
 use anyhow::{Context, Result, ensure};
 use lab::settings::Settings;
 use lab::testing::in_lab;

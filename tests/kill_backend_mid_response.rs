@@ -1,6 +1,8 @@
 //! The main job: the server process is killed in the middle of a response, curl gets every byte of it on
 //! the connection that it has.
 
+#![allow(clippy::disallowed_methods, reason = "a test of real systems owns sockets, files and a clock")]
+
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};

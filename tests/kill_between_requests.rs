@@ -1,5 +1,7 @@
 //! A keep-alive connection whose server dies while it is idle, or while a request is half sent.
 
+#![allow(clippy::disallowed_methods, reason = "a test of real systems owns sockets, files and a clock")]
+
 use std::time::Duration;
 
 use anyhow::Result;

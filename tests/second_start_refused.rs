@@ -1,5 +1,7 @@
 //! A daemon started twice: the second is refused with a clear message, the first is not disturbed.
 
+#![allow(clippy::disallowed_methods, reason = "a test of real systems owns sockets, files and a clock")]
+
 use anyhow::{Result, ensure};
 use lab::Daemon;
 use lab::settings::Settings;

@@ -1,6 +1,8 @@
 //! An update whose effect is unknown is never run a second time: its client is reset, with a clear line in
 //! the log.
 
+#![allow(clippy::disallowed_methods, reason = "a test of real systems owns sockets, files and a clock")]
+
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};

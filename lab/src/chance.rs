@@ -1,5 +1,7 @@
 //! Reproducible pseudo-random numbers (splitmix64), for documents and the link emulator.
 
+#![deny(clippy::disallowed_methods)]
+
 /// A generator; equal seeds give equal sequences.
 #[derive(Debug, Clone)]
 pub struct Chance(u64);

@@ -1,5 +1,7 @@
 //! The lab's `cluster.toml`.
 
+#![deny(clippy::disallowed_methods)]
+
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 

@@ -3,7 +3,10 @@
 //! A [`Lab`] is named; everything of it (namespaces, state directory, cluster) carries the name, so that
 //! several can run side by side, and so that whatever a crash left can be found and removed.
 
-#![allow(clippy::disallowed_methods, reason = "the lab is a shell: it owns namespaces, processes, sockets and a clock")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "the lab is a shell: it owns namespaces, processes, sockets and a clock"
+)]
 
 pub mod bench;
 pub mod chance;

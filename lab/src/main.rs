@@ -1,6 +1,9 @@
 //! All hosts of a cluster as network namespaces on one machine: demo, tests, benchmarks.
 
-#![allow(clippy::disallowed_methods, reason = "the lab is a shell: it owns namespaces, processes, sockets and a clock")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "the lab is a shell: it owns namespaces, processes, sockets and a clock"
+)]
 
 mod cli;
 mod print;

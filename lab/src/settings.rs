@@ -1,5 +1,7 @@
 //! What `lab up` was asked for. Kept in the lab's state, so that a second `up` can tell what changed.
 
+#![deny(clippy::disallowed_methods)]
+
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};

@@ -8,6 +8,8 @@
 //! With an emulated client link, `link` stands between client and proxy: it takes over 10.77.1.1, and
 //! 10.77.5.2 – 10.77.5.1 is the wire between it and the proxy. The virtual address is on no interface.
 
+#![deny(clippy::disallowed_methods)]
+
 use std::net::Ipv4Addr;
 
 use clap::ValueEnum;

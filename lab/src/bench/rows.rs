@@ -1,5 +1,7 @@
 //! Samples and the rows made of them.
 
+#![deny(clippy::disallowed_methods)]
+
 use anyhow::Result;
 use serde::Serialize;
 

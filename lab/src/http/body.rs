@@ -1,5 +1,7 @@
 //! Where a response's head and body end.
 
+#![deny(clippy::disallowed_methods)]
+
 use anyhow::{Context, Result, bail, ensure};
 
 /// How the end of a body is found.

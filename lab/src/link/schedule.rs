@@ -4,6 +4,8 @@
 //! Call order: [`Schedule::handle_packet`] for each arrival; whenever [`Schedule::poll_timeout`] has passed,
 //! [`Schedule::poll_departure`] until it returns nothing.
 
+#![deny(clippy::disallowed_methods)]
+
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::time::Duration;
