@@ -1,6 +1,5 @@
 //! Any order of packets, judgements, fences, disconnects and time, against rules that do not know how the engine works.
 
-#![allow(clippy::disallowed_methods, reason = "a test of real systems owns sockets and a clock")]
 #![allow(clippy::unwrap_used)] // Helpers of tests count as ordinary code.
 
 mod common;

@@ -1,7 +1,5 @@
 //! What becomes of packets, case by case.
 
-#![allow(clippy::disallowed_methods, reason = "a test of real systems owns sockets and a clock")]
-
 mod common;
 
 use std::time::Duration;

@@ -1,6 +1,6 @@
 //! The rules as text, against golden files. `UPDATE_GOLDEN=1` rewrites them.
 
-#![allow(clippy::disallowed_methods, reason = "a test of real systems owns sockets and a clock")]
+#![allow(clippy::disallowed_methods, reason = "golden files are files")]
 #![allow(missing_docs, clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::net::SocketAddr;

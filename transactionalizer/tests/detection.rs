@@ -1,6 +1,5 @@
 //! Silence, timeouts, heartbeats: with given time.
 
-#![allow(clippy::disallowed_methods, reason = "a test of real systems owns sockets and a clock")]
 #![allow(clippy::unwrap_used)]
 
 mod common;

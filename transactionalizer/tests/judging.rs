@@ -1,6 +1,5 @@
 //! Held FIN and RST, case by case, through the whole engine.
 
-#![allow(clippy::disallowed_methods, reason = "a test of real systems owns sockets and a clock")]
 #![allow(clippy::unwrap_used)]
 
 mod common;

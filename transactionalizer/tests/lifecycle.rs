@@ -1,6 +1,5 @@
 //! Beginnings, ends, epochs, ordinals, bounds, and what cannot be recovered.
 
-#![allow(clippy::disallowed_methods, reason = "a test of real systems owns sockets and a clock")]
 #![allow(clippy::unwrap_used)]
 
 mod common;

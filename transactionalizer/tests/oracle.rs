@@ -1,6 +1,5 @@
 //! Reports against a whole-buffer oracle: whatever the segmentation, order, repetition and loss.
 
-#![allow(clippy::disallowed_methods, reason = "a test of real systems owns sockets and a clock")]
 #![allow(clippy::unwrap_used)]
 
 mod common;

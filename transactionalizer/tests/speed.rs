@@ -1,6 +1,6 @@
 //! How fast the engine is. `cargo test --release -p transactionalizer --test speed -- --ignored --nocapture`
 
-#![allow(clippy::disallowed_methods, reason = "a test of real systems owns sockets and a clock")]
+#![allow(clippy::disallowed_methods, reason = "a measurement owns a clock")]
 #![allow(clippy::unwrap_used)]
 
 mod common;

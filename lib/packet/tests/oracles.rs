@@ -124,7 +124,6 @@ fn sack_edges_follow_the_acknowledgement() {
         seq: 0,
         ack: 1000,
         sack: 1000,
-        sack: 1000,
         ts_value: 7,
         ts_echo: 7,
         rescale: None,

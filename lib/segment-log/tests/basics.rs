@@ -1,7 +1,5 @@
 //! One writer and one reader in one process: what is written is read, and stays found.
 
-#![allow(clippy::disallowed_methods, reason = "a test of real systems owns sockets and a clock")]
-
 mod common;
 
 use std::time::Duration;

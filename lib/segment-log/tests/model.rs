@@ -1,6 +1,5 @@
 //! Any order of writing, reading, lapping and restarting, against a list of everything ever written.
 
-#![allow(clippy::disallowed_methods, reason = "a test of real systems owns sockets and a clock")]
 #![allow(clippy::unwrap_used)] // Helpers of tests count as ordinary code.
 
 mod common;

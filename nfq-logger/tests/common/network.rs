@@ -1,5 +1,7 @@
 //! Namespaces client – router – server, whose router hands what it forwards to a logger daemon.
 
+#![allow(clippy::disallowed_methods, reason = "a test of real systems owns sockets and threads")]
+
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
 use std::os::fd::AsFd;
