@@ -157,11 +157,19 @@ pub(crate) fn run(command: &str) {
 
 /// Of test processes that were killed.
 fn remove_leftovers() {
-    let Ok(names) = fs::read_dir("/run/netns") else { return };
-    for name in names.filter_map(|name| name.ok()?.file_name().into_string().ok()) {
-        let process = name.strip_prefix(PREFIX).and_then(|rest| rest.split('-').next()?.parse::<u32>().ok());
-        if process.is_some_and(|process| !PathBuf::from(format!("/proc/{process}")).exists()) {
-            let _ = Command::new("ip").args(["netns", "del", &name]).status();
-        }
+    for name in leftovers("/run/netns", PREFIX) {
+        let _ = Command::new("ip").args(["netns", "del", &name]).status();
     }
+    for name in leftovers("/dev/shm", &format!("resplice-{PREFIX}")) {
+        let _ = fs::remove_file(format!("/dev/shm/{name}"));
+    }
+}
+
+/// Names in `dir` that begin with `prefix` and the id of a process that is no more.
+fn leftovers(dir: &str, prefix: &str) -> Vec<String> {
+    let Ok(entries) = fs::read_dir(dir) else { return Vec::new() };
+    let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let process = |name: &str| name.strip_prefix(prefix)?.split('-').next()?.parse::<u32>().ok();
+    let dead = |name: &String| process(name).is_some_and(|id| !PathBuf::from(format!("/proc/{id}")).exists());
+    names.filter(dead).collect()
 }
