@@ -56,7 +56,7 @@ impl Core {
         let client = flow.leg.client;
         self.suspend_packets(flow);
         self.act(Action::Unsplice(client));
-        self.reset_backend(client, splice.backend, Seq(order.client_next));
+        self.reset_backend(client, splice.backend, Seq(order.client_next) + u32::from(order.client_fin));
         if let Some(options) = order.options {
             flow.leg.options = options;
         }
@@ -112,8 +112,7 @@ impl Core {
     /// The alternate failed: the same recovery with the next one.
     fn try_again(&mut self, flow: &mut Flow, mut recovery: Recovery, order: RecoveryOrder) {
         let alternate_failed = recovery.order.alternate == order.flow.backend;
-        if !matches!(recovery.attempt, Attempt::Waiting) {
-            let seq = recovery.isn() + 1 + recovery.order.replay.len() as u32;
+        if let Some(seq) = recovery.alternate_next() {
             self.reset_backend(flow.leg.client, recovery.order.alternate, seq);
         }
         if alternate_failed {
@@ -196,8 +195,7 @@ impl Core {
     pub(crate) fn end_recovery(&mut self, flow: &mut Flow, outcome: Outcome) {
         let State::Recovering(recovery) = &flow.state else { return };
         let (id, alternate) = (recovery.order.id, recovery.order.alternate);
-        let seq = recovery.isn() + 1 + recovery.order.replay.len() as u32;
-        if !matches!(recovery.attempt, Attempt::Waiting) {
+        if let Some(seq) = recovery.alternate_next() {
             self.reset_backend(flow.leg.client, alternate, seq);
         }
         self.tell(id, outcome);
@@ -222,7 +220,12 @@ impl Core {
                 self.reset_backend(flow.leg.client, backend, Seq(0));
                 self.abort(flow, seq);
             }
-            State::Recovering(recovery) if concerns(recovery, backend) => self.abort(flow, flow.leg.acked),
+            State::Recovering(recovery) if concerns(recovery, backend) => {
+                if let Some(seq) = recovery.alternate_next() {
+                    self.reset_backend(flow.leg.client, recovery.order.alternate, seq);
+                }
+                self.abort(flow, flow.leg.acked);
+            }
             _ => self.counters.count("reset_orders_outdated"),
         }
     }
@@ -256,6 +259,15 @@ impl Recovery {
     /// The alternate's view of the client's initial sequence number: S − R − 1.
     pub(crate) fn isn(&self) -> Seq {
         Seq(self.order.client_next) - self.order.replay.len() as u32 - 1
+    }
+
+    /// What the alternate expects next, if there is one: only there does it believe a reset (RFC 5961 §3.2).
+    fn alternate_next(&self) -> Option<Seq> {
+        match &self.attempt {
+            Attempt::Connecting(_) => Some(self.isn() + 1),
+            Attempt::TakingIn(taking) => Some(taking.replay.unacknowledged()),
+            Attempt::Waiting => None,
+        }
     }
 }
 
