@@ -178,7 +178,7 @@ impl Core {
 
     fn forward_beyond(&mut self, flow: &Flow, point: Seq, beyond: &[u8], fin: bool, recovery: &Recovery) {
         let mss = flow.leg.payload_bytes(self.mss());
-        let ack = Seq(recovery.order.client_next) + recovery.held.len() as u32;
+        let ack = recovery.client_ack();
         let mut seq = point;
         let pieces = beyond.len().div_ceil(mss).max(usize::from(fin));
         for index in 0..pieces {
@@ -196,7 +196,7 @@ fn debts(recovery: &mut Recovery, replay: Sender, leg: &BackendLeg, start: Seq) 
         return None;
     }
     let empty = Sender::new(recovery.point, Vec::new(), false, 1, 0, BACKEND_TIMEOUT);
-    let client_next = Seq(recovery.order.client_next) + recovery.held.len() as u32;
+    let client_next = recovery.client_ack();
     Some(Box::new(Debts {
         to_client: std::mem::replace(&mut recovery.resend, empty),
         to_backend: replay,

@@ -363,7 +363,7 @@ impl Flow {
     pub(crate) fn client_next(&self) -> Option<Seq> {
         match &self.state {
             State::Setup(setup) => Some(setup.irs + 1 + setup.acknowledged as u32),
-            State::Recovering(recovery) => Some(Seq(recovery.order.client_next)),
+            State::Recovering(recovery) => Some(recovery.client_ack()),
             State::Answering(answering) => Some(answering.client_next),
             State::Spliced(_) | State::Gone => None,
         }

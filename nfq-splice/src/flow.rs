@@ -106,7 +106,7 @@ pub(crate) struct Debts {
     pub(crate) leg: BackendLeg,
     /// Where the backend's bytes begin, in the client's space: earlier acknowledgements do not concern it.
     pub(crate) point: Seq,
-    /// The client's next byte.
+    /// One after the client's bytes that the proxy owes or the backend has acknowledged: the client need not repeat them.
     pub(crate) client_next: Seq,
 }
 

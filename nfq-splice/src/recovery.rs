@@ -140,7 +140,7 @@ impl Core {
     pub(crate) fn pay_from_log(&mut self, flow: &mut Flow) {
         let now = self.now;
         let State::Recovering(recovery) = &mut flow.state else { return };
-        let ack = Seq(recovery.order.client_next);
+        let ack = recovery.client_ack();
         let window = self.settings.splice.hold_bytes as u32;
         while let Some(piece) = recovery.resend.poll(now) {
             self.send_to_client(&flow.leg, &piece, ack, window);
@@ -153,8 +153,8 @@ impl Core {
         let flags = segment.flags();
         if flags.rst() {
             let exact = segment.seq() == recovery.reassembly.next()
-                || segment.seq() == Seq(recovery.order.client_next);
-            let (next, window) = (Seq(recovery.order.client_next), self.settings.splice.hold_bytes as u32);
+                || segment.seq() == recovery.client_ack();
+            let (next, window) = (recovery.client_ack(), self.settings.splice.hold_bytes as u32);
             return if exact {
                 self.client_left(flow);
             } else {
@@ -164,7 +164,7 @@ impl Core {
         if flags.ack() {
             recovery.resend.handle_ack(self.now, segment.ack(), flow.leg.window.unwrap_or(0) as usize);
         }
-        let old = segment.seq().before(Seq(recovery.order.client_next));
+        let old = segment.seq().before(recovery.client_ack());
         let Recovery { held, reassembly, .. } = &mut **recovery;
         if held.len() + segment.payload().len() <= self.settings.splice.hold_bytes {
             reassembly.push(segment.seq(), segment.payload(), &mut |bytes| held.extend_from_slice(bytes));
@@ -180,7 +180,7 @@ impl Core {
     /// Keep-alives and window probes carry an old sequence number (RFC 9293 §3.8.4, §3.8.6.1).
     fn answer_probe(&mut self, flow: &mut Flow) {
         let State::Recovering(recovery) = &flow.state else { return };
-        let (seq, ack) = (recovery.point, Seq(recovery.order.client_next));
+        let (seq, ack) = (recovery.point, recovery.client_ack());
         let window = self.settings.splice.hold_bytes as u32;
         self.acknowledge_client(&flow.leg, seq, ack, window);
     }
@@ -259,6 +259,11 @@ impl Recovery {
     /// The alternate's view of the client's initial sequence number: S − R − 1.
     pub(crate) fn isn(&self) -> Seq {
         Seq(self.order.client_next) - self.order.replay.len() as u32 - 1
+    }
+
+    /// One after the client's bytes, and FIN, that were logged: the proxy delivers them to the alternate.
+    pub(crate) fn client_ack(&self) -> Seq {
+        Seq(self.order.client_next) + u32::from(self.order.client_fin)
     }
 
     /// What the alternate expects next, if there is one: only there does it believe a reset (RFC 5961 §3.2).

@@ -106,7 +106,6 @@ impl Core {
         splice.idle.seen = self.now;
         let mut translation = splice.to_backend(&flow.leg);
         if let Some(debts) = &mut splice.debts {
-            debts.client_next = debts.client_next.max(segment.seq() + segment.sequence_length());
             self.client_acknowledges(&flow.leg, debts, segment);
             // The backend's bytes begin at `point`: what the client lacks before it is the proxy's to repeat.
             let short = debts.point.since(segment.ack());
@@ -133,6 +132,7 @@ impl Core {
         if let Some(debts) = &mut splice.debts {
             debts.leg.learn(segment);
             if segment.flags().ack() {
+                debts.client_next = debts.client_next.max(segment.ack());
                 debts.to_backend.handle_ack(self.now, segment.ack(), debts.leg.window as usize);
             }
             self.pay_backend(&flow.leg, debts);
