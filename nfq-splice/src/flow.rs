@@ -137,6 +137,8 @@ pub(crate) struct Recovery {
     pub(crate) held: Vec<u8>,
     pub(crate) reassembly: Reassembly,
     pub(crate) attempt: Attempt,
+    /// Requests that were owed to the failed backend.
+    pub(crate) owed: Option<Sender>,
 }
 
 /// The attempt with one alternate.

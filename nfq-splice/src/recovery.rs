@@ -60,8 +60,16 @@ impl Core {
         if let Some(options) = order.options {
             flow.leg.options = options;
         }
-        let first = Seq(order.resend_from) + splice.delta;
-        let bytes = std::mem::take(&mut order.resend);
+        let owed = splice.debts.as_ref().map(|debts| debts.to_backend.clone());
+        complete(&mut order, owed.as_ref());
+        let mut first = Seq(order.resend_from) + splice.delta;
+        let mut bytes = std::mem::take(&mut order.resend);
+        if let Some(debts) = &splice.debts {
+            // What the backend sent before belongs to its take-in, not to the client's stream.
+            let before = debts.point.since(first).clamp(0, bytes.len() as i32);
+            bytes.drain(..before as usize);
+            first = first + before as u32;
+        }
         let point = first + bytes.len() as u32;
         if flow.leg.acked.before(first) || splice.kernel {
             flow.leg.acked = first;
@@ -82,6 +90,7 @@ impl Core {
             held: Vec::new(),
             reassembly: Reassembly::new(Seq(order.client_next), limit),
             attempt: Attempt::Waiting,
+            owed,
             order,
         };
         flow.state = State::Recovering(Box::new(recovery));
@@ -122,6 +131,7 @@ impl Core {
             recovery.order.alternate = order.alternate;
         } else {
             recovery.order = RecoveryOrder { resend: Vec::new(), ..order };
+            complete(&mut recovery.order, recovery.owed.as_ref());
         }
         recovery.deadline = self.now + self.settings.recovery_timeout;
         flow.state = State::Recovering(Box::new(recovery));
@@ -273,6 +283,15 @@ impl Recovery {
             Attempt::TakingIn(taking) => Some(taking.replay.unacknowledged()),
             Attempt::Waiting => None,
         }
+    }
+}
+
+/// Requests that the proxy has acknowledged to the client, but not yet delivered, need not have been logged.
+fn complete(order: &mut RecoveryOrder, owed: Option<&Sender>) {
+    if let Some((bytes, fin)) = owed.and_then(|owed| owed.from(Seq(order.client_next))) {
+        order.replay.extend_from_slice(bytes);
+        order.client_next = order.client_next.wrapping_add(bytes.len() as u32);
+        order.client_fin |= fin;
     }
 }
 

@@ -88,6 +88,12 @@ impl Sender {
         self.base + self.end() as u32
     }
 
+    /// The bytes from `seq` on, if it lies within them or at their end, and whether a FIN follows.
+    pub fn from(&self, seq: Seq) -> Option<(&[u8], bool)> {
+        let at = usize::try_from(seq.since(self.base)).ok()?;
+        Some((self.bytes.get(at..)?, self.fin))
+    }
+
     /// Timeouts in a row without progress.
     pub fn timeouts(&self) -> u32 {
         self.timeouts
