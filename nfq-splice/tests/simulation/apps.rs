@@ -99,7 +99,6 @@ impl Worker {
             socket.listen(80).unwrap();
             return;
         }
-        socket.set_timeout(Some(smoltcp::time::Duration::from_secs(400)));
         while socket.can_recv() {
             let _ = socket.recv(|bytes| {
                 self.incoming.extend_from_slice(bytes);

@@ -93,6 +93,10 @@ pub(crate) struct Host {
     timestamps: bool,
     /// By peer: the highest acknowledgement received.
     acked: BTreeMap<(SocketAddr, SocketAddr), Seq>,
+    /// By peer: one after the highest byte sent.
+    sent: BTreeMap<(SocketAddr, SocketAddr), Seq>,
+    /// By peer: the last SYN.
+    syns: BTreeMap<SocketAddr, Seq>,
     /// By peer: one after the highest byte received.
     peer_next: BTreeMap<(SocketAddr, SocketAddr), Seq>,
     /// By peer: the acknowledgement that is not progressing, and since when.
@@ -116,6 +120,8 @@ impl Host {
             wire,
             timestamps,
             acked: BTreeMap::new(),
+            sent: BTreeMap::new(),
+            syns: BTreeMap::new(),
             peer_next: BTreeMap::new(),
             stalls: BTreeMap::new(),
         }
@@ -129,6 +135,7 @@ impl Host {
         }
         // smoltcp 0.12 does not probe a closed window: a keep-alive does. See `probe`.
         socket.set_keep_alive(Some(smoltcp::time::Duration::from_millis(1500)));
+        socket.set_timeout(Some(smoltcp::time::Duration::from_secs(400)));
         self.sockets.add(socket)
     }
 
@@ -142,6 +149,9 @@ impl Host {
     }
 
     pub(crate) fn receive(&mut self, packet: Vec<u8>) {
+        if self.is_duplicate_syn(&packet) || self.is_inexact_reset(&packet) {
+            return;
+        }
         if let Ok(segment) = TcpSegment::parse(&packet)
             && segment.checksums_valid()
             && segment.flags().ack()
@@ -153,6 +163,44 @@ impl Host {
             *next = if segment.flags().syn() { end } else { next.max(end) };
         }
         self.wire.incoming.push_back(packet);
+    }
+
+    /// smoltcp gives it to another listening socket, which answers with another initial sequence number.
+    fn is_duplicate_syn(&mut self, packet: &[u8]) -> bool {
+        let Ok(segment) = TcpSegment::parse(packet) else { return false };
+        if !segment.flags().syn() || segment.flags().ack() || !segment.checksums_valid() {
+            return false;
+        }
+        let taken = self.sockets.iter().any(|(_, socket)| {
+            let smoltcp::socket::Socket::Tcp(socket) = socket;
+            let remote = socket.remote_endpoint().map(|end| SocketAddr::from((end.addr, end.port)));
+            socket.is_open() && remote == Some(segment.source())
+        });
+        self.syns.insert(segment.source(), segment.seq()) == Some(segment.seq()) && taken
+    }
+
+    /// smoltcp believes any reset inside the window; other stacks challenge it unless it is exact (RFC 5961 §3.2).
+    fn is_inexact_reset(&mut self, packet: &[u8]) -> bool {
+        let Ok(segment) = TcpSegment::parse(packet) else { return false };
+        if !segment.flags().rst() || !segment.checksums_valid() {
+            return false;
+        }
+        let key = (segment.destination(), segment.source());
+        let open = self.sockets.iter().any(|(_, socket)| {
+            let smoltcp::socket::Socket::Tcp(socket) = socket;
+            let remote = socket.remote_endpoint().map(|end| SocketAddr::from((end.addr, end.port)));
+            let local = socket.local_endpoint().map(|end| SocketAddr::from((end.addr, end.port)));
+            !matches!(socket.state(), State::SynSent) && (local, remote) == (Some(key.0), Some(key.1))
+        });
+        let expected = self.syns.get(&key.1).map(|isn| *isn + 1);
+        let next = self.peer_next.get(&key).copied().or(expected);
+        let exact = next.is_none_or(|next| next == segment.seq());
+        if open && !exact {
+            let bare = SegmentBuilder { ack: next, ..SegmentBuilder::new(key.0, key.1) };
+            let seq = self.sent.get(&key).copied().unwrap_or_default();
+            self.wire.outgoing.push(SegmentBuilder { seq, window: 1000, ..bare }.build());
+        }
+        open && !exact
     }
 
     /// Lets the stack work, and gives what it sends.
@@ -168,8 +216,15 @@ impl Host {
     fn probe(&mut self, packet: Vec<u8>) -> Vec<u8> {
         let segment = TcpSegment::parse(&packet).unwrap();
         let key = (segment.source(), segment.destination());
+        let end = segment.seq() + segment.sequence_length();
+        let sent = self.sent.entry(key).or_insert(end);
+        *sent = if segment.flags().syn() { end } else { sent.max(end) };
         if segment.flags().syn() {
             self.acked.remove(&key);
+            self.peer_next.remove(&key);
+            if let Some(isn) = self.syns.get(&key.1).filter(|_| segment.flags().ack()) {
+                self.peer_next.insert(key, *isn + 1);
+            }
         }
         let Some(acked) = self.acked.get(&key).filter(|_| segment.payload() == [0]) else { return packet };
         SegmentBuilder {

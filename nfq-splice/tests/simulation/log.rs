@@ -20,7 +20,9 @@ pub(crate) struct FlowLog {
     pub(crate) responses: Vec<u8>,
     ack_cl: Seq,
     client_fin: bool,
-    /// The backend closed in good order, or either side reset: nothing to recover any more.
+    /// One after the FIN with which the backend closed in good order.
+    server_fin: Option<Seq>,
+    /// The client has acknowledged that, or either side reset: nothing to recover any more.
     pub(crate) ended: bool,
     /// Highest right edge that the backend gave the client.
     pub(crate) granted: Option<Seq>,
@@ -47,6 +49,7 @@ impl FlowLog {
             responses: Vec::new(),
             ack_cl: Seq(0),
             client_fin: false,
+            server_fin: None,
             ended: false,
             granted: None,
             server_scale: 0,
@@ -73,6 +76,10 @@ impl FlowLog {
             && segment.ack().before_or_at(stream.next() + 1)
         {
             self.ack_cl = segment.ack().max(*isn + 1);
+            if stream.next().before(self.ack_cl) {
+                self.ack_cl = stream.next();
+            }
+            self.ended |= self.server_fin.is_some_and(|fin| fin.before_or_at(segment.ack()));
         }
     }
 
@@ -96,7 +103,10 @@ impl FlowLog {
         let Some((_, stream)) = server else { return };
         stream.push(segment.seq(), segment.payload(), &mut |bytes| responses.extend_from_slice(bytes));
         let end = segment.seq() + segment.payload().len() as u32;
-        self.ended |= !judged && (flags.rst() || (flags.fin() && end == stream.next()));
+        if flags.fin() && end == stream.next() && !judged {
+            self.server_fin = Some(end + 1);
+        }
+        self.ended |= !judged && flags.rst();
     }
 
     fn parse(&self) -> Parsed {

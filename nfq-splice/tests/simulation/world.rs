@@ -83,6 +83,7 @@ pub(crate) struct World {
     pub(crate) trace: Option<Vec<String>>,
     pub(crate) resplices: u32,
     steps: u64,
+    youngest: u64,
 }
 
 pub(crate) fn service() -> SocketAddr {
@@ -158,6 +159,7 @@ impl World {
             trace: trace.then(Vec::new),
             resplices: 0,
             steps: 0,
+            youngest: 0,
             events: BinaryHeap::new(),
             bodies: BTreeMap::new(),
             serial: 0,
@@ -611,7 +613,9 @@ impl World {
         self.note(|| format!("queued {stage:?} {}", show(&packet.bytes)));
         let verdict = self.engine.handle_packet(self.now, &mut packet.bytes, stage);
         let born = packet.born;
-        let inherited = packet.from_backend.map(|_| born);
+        // What the engine sends meanwhile may carry the time of any packet of a backend before.
+        self.youngest = self.youngest.max(born);
+        let inherited = packet.from_backend.map(|_| self.youngest);
         match verdict {
             Verdict::Rewritten if stage == Stage::Tracked => {
                 self.checks.fail("a packet was rewritten after conntrack".to_owned());
