@@ -84,7 +84,8 @@ fn compare(outside: &[Segment], inside: &[Segment]) -> Result<()> {
         ensure!(segment.checksum_ok, "a wrong checksum on the client's side: {segment:?}");
         ensure!(
             inside_set.contains(&translated),
-            "{segment:?} is the translation of nothing: {translated:?}"
+            "{segment:?} should be {translated:?} on the other side; similar there: {:?}",
+            similar(inside, &translated)
         );
         compared += 1;
         selective += usize::from(!segment.sack.is_empty());
@@ -93,6 +94,14 @@ fn compare(outside: &[Segment], inside: &[Segment]) -> Result<()> {
     ensure!(compared > 1000, "only {compared} segments were compared");
     ensure!(selective > 0, "no selective acknowledgement was seen");
     Ok(())
+}
+
+/// Segments of the same direction at the same place, to see what is different.
+fn similar<'a>(segments: &'a [Segment], wanted: &Segment) -> Vec<&'a Segment> {
+    let same = |segment: &&Segment| {
+        segment.from_server == wanted.from_server && segment.seq == wanted.seq && segment.ack == wanted.ack
+    };
+    segments.iter().filter(same).take(5).collect()
 }
 
 /// From the two SYN-ACKs and the first data of the server.

@@ -5,10 +5,12 @@ use std::io::{BufRead, BufReader};
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use etherparse::{NetSlice, SlicedPacket, TcpOptionElement, TransportSlice};
 use lab::process::Process;
+use lab::testing::await_condition;
 use lab::{Lab, Node};
 use rustix::process::Signal;
 
@@ -48,7 +50,22 @@ impl Capture {
     pub(crate) fn start(lab: &Lab, node: Node, interface: &str) -> Result<Self> {
         let file = lab.dir().join(format!("{node}-{interface}.pcap"));
         let mut command = Command::new("tcpdump");
-        command.args(["-n", "-U", "-s", "0", "-B", "65536", "-Z", "root", "-i", interface, "-w"]).arg(&file);
+        command
+            .args([
+                "-n",
+                "-U",
+                "--immediate-mode",
+                "-s",
+                "0",
+                "-B",
+                "65536",
+                "-Z",
+                "root",
+                "-i",
+                interface,
+                "-w",
+            ])
+            .arg(&file);
         command.args(["tcp", "and", "(port 80 or port 8080)"]);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = lab.netns(node).spawn(&mut command)?;
@@ -63,11 +80,22 @@ impl Capture {
         Ok(Self { child, file })
     }
 
-    /// Ends it and reads what it has.
+    /// Waits until both sides' FIN are in the file, ends the capture, and returns what came up to then.
     pub(crate) fn finish(mut self) -> Result<Vec<Segment>> {
+        let mut segments = Vec::new();
+        await_condition("both FINs in the capture", Duration::from_secs(10), || {
+            // A packet that is being written makes the file's end unreadable for a moment.
+            segments = parse_file(&std::fs::read(&self.file)?).unwrap_or_default();
+            let closed = |from_server| {
+                segments.iter().rposition(|segment| segment.fin && segment.from_server == from_server)
+            };
+            let Some(last) = closed(true).zip(closed(false)).map(|(a, b)| a.max(b)) else { return Ok(false) };
+            segments.truncate(last + 1);
+            Ok(true)
+        })?;
         Process::running(self.child.id()).context("tcpdump is gone")?.signal(Signal::INT);
         self.child.wait()?;
-        parse_file(&std::fs::read(&self.file)?)
+        Ok(segments)
     }
 }
 
