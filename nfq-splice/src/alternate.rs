@@ -94,6 +94,11 @@ impl Core {
         let now = self.now;
         let State::Recovering(recovery) = &mut flow.state else { return };
         let Attempt::TakingIn(taking) = &mut recovery.attempt else { return };
+        let ahead = segment.seq().since(taking.reassembly.next());
+        if segment.seq().before(taking.leg.irs) || ahead > REORDER_BYTES as i32 {
+            // Of an earlier connection of this client: its acknowledgement would pass for one of the replay.
+            return self.counters.count("alternate_segment_out_of_window");
+        }
         taking.leg.learn(segment);
         if segment.flags().ack() {
             taking.replay.handle_ack(now, segment.ack(), taking.leg.window as usize);

@@ -12,6 +12,9 @@ use crate::leg::ClientLeg;
 
 /// A connection closed on both sides is remembered this long for late segments.
 const CLOSED_LINGER: Duration = Duration::from_secs(10);
+/// While something is owed, a backend's segments begin at most so many bytes behind its first: others are of an earlier
+/// connection of this client, and their acknowledgements mean nothing.
+const OWED_SPAN: i32 = 64 << 20;
 /// Timeouts without progress after which a debt cannot be paid.
 const MAX_TIMEOUTS: u32 = 8;
 
@@ -130,8 +133,11 @@ impl Core {
             flow.leg.raise_floor(value.wrapping_add(offset));
         }
         if let Some(debts) = &mut splice.debts {
-            debts.leg.learn(segment);
-            if segment.flags().ack() {
+            let ours = (0..OWED_SPAN).contains(&segment.seq().since(debts.leg.irs));
+            if ours {
+                debts.leg.learn(segment);
+            }
+            if ours && segment.flags().ack() {
                 debts.client_next = debts.client_next.max(segment.ack());
                 debts.to_backend.handle_ack(self.now, segment.ack(), debts.leg.window as usize);
             }
