@@ -141,7 +141,12 @@ fn syn(port: u16) -> SegmentBuilder<'static> {
 
 /// The client's bytes from `offset` on, without an acknowledgement yet.
 fn data(port: u16, offset: u32, payload: &[u8]) -> SegmentBuilder<'_> {
-    SegmentBuilder { seq: ISN + 1 + offset, window: WINDOW, payload, ..SegmentBuilder::new(client(port), service()) }
+    SegmentBuilder {
+        seq: ISN + 1 + offset,
+        window: WINDOW,
+        payload,
+        ..SegmentBuilder::new(client(port), service())
+    }
 }
 
 const RST_ACK: Flags = Flags::RST.union(Flags::ACK);
@@ -170,7 +175,8 @@ fn nonsense_is_dropped_without_an_answer() {
         Flags(0x3f & !Flags::ACK.0),
     ] {
         let mut proxy = Proxy::new();
-        let sent = proxy.receive(&SegmentBuilder { seq: ISN, flags, ..SegmentBuilder::new(client(1), service()) });
+        let sent =
+            proxy.receive(&SegmentBuilder { seq: ISN, flags, ..SegmentBuilder::new(client(1), service()) });
         assert_eq!((sent, proxy.connections()), (Vec::new(), 0), "{flags:?}");
     }
 }
@@ -183,7 +189,10 @@ fn an_acknowledgement_from_nowhere_is_reset_with_its_own_number_and_rationed() {
     assert_eq!((sent.len(), sent[0].flags, sent[0].seq, sent[0].to), (1, Flags::RST, Seq(77), client(1)));
     let answered: usize = (0..5000).map(|_| proxy.receive(&stray).len()).sum();
     assert!(answered < 1000, "{answered} answers to strangers in no time");
-    assert!(proxy.receive(&SegmentBuilder { flags: Flags::RST, ..stray }).is_empty(), "a reset is not answered");
+    assert!(
+        proxy.receive(&SegmentBuilder { flags: Flags::RST, ..stray }).is_empty(),
+        "a reset is not answered"
+    );
     assert_eq!(proxy.connections(), 0);
 }
 
@@ -202,13 +211,18 @@ fn a_wrong_acknowledgement_in_the_handshake_is_reset_and_changes_nothing() {
 #[test]
 fn a_reset_counts_only_where_it_is_exact() {
     // Offset from the next byte expected; whether it ends the connection; whether it is challenged (RFC 5961 §3.2).
-    for (offset, ends, challenged) in
-        [(0, true, false), (1, false, true), (20_000, false, true), (60_000, false, false), (-1, false, false)]
-    {
+    for (offset, ends, challenged) in [
+        (0, true, false),
+        (1, false, true),
+        (20_000, false, true),
+        (60_000, false, false),
+        (-1, false, false),
+    ] {
         let mut proxy = Proxy::new();
         let iss = proxy.establish(1);
         let seq = ISN + 1 + offset as u32;
-        let sent = proxy.receive(&SegmentBuilder { flags: Flags::RST, seq, ack: Some(iss + 1), ..data(1, 0, b"") });
+        let sent =
+            proxy.receive(&SegmentBuilder { flags: Flags::RST, seq, ack: Some(iss + 1), ..data(1, 0, b"") });
         assert_eq!(proxy.connections(), u64::from(!ends), "reset at {offset}");
         let challenge = sent.first().map(|sent| (sent.flags, sent.seq, sent.ack));
         assert_eq!(challenge, challenged.then_some((Flags::ACK, iss + 1, ISN + 1)), "reset at {offset}");
@@ -403,7 +417,10 @@ fn backends_that_refuse_or_are_silent_are_passed_over_then_502() {
 fn a_backend_without_a_connection_is_reset_a_foreign_host_ignored() {
     let mut proxy = Proxy::new();
     let stray = SegmentBuilder { ack: Some(Seq(4)), ..SegmentBuilder::new(backend(11), client(1)) };
-    assert_eq!(proxy.receive(&stray).first().map(|sent| (sent.to, sent.flags)), Some((backend(11), Flags::RST)));
+    assert_eq!(
+        proxy.receive(&stray).first().map(|sent| (sent.to, sent.flags)),
+        Some((backend(11), Flags::RST))
+    );
     let foreign = SegmentBuilder { ack: Some(Seq(4)), ..SegmentBuilder::new(backend(99), client(1)) };
     assert!(proxy.receive(&foreign).is_empty());
     assert_eq!(proxy.counter("foreign_dropped"), 1);
@@ -421,7 +438,12 @@ fn input() -> impl Strategy<Value = Input> {
     let bytes = prop_oneof![
         Just(Vec::new()),
         Just(REQUEST.to_vec()),
-        (0..REQUEST.len(), 1_usize..20).prop_map(|(at, n)| REQUEST.iter().skip(at).take(n).copied().collect()),
+        (0..REQUEST.len(), 1_usize..20).prop_map(|(at, n)| REQUEST
+            .iter()
+            .skip(at)
+            .take(n)
+            .copied()
+            .collect()),
         prop::collection::vec(any::<u8>(), 1..40),
     ];
     let flags = prop_oneof![4 => Just(16_u8), 2 => Just(18), 1 => Just(2), 1 => Just(17), 1 => Just(20), 1 => 0_u8..64];

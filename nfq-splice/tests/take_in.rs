@@ -5,7 +5,8 @@ use nfq_splice::take_in::{Comparison, Verdict};
 use xxhash_rust::xxh3::xxh3_128;
 
 const LOGGED: &str = "HTTP/1.1 200 OK\r\nDate: Tue, 15 Nov 1994 08:12:31 GMT\r\nContent-Length: 40\r\n\r\n";
-const OTHER_DATE: &str = "HTTP/1.1 200 OK\r\nDate: Wed, 16 Nov 1994 09:13:32 GMT\r\nContent-Length: 40\r\n\r\n";
+const OTHER_DATE: &str =
+    "HTTP/1.1 200 OK\r\nDate: Wed, 16 Nov 1994 09:13:32 GMT\r\nContent-Length: 40\r\n\r\n";
 const BODY: &[u8; 40] = b"0123456789abcdefghijklmnopqrstuvwxyzABCD";
 
 fn prefix(head: &str, complete: bool, body: &[u8]) -> TakeIn {
@@ -127,7 +128,9 @@ fn another_body_byte_is_a_mismatch_if_it_was_logged() {
 }
 
 fn partial(first: usize, last: usize, complete: usize, length: usize) -> String {
-    format!("HTTP/1.1 206 Partial Content\r\nContent-Range: bytes {first}-{last}/{complete}\r\nContent-Length: {length}\r\n\r\n")
+    format!(
+        "HTTP/1.1 206 Partial Content\r\nContent-Range: bytes {first}-{last}/{complete}\r\nContent-Length: {length}\r\n\r\n"
+    )
 }
 
 #[test]

@@ -334,10 +334,6 @@ impl Client {
         host.socket(self.handle).abort();
     }
 
-    pub(crate) fn expected(&self) -> usize {
-        self.checker.total()
-    }
-
     pub(crate) fn progress(&self) -> String {
         format!(
             "{} of {} bytes received, {} of {} sent, {:?}",

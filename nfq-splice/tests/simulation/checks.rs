@@ -9,8 +9,8 @@ use crate::world::{Node, Packet, show};
 
 #[derive(Default)]
 struct Seen {
-    /// The greatest timestamp received, and when the packet that carried it came into being.
-    timestamp: Option<(u32, u64)>,
+    /// The greatest timestamp received, when the packet that carried it came into being, and when it left the proxy.
+    timestamp: Option<(u32, u64, u64)>,
     announced_scale: u8,
     /// Highest right edge that a receiver gave, client's sequence space.
     granted: Option<Seq>,
@@ -46,14 +46,8 @@ impl Checks {
         *last
     }
 
-    pub(crate) fn lost(&mut self, _packet: &Packet) {}
-
     pub(crate) fn unspliced(&mut self, client: Client, backend: usize) {
         self.unspliced.insert((client, backend));
-    }
-
-    pub(crate) fn spliced(&mut self, client: Client, backend: usize) {
-        self.unspliced.remove(&(client, backend));
     }
 
     pub(crate) fn granted(&mut self, client: Client, edge: Seq) {
@@ -83,8 +77,11 @@ impl Checks {
         }
     }
 
-    pub(crate) fn to_backend(&mut self, packet: &Packet) {
-        let _ = TcpSegment::parse(&packet.bytes).unwrap();
+    pub(crate) fn to_backend(&mut self, packet: &Packet, backend: usize) {
+        let segment = TcpSegment::parse(&packet.bytes).unwrap();
+        if segment.flags().syn() {
+            self.unspliced.remove(&(segment.source(), backend));
+        }
     }
 
     pub(crate) fn at_client(&mut self, packet: &Packet) {
@@ -96,14 +93,14 @@ impl Checks {
         // Timestamps of a reset do not count (RFC 7323 §5.2).
         let Some((value, _)) = segment.timestamps().filter(|_| !segment.flags().rst()) else { return };
         match seen.timestamp {
-            Some((recent, born)) if (value.wrapping_sub(recent) as i32) < 0 => {
-                if packet.born > born {
+            Some((recent, born, departed)) if (value.wrapping_sub(recent) as i32) < 0 => {
+                if packet.born > born && packet.departed > departed {
                     let back = recent.wrapping_sub(value);
                     self.fail(format!("timestamps go back by {back}: {}", show(&packet.bytes)));
                 }
             }
-            Some((_, born)) => seen.timestamp = Some((value, born.max(packet.born))),
-            None => seen.timestamp = Some((value, packet.born)),
+            Some((recent, ..)) if value == recent => {}
+            _ => seen.timestamp = Some((value, packet.born, packet.departed)),
         }
     }
 }

@@ -146,17 +146,6 @@ impl FlowLog {
         Parsed { requests, answered, answered_bytes }
     }
 
-    /// Ordinal of the last transaction whose response is fully logged.
-    pub(crate) fn t_l(&self) -> u16 {
-        self.t_l_before + self.parse().answered as u16
-    }
-
-    /// No answer is owed.
-    pub(crate) fn is_idle(&self) -> bool {
-        let parsed = self.parse();
-        parsed.requests.len() == parsed.answered
-    }
-
     pub(crate) fn report(&self) -> ConnectionReport {
         let parsed = self.parse();
         let isn = self.server.as_ref().map_or(Seq(0), |(isn, _)| *isn);

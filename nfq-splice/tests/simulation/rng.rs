@@ -34,9 +34,4 @@ impl Rng {
     pub(crate) fn pick<T: Copy>(&mut self, from: &[T]) -> T {
         from[self.below(from.len() as u64) as usize]
     }
-
-    /// An independent stream.
-    pub(crate) fn fork(&mut self) -> Self {
-        Self(self.next())
-    }
 }

@@ -41,6 +41,8 @@ pub(crate) struct Packet {
     pub(crate) bytes: Vec<u8>,
     pub(crate) born: u64,
     pub(crate) from_backend: Option<usize>,
+    /// When it left the proxy towards the client.
+    pub(crate) departed: u64,
 }
 
 enum Event {
@@ -51,7 +53,6 @@ enum Event {
     FromProxy(FromProxy),
     Crash,
     Destroyed(ClientAddress),
-    Wake,
 }
 
 pub(crate) struct World {
@@ -290,7 +291,6 @@ impl World {
                     self.act(None);
                 }
             }
-            Event::Wake => {}
         }
     }
 
@@ -327,7 +327,7 @@ impl World {
         for bytes in sent {
             self.serial += 1;
             let from_backend = number.checked_sub(1);
-            let packet = Packet { bytes, born: self.serial, from_backend };
+            let packet = Packet { bytes, born: self.serial, from_backend, departed: 0 };
             let (link, to) = if number == 0 { (0, Node::Proxy) } else { (2, Node::Logger) };
             self.transmit(link, to, packet);
         }
@@ -344,14 +344,12 @@ impl World {
         if spoil && self.rng.chance(loss) {
             self.faults[link] += 1;
             self.note(|| format!("link {link}: lost {}", show(&packet.bytes)));
-            self.checks.lost(&packet);
             return;
         }
         if spoil && self.rng.chance(corruption) {
             self.faults[link] += 1;
             let bit = self.rng.below(packet.bytes.len() as u64 * 8) as usize;
             packet.bytes[bit / 8] ^= 1 << (bit % 8);
-            self.checks.lost(&packet);
         }
         if spoil && self.rng.chance(duplication) {
             self.faults[link] += 1;
@@ -627,7 +625,9 @@ impl World {
     }
 
     /// What leaves the proxy.
-    fn route(&mut self, packet: Packet) {
+    fn route(&mut self, mut packet: Packet) {
+        self.serial += 1;
+        packet.departed = self.serial;
         let segment = TcpSegment::parse(&packet.bytes).unwrap();
         let (source, destination) = (segment.source(), segment.destination());
         if !segment.checksums_valid() {
@@ -642,7 +642,7 @@ impl World {
             self.checks.to_client(&packet);
             self.transmit(0, Node::Client, packet);
         } else if backend_number(destination).is_some() {
-            self.checks.to_backend(&packet);
+            self.checks.to_backend(&packet, backend_number(destination).unwrap_or_default());
             self.transmit(1, Node::Logger, packet);
         } else {
             self.checks.fail(format!("untranslated packet to the backends: {}", show(&packet.bytes)));
@@ -657,7 +657,7 @@ impl World {
                     self.serial += 1;
                     let born = inherited.unwrap_or(self.serial);
                     self.note(|| format!("engine sends {}", show(&bytes)));
-                    self.route(Packet { bytes, born, from_backend: None });
+                    self.route(Packet { bytes, born, from_backend: None, departed: 0 });
                 }
                 Action::Suspend(client) => {
                     self.kernel.queued.insert(client);
@@ -691,8 +691,6 @@ impl World {
             return self.engine.handle_splice_failed(self.now, splice.client);
         }
         self.note(|| format!("kernel splices {} to {}", splice.client, splice.backend));
-        let number = backend_number(splice.backend).unwrap();
-        self.checks.spliced(splice.client, number);
         self.kernel.insert(self.now, splice);
     }
 
