@@ -42,7 +42,7 @@ impl Core {
         }
     }
 
-    fn connect_next(&mut self, flow: &mut Flow) {
+    pub(crate) fn connect_next(&mut self, flow: &mut Flow) {
         let State::Setup(setup) = &mut flow.state else { return };
         if let Some(Connect { host, path, tried, .. }) = setup.connect.take() {
             self.counters.count("backend_connect_failed");

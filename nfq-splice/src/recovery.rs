@@ -9,7 +9,7 @@ use packet::{Flags, Reassembly, SegmentBuilder, Seq, TcpSegment};
 use crate::action::Action;
 use crate::common::Core;
 use crate::connect::{SYN_TIMEOUT, SYN_TRIES};
-use crate::flow::{Attempt, Flow, Recovery, Repeat, Splice, State};
+use crate::flow::{Attempt, Flow, Recovery, Repeat, Setup, Splice, State};
 use crate::leg;
 use crate::sender::Sender;
 
@@ -40,6 +40,11 @@ impl Core {
             State::Recovering(recovery) if concerns(&recovery, order.flow.backend) => {
                 self.try_again(flow, *recovery, order);
             }
+            State::Setup(setup) if connects_to(&setup, order.flow.backend) => {
+                flow.state = State::Setup(setup);
+                self.leave_backend(flow, order.flow.backend);
+                self.tell(id, Outcome::Gone("it was still connecting: it goes to another backend".to_owned()));
+            }
             other => {
                 flow.state = other;
                 let reason = format!("the connection is {} on another backend", flow.state_name());
@@ -50,6 +55,14 @@ impl Core {
 
     pub(crate) fn tell(&mut self, id: u64, outcome: Outcome) {
         self.act(Action::Tell(FromProxy::Ended { id, outcome }));
+    }
+
+    /// The log has seen the handshake with a backend that failed, the proxy not yet: nothing is lost, another one is asked.
+    fn leave_backend(&mut self, flow: &mut Flow, backend: SocketAddr) {
+        if let State::Setup(setup) = &flow.state {
+            self.reset_backend(flow.leg.client, backend, setup.irs + 1);
+        }
+        self.connect_next(flow);
     }
 
     fn suspend(&mut self, flow: &mut Flow, splice: Splice, mut order: RecoveryOrder) {
@@ -236,6 +249,7 @@ impl Core {
                 }
                 self.abort(flow, flow.leg.acked);
             }
+            State::Setup(setup) if connects_to(setup, backend) => self.leave_backend(flow, backend),
             _ => self.counters.count("reset_orders_outdated"),
         }
     }
@@ -293,6 +307,10 @@ fn complete(order: &mut RecoveryOrder, owed: Option<&Sender>) {
         order.client_next = order.client_next.wrapping_add(bytes.len() as u32);
         order.client_fin |= fin;
     }
+}
+
+fn connects_to(setup: &Setup, backend: SocketAddr) -> bool {
+    setup.connect.as_ref().is_some_and(|connect| connect.backend == backend)
 }
 
 fn concerns(recovery: &Recovery, backend: SocketAddr) -> bool {
