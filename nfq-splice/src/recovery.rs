@@ -43,7 +43,10 @@ impl Core {
             State::Setup(setup) if connects_to(&setup, order.flow.backend) => {
                 flow.state = State::Setup(setup);
                 self.leave_backend(flow, order.flow.backend);
-                self.tell(id, Outcome::Gone("it was still connecting: it goes to another backend".to_owned()));
+                self.tell(
+                    id,
+                    Outcome::Gone("it was still connecting: it goes to another backend".to_owned()),
+                );
             }
             other => {
                 flow.state = other;
@@ -175,8 +178,7 @@ impl Core {
         let State::Recovering(recovery) = &mut flow.state else { return };
         let flags = segment.flags();
         if flags.rst() {
-            let exact = segment.seq() == recovery.reassembly.next()
-                || segment.seq() == recovery.client_ack();
+            let exact = segment.seq() == recovery.reassembly.next() || segment.seq() == recovery.client_ack();
             let (next, window) = (recovery.client_ack(), self.settings.splice.hold_bytes as u32);
             return if exact {
                 self.client_left(flow);
