@@ -22,7 +22,9 @@ pub(crate) struct FlowLog {
     client_fin: bool,
     /// One after the FIN with which the backend closed in good order.
     server_fin: Option<Seq>,
-    /// The client has acknowledged that, or either side reset: nothing to recover any more.
+    /// The client reset, and the backend has not rejected that by going on.
+    pub(crate) client_reset: bool,
+    /// The client has acknowledged that FIN, or the backend has reset: nothing to recover any more.
     pub(crate) ended: bool,
     /// Highest right edge that the backend gave the client.
     pub(crate) granted: Option<Seq>,
@@ -50,6 +52,7 @@ impl FlowLog {
             ack_cl: Seq(0),
             client_fin: false,
             server_fin: None,
+            client_reset: false,
             ended: false,
             granted: None,
             server_scale: 0,
@@ -63,7 +66,7 @@ impl FlowLog {
 
     pub(crate) fn note_client(&mut self, segment: &TcpSegment<'_>) {
         if segment.flags().rst() {
-            self.ended |= segment.seq() == self.from_client.next();
+            self.client_reset |= segment.seq() == self.from_client.next();
             return;
         }
         let Self { requests, from_client, .. } = self;
@@ -83,9 +86,17 @@ impl FlowLog {
         }
     }
 
+    /// A byte that the client has, but that the log's stream does not reach, could be neither compared nor counted.
+    pub(crate) fn is_beyond_a_hole(&self, segment: &TcpSegment<'_>) -> bool {
+        let next = self.server.as_ref().map(|(_, stream)| stream.next());
+        !segment.flags().syn()
+            && next.is_some_and(|next| next.before(segment.seq()) && !segment.payload().is_empty())
+    }
+
     /// `judged`: the segment's FIN or RST is the backend's failure and does not count.
     pub(crate) fn note_server(&mut self, segment: &TcpSegment<'_>, judged: bool) {
         let flags = segment.flags();
+        self.client_reset &= flags.rst() || flags.syn();
         if flags.syn() && self.server.is_none() {
             self.server = Some((segment.seq(), Reassembly::new(segment.seq() + 1, ENOUGH)));
             self.ack_cl = segment.seq() + 1;

@@ -11,6 +11,8 @@
 //! two of three backends fail (silent, killed with FIN or RST, or wrongly suspected), at a time or after so many logged
 //! bytes; the report comes late. The daemon dies at most twice. The kernel may refuse any splice. One backend may answer
 //! with another body byte, another version, or without ranges. Control messages are late, but neither lost nor reordered.
+//! Not simulated: server bytes that the client has beyond a hole in the log (the modelled logger passes none), ICMP,
+//! GSO packets, IPv6, more than one proxy or logger, a transactionalizer that reports wrongly.
 //!
 //! **What must hold**: each answer is byte for byte that of one execution, and complete, unless a reset is the specified
 //! outcome; timestamps seen by the client never go back; nothing from a fenced backend passes; nothing untranslated and no
@@ -26,6 +28,7 @@ mod rng;
 mod scenario;
 mod world;
 
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use world::World;
@@ -35,7 +38,7 @@ fn number(name: &str) -> Option<u64> {
 }
 
 /// `Ok`: re-splices and excused clients.
-fn run(seed: u64, trace: bool) -> Result<(u32, usize), (String, Vec<String>)> {
+fn run(seed: u64, trace: bool) -> Result<(u32, Vec<String>), (String, Vec<String>)> {
     let mut world = World::new(seed, trace);
     let outcome = catch_unwind(AssertUnwindSafe(|| world.run())).unwrap_or_else(|_| Err("panic".to_owned()));
     let mut story = vec![format!("{:#?}", world.scenario)];
@@ -46,10 +49,15 @@ fn run(seed: u64, trace: bool) -> Result<(u32, usize), (String, Vec<String>)> {
             if trace {
                 story.iter().for_each(|line| println!("{line}"));
             }
-            Ok((world.resplices, world.excuses.len()))
+            Ok((world.resplices, world.excuses.values().map(|why| kind_of(why)).collect()))
         }
         Err(why) => Err((why, story)),
     }
+}
+
+/// Without the particulars.
+fn kind_of(why: &str) -> String {
+    why.split(['(', ':']).next().unwrap_or(why).trim().to_owned()
 }
 
 #[test]
@@ -63,12 +71,12 @@ fn every_seed_holds() {
     }
     let first = number("SIM_FIRST").unwrap_or(1);
     let seeds = number("SIM_SEEDS").unwrap_or(300);
-    let (mut resplices, mut excused, mut failed) = (0, 0, Vec::new());
+    let (mut resplices, mut excused, mut failed) = (0, BTreeMap::<String, u32>::new(), Vec::new());
     for seed in first..first + seeds {
         match run(seed, false) {
             Ok((more, excuses)) => {
                 resplices += more;
-                excused += excuses;
+                excuses.into_iter().for_each(|why| *excused.entry(why).or_default() += 1);
             }
             Err((why, _)) => {
                 println!(
@@ -81,6 +89,8 @@ fn every_seed_holds() {
             break;
         }
     }
-    println!("{seeds} seeds from {first}: {resplices} re-splices, {excused} clients reset for a reason");
+    println!(
+        "{seeds} seeds from {first}: {resplices} re-splices; clients that could be cut off, by reason: {excused:#?}"
+    );
     assert!(failed.is_empty(), "failed: {failed:?}");
 }

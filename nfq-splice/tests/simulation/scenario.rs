@@ -103,7 +103,8 @@ pub(crate) fn millis(n: u64) -> Time {
 impl Scenario {
     pub(crate) fn new(rng: &mut Rng) -> Self {
         let mut cluster = Cluster::parse(CONFIG, "simulation").unwrap();
-        cluster.splice.path = if rng.chance(650) { SplicePath::Kernel } else { SplicePath::Userspace };
+        let kernel = rng.chance(650);
+        cluster.splice.path = if kernel { SplicePath::Kernel } else { SplicePath::Userspace };
         cluster.recovery.range_from_bytes = rng.pick(&[1000, 10_000, 60_000, 1 << 40]);
         let buffer = rng.pick(&[30_000, 65_535, 130_000, 400_000]);
         let odd = rng.chance(300);
@@ -129,7 +130,9 @@ impl Scenario {
             clients,
             variants: variants(rng),
             kills,
-            crashes: (0..rng.pick(&[0, 0, 0, 1, 2])).map(|_| millis(rng.between(1, 1500))).collect(),
+            crashes: (0..rng.pick(if kernel { &[0, 0, 0, 1, 2] } else { &[0, 0, 0, 0, 0, 0, 0, 0, 0, 1] }))
+                .map(|_| millis(rng.between(1, 1500)))
+                .collect(),
             refusals: rng.pick(&[0, 0, 0, 100, 500]),
             control_delay: Duration::from_micros(rng.between(50, 5000)),
             cluster,

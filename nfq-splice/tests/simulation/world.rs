@@ -78,6 +78,7 @@ pub(crate) struct World {
     killed: [bool; BACKENDS],
     triggered: Vec<bool>,
     faults: [u32; 3],
+    orders: BTreeMap<u64, ClientAddress>,
     checks: Checks,
     /// Why a client may be cut off.
     pub(crate) excuses: BTreeMap<ClientAddress, String>,
@@ -155,6 +156,7 @@ impl World {
             killed: [false; BACKENDS],
             triggered: vec![false; scenario.kills.len()],
             faults: [0; 3],
+            orders: BTreeMap::new(),
             checks: Checks::new(scenario.cluster.splice.hold_bytes as u32),
             excuses: BTreeMap::new(),
             trace: trace.then(Vec::new),
@@ -263,6 +265,7 @@ impl World {
             self.act(None);
         }
         self.run_hosts();
+        self.excuse_no_backend();
         match self
             .checks
             .failure
@@ -411,6 +414,9 @@ impl World {
         let Some(log) = self.logs.get_mut(&(client, number)) else {
             return self.transmit(1, Node::Proxy, packet);
         };
+        if log.is_beyond_a_hole(&segment) {
+            return;
+        }
         log.note_server(&segment, held);
         if let Some(edge) = log.granted {
             self.checks.granted(client, edge);
@@ -478,7 +484,7 @@ impl World {
         let keys: Vec<_> = self.logs.keys().filter(|(_, backend)| *backend == number).copied().collect();
         for key in keys {
             let log = self.logs.get_mut(&key).unwrap();
-            if log.ended || log.backend() != backend(number) {
+            if log.ended || log.client_reset || log.backend() != backend(number) {
                 continue;
             }
             log.ended = true;
@@ -550,6 +556,7 @@ impl World {
                     )
                 });
                 let client = order.flow.client;
+                self.orders.insert(order.id, client);
                 self.checks.recovering(client, Seq(order.client_next));
                 self.engine.handle_order(self.now, *order);
             }
@@ -710,9 +717,21 @@ impl World {
         self.schedule(at, Event::FromProxy(message));
     }
 
-    fn excuse_order(&mut self, _id: u64, why: &str) {
-        for client in &self.clients {
-            self.excuses.entry(client_address(client.port)).or_insert_with(|| why.to_owned());
+    /// With two backends gone, lost handshakes with the third may leave none: that is answered, too.
+    fn excuse_no_backend(&mut self) {
+        let gone = self.triggered.iter().filter(|triggered| **triggered).count();
+        for client in self.clients.iter_mut().filter(|_| gone > 1) {
+            if client.violation.as_ref().is_some_and(|why| why.contains("502 Bad Gateway")) {
+                client.violation = None;
+                client.phase = Phase::Cut("no backend".to_owned());
+                self.excuses.insert(client_address(client.port), "no backend answers".to_owned());
+            }
+        }
+    }
+
+    fn excuse_order(&mut self, id: u64, why: &str) {
+        if let Some(client) = self.orders.get(&id) {
+            self.excuses.insert(*client, why.to_owned());
         }
     }
 
