@@ -19,7 +19,8 @@ pub(crate) struct FlowLog {
     server: Option<(Seq, Reassembly)>,
     pub(crate) responses: Vec<u8>,
     ack_cl: Seq,
-    client_fin: bool,
+    /// Where the client's FIN is, perhaps beyond a hole.
+    client_fin: Option<Seq>,
     /// One after the FIN with which the backend closed in good order.
     server_fin: Option<Seq>,
     /// The client reset, and the backend has not rejected that by going on.
@@ -50,7 +51,7 @@ impl FlowLog {
             server: None,
             responses: Vec::new(),
             ack_cl: Seq(0),
-            client_fin: false,
+            client_fin: None,
             server_fin: None,
             client_reset: false,
             ended: false,
@@ -72,7 +73,9 @@ impl FlowLog {
         let Self { requests, from_client, .. } = self;
         from_client.push(segment.seq(), segment.payload(), &mut |bytes| requests.extend_from_slice(bytes));
         let end = segment.seq() + segment.payload().len() as u32;
-        self.client_fin |= segment.flags().fin() && end == self.from_client.next();
+        if segment.flags().fin() {
+            self.client_fin = Some(end);
+        }
         let Some((isn, stream)) = &self.server else { return };
         if segment.flags().ack()
             && self.ack_cl.before(segment.ack())
@@ -185,7 +188,7 @@ impl FlowLog {
             ack_tl: (isn + 1 + parsed.answered_bytes as u32).0,
             ack_cl: self.ack_cl.0,
             client_next: self.from_client.next().0,
-            client_fin: self.client_fin,
+            client_fin: self.client_fin == Some(self.from_client.next()),
             pending,
             partial: partial(&self.responses[parsed.answered_bytes..], method),
             unacked: self.responses[unacked.min(self.responses.len())..].to_vec(),
