@@ -1,5 +1,7 @@
 //! What strangers and odd clients send before a connection is spliced, and what the proxy answers.
 
+#![allow(clippy::unwrap_used, reason = "a test ends where it is surprised")]
+
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -327,7 +329,7 @@ fn bad_requests_are_answered_and_the_connection_closed() {
         let (line, closes) = answer(&sent);
         let shown = String::from_utf8_lossy(request);
         assert!(line.contains(status) && closes, "{status} expected, got {line:?} for {shown:?}");
-        let end = sent.iter().map(|sent| sent.seq + sent.payload.len() as u32 + 1).last().unwrap();
+        let end = sent.iter().map(|sent| sent.seq + sent.payload.len() as u32 + 1).next_back().unwrap();
         let fin = SegmentBuilder { flags: Flags::FIN, ack: Some(end), ..data(1, request.len() as u32, b"") };
         let last = proxy.receive(&fin);
         assert_eq!(last.last().map(|sent| sent.ack), Some(ISN + 2 + request.len() as u32));

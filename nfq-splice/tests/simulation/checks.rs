@@ -61,7 +61,7 @@ impl Checks {
     }
 
     /// What leaves the proxy towards the client.
-    pub(crate) fn to_client(&mut self, packet: &Packet) {
+    pub(crate) fn departs_to_client(&mut self, packet: &Packet) {
         let segment = TcpSegment::parse(&packet.bytes).unwrap();
         let client = segment.destination();
         if let Some(backend) =
@@ -77,7 +77,7 @@ impl Checks {
         }
     }
 
-    pub(crate) fn to_backend(&mut self, packet: &Packet, backend: usize) {
+    pub(crate) fn departs_to_backend(&mut self, packet: &Packet, backend: usize) {
         let segment = TcpSegment::parse(&packet.bytes).unwrap();
         if segment.flags().syn() {
             self.unspliced.remove(&(segment.source(), backend));

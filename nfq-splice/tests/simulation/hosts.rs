@@ -261,7 +261,9 @@ impl Host {
             }
             next = next.into_iter().chain([stall.1 + STALL]).min();
         }
-        kicks.into_iter().for_each(|key| self.kick(key));
+        for key in kicks {
+            self.kick(key);
+        }
         next
     }
 

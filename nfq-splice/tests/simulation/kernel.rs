@@ -9,7 +9,7 @@ use cluster::control::Client;
 use nfq_splice::{EntryState, KernelSplice};
 use packet::{Seq, TcpSegment, Time, Translation};
 
-/// An entry without traffic is forgotten: open, closing, after a RST, in TIME_WAIT.
+/// An entry without traffic is forgotten: open, closing, after a RST, in `TIME_WAIT`.
 const OPEN: Duration = Duration::from_secs(7440);
 const CLOSING: Duration = Duration::from_secs(120);
 const RESET: Duration = Duration::from_secs(10);
@@ -86,9 +86,9 @@ impl Kernel {
         let splice = entry.splice;
         if from_client {
             entry.note(now, &segment, true);
-            to_backend(&splice).apply(packet).unwrap();
+            client_to_backend(&splice).apply(packet).unwrap();
         } else {
-            to_client(&splice, service).apply(packet).unwrap();
+            backend_to_client(&splice, service).apply(packet).unwrap();
             entry.note(now, &TcpSegment::parse(packet).unwrap(), false);
         }
         Path::Translated
@@ -117,7 +117,7 @@ impl Kernel {
     }
 }
 
-fn to_backend(splice: &KernelSplice) -> Translation {
+fn client_to_backend(splice: &KernelSplice) -> Translation {
     let back = splice.delta.wrapping_neg();
     Translation {
         source: splice.client,
@@ -131,7 +131,7 @@ fn to_backend(splice: &KernelSplice) -> Translation {
     }
 }
 
-fn to_client(splice: &KernelSplice, service: SocketAddr) -> Translation {
+fn backend_to_client(splice: &KernelSplice, service: SocketAddr) -> Translation {
     Translation {
         source: service,
         destination: splice.client,

@@ -1,6 +1,6 @@
 //! The only source of chance: one seed gives one run.
 
-/// SplitMix64.
+/// `SplitMix64`.
 #[derive(Debug, Clone)]
 pub(crate) struct Rng(u64);
 

@@ -1,0 +1,170 @@
+//! The proxy: packets through its kernel and the engine, orders, actions, crashes.
+
+use super::*;
+
+impl World {
+    pub(super) fn order(&mut self, message: ToProxy) {
+        match message {
+            ToProxy::Recover(order) => {
+                self.note(|| {
+                    format!(
+                        "ORDER {} {} -> {}: replay {} resend {} from {} {}",
+                        order.id,
+                        order.flow.client,
+                        order.alternate,
+                        order.replay.len(),
+                        order.resend.len(),
+                        order.resend_from,
+                        short(&order.take_in)
+                    )
+                });
+                let client = order.flow.client;
+                self.orders.insert(order.id, client);
+                self.checks.recovering(client, Seq(order.client_next));
+                self.engine.handle_order(self.now, *order);
+            }
+            ToProxy::Reset { flow, ack_cl, reason } => {
+                self.note(|| format!("RESET {}: {reason}", flow.client));
+                self.excuse_reset(flow.client, &reason);
+                self.engine.handle_reset(self.now, flow, ack_cl.map(Seq));
+            }
+            ToProxy::Backend { backend, up } => self.engine.handle_backend_state(backend, up),
+            ToProxy::Subscribe | ToProxy::Status => {}
+        }
+        self.act(None);
+    }
+
+    pub(super) fn crash(&mut self) {
+        let status = self.engine.status();
+        self.note(|| "CRASH of the daemon".to_owned());
+        for connection in status.connections.iter().filter(|connection| connection.state != "spliced-kernel")
+        {
+            self.excuses
+                .insert(connection.client, format!("the daemon died while it was {}", connection.state));
+        }
+        self.engine = Engine::new(Settings::new(&self.scenario.cluster), Secret::new(KEY));
+        self.kernel.queued.clear();
+        let entries: Vec<KernelSplice> = self
+            .kernel
+            .entries
+            .values()
+            .filter(|entry| entry.state() == nfq_splice::EntryState::Open)
+            .map(|entry| entry.splice)
+            .collect();
+        for entry in entries {
+            self.engine.handle_restored(self.now, &entry);
+        }
+        self.manager.handle_proxy_disconnected(self.now);
+        self.manager.handle_proxy_connected();
+        self.manage();
+    }
+
+    pub(super) fn arrive_at_proxy(&mut self, mut packet: Packet) {
+        let path = self.kernel.receive(self.now, &mut packet.bytes, service());
+        let stage = match path {
+            Path::Translated => return self.route(packet),
+            Path::Raw => Stage::Raw,
+            Path::Tracked => Stage::Tracked,
+        };
+        self.note(|| format!("queued {stage:?} {}", show(&packet.bytes)));
+        let verdict = self.engine.handle_packet(self.now, &mut packet.bytes, stage);
+        let born = packet.born;
+        // What the engine sends meanwhile may carry the time of any packet of a backend before.
+        self.youngest = self.youngest.max(born);
+        let inherited = packet.from_backend.map(|_| self.youngest);
+        match verdict {
+            Verdict::Rewritten if stage == Stage::Tracked => {
+                self.checks.fail("a packet was rewritten after conntrack".to_owned());
+            }
+            Verdict::Rewritten => self.route(packet),
+            Verdict::Drop => {}
+        }
+        self.act(inherited);
+    }
+
+    /// What leaves the proxy.
+    pub(super) fn route(&mut self, mut packet: Packet) {
+        self.serial += 1;
+        packet.departed = self.serial;
+        let segment = TcpSegment::parse(&packet.bytes).unwrap();
+        let (source, destination) = (segment.source(), segment.destination());
+        if !segment.checksums_valid() {
+            return self.checks.fail(format!("bad checksum sent: {}", show(&packet.bytes)));
+        }
+        if destination.ip() == IpAddr::V4(CLIENT) {
+            if source != service() {
+                return self
+                    .checks
+                    .fail(format!("untranslated packet to the client: {}", show(&packet.bytes)));
+            }
+            self.checks.departs_to_client(&packet);
+            self.transmit(0, Node::Client, packet);
+        } else if backend_number(destination).is_some() {
+            self.checks.departs_to_backend(&packet, backend_number(destination).unwrap_or_default());
+            self.transmit(1, Node::Logger, packet);
+        } else {
+            self.checks.fail(format!("untranslated packet to the backends: {}", show(&packet.bytes)));
+        }
+    }
+
+    /// Executes the engine's actions.
+    pub(super) fn act(&mut self, inherited: Option<u64>) {
+        while let Some(action) = self.engine.poll_action() {
+            match action {
+                Action::Send(bytes) => {
+                    self.serial += 1;
+                    let born = inherited.unwrap_or(self.serial);
+                    self.note(|| format!("engine sends {}", show(&bytes)));
+                    self.route(Packet { bytes, born, from_backend: None, departed: 0 });
+                }
+                Action::Suspend(client) => {
+                    self.kernel.queued.insert(client);
+                }
+                Action::Resume(client) => {
+                    self.kernel.queued.remove(&client);
+                }
+                Action::Splice(splice) => self.splice(splice),
+                Action::Unsplice(client) => {
+                    if let Some(entry) = self.kernel.entries.remove(&client) {
+                        self.checks.unspliced(client, backend_number(entry.splice.backend).unwrap());
+                        self.schedule(self.now + Duration::from_micros(200), Event::Destroyed(client));
+                    }
+                }
+                Action::Inspect { client, syn } => {
+                    let state = self
+                        .kernel
+                        .entries
+                        .get(&client)
+                        .map_or(nfq_splice::EntryState::Missing, crate::kernel::Entry::state);
+                    self.engine.handle_entry_state(self.now, client, state, &syn);
+                }
+                Action::Tell(message) => self.told(message),
+            }
+        }
+    }
+
+    pub(super) fn splice(&mut self, splice: KernelSplice) {
+        if self.rng.chance(self.scenario.refusals) {
+            self.note(|| format!("kernel refuses the splice of {}", splice.client));
+            return self.engine.handle_splice_failed(self.now, splice.client);
+        }
+        self.note(|| format!("kernel splices {} to {}", splice.client, splice.backend));
+        self.kernel.insert(self.now, splice);
+    }
+
+    pub(super) fn told(&mut self, message: FromProxy) {
+        self.note(|| format!("TOLD {message:?}"));
+        if let FromProxy::Ended { id, outcome } = &message {
+            match outcome {
+                Outcome::Respliced { .. } => self.resplices += 1,
+                Outcome::Mismatch { .. } if self.scenario.differs() => self.excuse_order(*id, "mismatch"),
+                Outcome::Mismatch { .. } => {
+                    self.checks.fail(format!("mismatch between equal backends: {message:?}"));
+                }
+                _ => {}
+            }
+        }
+        let at = self.now + self.scenario.control_delay;
+        self.schedule(at, Event::FromProxy(message));
+    }
+}
