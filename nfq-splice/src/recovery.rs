@@ -121,7 +121,7 @@ impl Core {
         {
             let mut owed = debts.to_client;
             owed.append(&bytes);
-            return owed;
+            return owed.in_one_burst();
         }
         let window = bytes.len().max(ASSUMED_WINDOW as usize);
         let mss = flow.leg.payload_bytes(self.mss());
@@ -136,7 +136,8 @@ impl Core {
 
     /// The alternate failed: the same recovery with the next one.
     fn try_again(&mut self, flow: &mut Flow, mut recovery: Recovery, order: RecoveryOrder) {
-        let alternate_failed = recovery.order.alternate == order.flow.backend;
+        let failed = order.flow.backend;
+        let alternate_failed = recovery.order.alternate == failed && recovery.order.flow.backend != failed;
         if let Some(seq) = recovery.alternate_next() {
             self.reset_backend(flow.leg.client, recovery.order.alternate, seq);
         }

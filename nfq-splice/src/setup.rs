@@ -107,8 +107,10 @@ impl Core {
             setup.established = true;
             setup.repeat = None;
         }
+        // One window beyond the longest head: enough to see that it is too long.
+        let limit = self.settings.splice.request_head_bytes + SETUP_WINDOW as usize;
         let Setup { request, reassembly, .. } = &mut **setup;
-        if request.len() + reassembly.kept() < SETUP_WINDOW as usize {
+        if request.len() + reassembly.kept() < limit {
             reassembly.push(segment.seq(), segment.payload(), &mut |bytes| request.extend_from_slice(bytes));
         }
         let fin_here = flags.fin() && segment.seq() + segment.payload().len() as u32 == reassembly.next();
