@@ -97,7 +97,7 @@ pub(crate) struct Host {
     sent: BTreeMap<(SocketAddr, SocketAddr), Seq>,
     /// By peer: the last SYN.
     syns: BTreeMap<SocketAddr, Seq>,
-    /// By peer: one after the highest byte received.
+    /// By peer: what this host expects next.
     peer_next: BTreeMap<(SocketAddr, SocketAddr), Seq>,
     /// By peer: the acknowledgement that is not progressing, and since when.
     stalls: BTreeMap<(SocketAddr, SocketAddr), (Seq, Time)>,
@@ -158,9 +158,6 @@ impl Host {
         {
             let acked = self.acked.entry((segment.destination(), segment.source())).or_insert(segment.ack());
             *acked = if segment.flags().syn() { segment.ack() } else { acked.max(segment.ack()) };
-            let end = segment.seq() + segment.sequence_length();
-            let next = self.peer_next.entry((segment.destination(), segment.source())).or_insert(end);
-            *next = if segment.flags().syn() { end } else { next.max(end) };
         }
         self.wire.incoming.push_back(packet);
     }
@@ -216,15 +213,14 @@ impl Host {
     fn probe(&mut self, packet: Vec<u8>) -> Vec<u8> {
         let segment = TcpSegment::parse(&packet).unwrap();
         let key = (segment.source(), segment.destination());
+        if segment.flags().ack() {
+            self.peer_next.insert(key, segment.ack());
+        }
         let end = segment.seq() + segment.sequence_length();
         let sent = self.sent.entry(key).or_insert(end);
         *sent = if segment.flags().syn() { end } else { sent.max(end) };
         if segment.flags().syn() {
             self.acked.remove(&key);
-            self.peer_next.remove(&key);
-            if let Some(isn) = self.syns.get(&key.1).filter(|_| segment.flags().ack()) {
-                self.peer_next.insert(key, *isn + 1);
-            }
         }
         let Some(acked) = self.acked.get(&key).filter(|_| segment.payload() == [0]) else { return packet };
         SegmentBuilder {
