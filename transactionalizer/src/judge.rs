@@ -64,6 +64,8 @@ pub fn judge(end: End, situation: &Situation) -> Judgement {
         (_, Situation { opaque: true, .. }) => Judgement::Release,
         (End::Fin, Situation { gap_before_fin: true, .. }) => Judgement::Wait,
         (End::Fin, Situation { response: InProgress::UntilClose, .. }) => Judgement::AskBackend,
+        // Some servers drop what they are doing when their client has finished sending: that is theirs to decide.
+        (End::Fin, Situation { ended_before: true, request_pending: true, .. }) => Judgement::AskBackend,
         (
             _,
             Situation { response: InProgress::Framed | InProgress::UntilClose, .. }
@@ -106,8 +108,11 @@ mod tests {
     }
 
     #[test]
-    fn pending_request_after_the_clients_fin_is_premature() {
-        assert_eq!(both(Situation { request_pending: true, ended_before: true, ..IDLE }), (FIN, RESET));
+    fn a_fin_after_the_clients_own_is_premature_only_from_a_dead_backend() {
+        assert_eq!(
+            both(Situation { request_pending: true, ended_before: true, ..IDLE }),
+            (AskBackend, RESET)
+        );
     }
 
     #[test]
