@@ -112,9 +112,9 @@ impl Sender {
     }
 
     /// The receiver acknowledged up to `ack` and takes `window` bytes from there. Acknowledgements of what was
-    /// never sent are ignored.
+    /// never sent are ignored; one may also cover what others have sent behind these bytes.
     pub fn handle_ack(&mut self, now: Time, ack: Seq, window: usize) {
-        let advance = ack.since(self.unacknowledged());
+        let advance = ack.since(self.unacknowledged()).min((self.end() - self.acked) as i32);
         if advance < 0 || self.acked + advance as usize > self.highest {
             return;
         }
@@ -203,6 +203,19 @@ mod tests {
             sender.handle_ack(now, seq + data.len() as u32 + u32::from(fin), 60_000);
         }
         assert_eq!(sender.deadline(), None);
+    }
+
+    #[test]
+    fn an_acknowledgement_may_cover_what_follows_but_not_what_was_never_sent() {
+        let now = Time::from_millis(0);
+        let mut sender = Sender::new(Seq(0), vec![1; 3000], false, 1000, 1000, RTO);
+        assert_eq!(drain(&mut sender, now).len(), 1);
+        sender.handle_ack(now, Seq(9000), 9000);
+        assert_eq!(sender.unacknowledged(), Seq(0));
+        sender.handle_ack(now, Seq(1000), 9000);
+        assert_eq!(drain(&mut sender, now).len(), 2);
+        sender.handle_ack(now, Seq(9000), 9000);
+        assert!(sender.is_done());
     }
 
     #[test]
