@@ -100,7 +100,7 @@ impl FlowLog {
     pub(crate) fn note_server(&mut self, segment: &TcpSegment<'_>, judged: bool) {
         let flags = segment.flags();
         self.client_reset &= flags.rst() || flags.syn();
-        if flags.syn() && self.server.is_none() {
+        if flags.syn() && self.server.is_none() && segment.ack() == self.irs + 1 {
             self.server = Some((segment.seq(), Reassembly::new(segment.seq() + 1, ENOUGH)));
             self.ack_cl = segment.seq() + 1;
             self.server_scale = segment.syn_options().window_scale.unwrap_or(0);
