@@ -97,6 +97,8 @@ pub(crate) struct Host {
     sent: BTreeMap<(SocketAddr, SocketAddr), Seq>,
     /// By peer: the last SYN.
     syns: BTreeMap<SocketAddr, Seq>,
+    /// By peer: the right edge of the window that this host gave, and its scale.
+    edges: BTreeMap<(SocketAddr, SocketAddr), (Seq, u8)>,
     /// By peer: what this host expects next.
     peer_next: BTreeMap<(SocketAddr, SocketAddr), Seq>,
     /// By peer: the acknowledgement that is not progressing, and since when.
@@ -122,6 +124,7 @@ impl Host {
             acked: BTreeMap::new(),
             sent: BTreeMap::new(),
             syns: BTreeMap::new(),
+            edges: BTreeMap::new(),
             peer_next: BTreeMap::new(),
             stalls: BTreeMap::new(),
         }
@@ -149,7 +152,7 @@ impl Host {
     }
 
     pub(crate) fn receive(&mut self, packet: Vec<u8>) {
-        if self.is_duplicate_syn(&packet) || self.is_inexact_reset(&packet) {
+        if self.is_duplicate_syn(&packet) || self.is_inexact_reset(&packet) || self.is_long_fin(&packet) {
             return;
         }
         if let Ok(segment) = TcpSegment::parse(&packet)
@@ -174,6 +177,14 @@ impl Host {
             socket.is_open() && remote == Some(segment.source())
         });
         self.syns.insert(segment.source(), segment.seq()) == Some(segment.seq()) && taken
+    }
+
+    /// smoltcp takes a FIN even if it had no room for the data before it.
+    fn is_long_fin(&self, packet: &[u8]) -> bool {
+        let Ok(segment) = TcpSegment::parse(packet) else { return false };
+        let end = segment.seq() + segment.payload().len() as u32;
+        let edge = self.edges.get(&(segment.destination(), segment.source()));
+        segment.flags().fin() && edge.is_some_and(|(edge, _)| edge.before(end))
     }
 
     /// smoltcp believes any reset inside the window; other stacks challenge it unless it is exact (RFC 5961 §3.2).
@@ -215,11 +226,20 @@ impl Host {
         let key = (segment.source(), segment.destination());
         if segment.flags().ack() {
             self.peer_next.insert(key, segment.ack());
+            let scale =
+                if segment.flags().syn() { 0 } else { self.edges.get(&key).map_or(0, |(_, scale)| *scale) };
+            let edge = segment.ack() + (u32::from(segment.window()) << scale);
+            let own =
+                if segment.flags().syn() { segment.syn_options().window_scale.unwrap_or(0) } else { scale };
+            self.edges.insert(key, (edge, own));
         }
         let end = segment.seq() + segment.sequence_length();
         let sent = self.sent.entry(key).or_insert(end);
         *sent = if segment.flags().syn() { end } else { sent.max(end) };
         if segment.flags().syn() {
+            if !segment.flags().ack() {
+                self.edges.insert(key, (Seq(0), segment.syn_options().window_scale.unwrap_or(0)));
+            }
             self.acked.remove(&key);
         }
         let Some(acked) = self.acked.get(&key).filter(|_| segment.payload() == [0]) else { return packet };
