@@ -132,7 +132,8 @@ fn a_killed_logger_has_let_nothing_pass_unlogged() {
     });
     assert_eq!(logged.read(), (up, down));
     assert!(kills >= 5, "only {kills} kills");
-    assert_eq!(logged.epoch, kills + 1);
+    // A logger that starts when everything has arrived may have nothing to log.
+    assert!((kills..=kills + 1).contains(&logged.epoch), "epoch {} after {kills} kills", logged.epoch);
 }
 
 /// A server that sends `data` and ends; the client's side in a closure that gets the stream after the data.

@@ -63,9 +63,12 @@ pub fn judge(end: End, situation: &Situation) -> Judgement {
     match (end, situation) {
         (_, Situation { opaque: true, .. }) => Judgement::Release,
         (End::Fin, Situation { gap_before_fin: true, .. }) => Judgement::Wait,
-        (End::Fin, Situation { response: InProgress::UntilClose, .. }) => Judgement::AskBackend,
-        // Some servers drop what they are doing when their client has finished sending: that is theirs to decide.
-        (End::Fin, Situation { ended_before: true, request_pending: true, .. }) => Judgement::AskBackend,
+        // The end may be one of the response's own, or, after the client's own FIN, of a server that drops what it is doing.
+        (
+            End::Fin,
+            Situation { response: InProgress::UntilClose, .. }
+            | Situation { ended_before: true, request_pending: true, .. },
+        ) => Judgement::AskBackend,
         (
             _,
             Situation { response: InProgress::Framed | InProgress::UntilClose, .. }
