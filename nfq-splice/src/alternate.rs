@@ -23,6 +23,13 @@ impl TakingIn {
         if taken.before(self.reassembly.next()) { taken } else { self.reassembly.next() }
     }
 
+    /// Others are of an earlier connection of this client: an acknowledgement would pass for one of the replay, a reset for
+    /// a failure.
+    fn is_ours(&self, segment: &TcpSegment<'_>) -> bool {
+        let ahead = segment.seq().since(self.reassembly.next());
+        self.leg.irs.before_or_at(segment.seq()) && ahead <= REORDER_BYTES as i32
+    }
+
     fn window(&self) -> u32 {
         self.comparison.window().clamp(1 << self.leg.client_scale, TAKE_IN_WINDOW) as u32
     }
@@ -36,6 +43,9 @@ impl Core {
         let expected = recovery.isn() + 1;
         match &mut recovery.attempt {
             Attempt::Connecting(_) if !flags.ack() || segment.ack() != expected => self.refuse(segment),
+            Attempt::TakingIn(taking) if !taking.is_ours(segment) => {
+                self.counters.count("alternate_segment_out_of_window");
+            }
             Attempt::Connecting(_) | Attempt::TakingIn(_) if flags.rst() => {
                 self.alternate_failed(flow, "it refused or reset the connection".to_owned());
             }
@@ -94,11 +104,6 @@ impl Core {
         let now = self.now;
         let State::Recovering(recovery) = &mut flow.state else { return };
         let Attempt::TakingIn(taking) = &mut recovery.attempt else { return };
-        let ahead = segment.seq().since(taking.reassembly.next());
-        if segment.seq().before(taking.leg.irs) || ahead > REORDER_BYTES as i32 {
-            // Of an earlier connection of this client: its acknowledgement would pass for one of the replay.
-            return self.counters.count("alternate_segment_out_of_window");
-        }
         taking.leg.learn(segment);
         if segment.flags().ack() {
             taking.replay.handle_ack(now, segment.ack(), taking.leg.window as usize);

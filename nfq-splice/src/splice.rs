@@ -12,8 +12,8 @@ use crate::leg::ClientLeg;
 
 /// A connection closed on both sides is remembered this long for late segments.
 const CLOSED_LINGER: Duration = Duration::from_secs(10);
-/// While something is owed, a backend's segments begin at most so many bytes behind its first: others are of an earlier
-/// connection of this client, and their acknowledgements mean nothing.
+/// While something is owed, a backend's segments begin at most so many bytes from what the client has acknowledged: others
+/// are of an earlier connection of this client, and their acknowledgements mean nothing.
 const OWED_SPAN: i32 = 64 << 20;
 /// Timeouts without progress after which a debt cannot be paid.
 const MAX_TIMEOUTS: u32 = 8;
@@ -115,6 +115,11 @@ impl Core {
             if segment.flags().ack() && short > 0 {
                 translation.ack = translation.ack.wrapping_add(short as u32);
             }
+            // What is owed goes with the client's latest acknowledgement: one older than a window is dropped (RFC 5961 §5).
+            if segment.flags().ack() {
+                let acked = segment.ack() + translation.ack;
+                debts.leg.irs = debts.leg.irs.max(acked - 1);
+            }
         }
         splice.closing.client_fin |= segment.flags().fin();
         self.note_close(flow, segment);
@@ -133,7 +138,7 @@ impl Core {
             flow.leg.raise_floor(value.wrapping_add(offset));
         }
         if let Some(debts) = &mut splice.debts {
-            let ours = (0..OWED_SPAN).contains(&segment.seq().since(debts.leg.irs));
+            let ours = (-OWED_SPAN..OWED_SPAN).contains(&segment.seq().since(debts.leg.irs));
             if ours {
                 debts.leg.learn(segment);
             }
