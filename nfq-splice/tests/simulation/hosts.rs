@@ -253,7 +253,8 @@ impl Host {
         .build()
     }
 
-    /// smoltcp 0.12 forgets its retransmission timer at any acknowledgement that comes after a FIN. Three duplicates, made
+    /// smoltcp 0.12 forgets its retransmission timer at any acknowledgement that comes after a FIN, and at one that arrives
+    /// between going back and repeating. Three duplicates, made
     /// up here, set it going again. Gives the time to look again.
     pub(crate) fn unstick(&mut self, now: Time) -> Option<Time> {
         let mut next = None;
@@ -264,7 +265,7 @@ impl Host {
                 continue;
             };
             let closing = matches!(socket.state(), State::CloseWait | State::LastAck | State::Closing);
-            let waits = closing && (socket.send_queue() > 0 || socket.state() != State::CloseWait);
+            let waits = socket.send_queue() > 0 || (closing && socket.state() != State::CloseWait);
             let key =
                 (SocketAddr::from((local.addr, local.port)), SocketAddr::from((remote.addr, remote.port)));
             let (Some(acked), true) = (self.acked.get(&key), waits) else { continue };
