@@ -2,20 +2,16 @@
 
 mod shell;
 
-use std::io::IsTerminal;
-use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use anyhow::Result;
+use clap::{Args, Parser, Subcommand};
 use cluster::config::Cluster;
 use cluster::lock::DaemonLock;
-use cluster::runtime::{Runtime, segment_log};
+use cluster::runtime::segment_log;
+use daemon::{DaemonArguments, LogFormat, Place, exit_code, start_log, stop_signal};
 use nfq_logger::dump;
-use signal_hook::consts::{SIGINT, SIGTERM};
-use tracing_subscriber::EnvFilter;
 
 /// Logs every segment between clients and backends to shared memory before it passes, and shows that log.
 #[derive(Parser)]
@@ -28,31 +24,9 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     /// Run the daemon. The rules that hand packets to it are installed with `nft-rules install --role logger`.
-    Run(RunArguments),
+    Run(DaemonArguments),
     /// Print what is logged, oldest first.
     Dump(DumpArguments),
-}
-
-#[derive(Args)]
-struct Place {
-    /// The cluster's description.
-    #[arg(long, value_name = "FILE", default_value = "/etc/resplice/cluster.toml")]
-    config: PathBuf,
-    /// Which `[logger.NAME]` this is; the host's name if absent.
-    #[arg(long, value_name = "NAME")]
-    node: Option<String>,
-}
-
-#[derive(Args)]
-struct RunArguments {
-    #[command(flatten)]
-    place: Place,
-    /// Where sockets and lock files are.
-    #[arg(long, value_name = "DIR", default_value = "/run/resplice")]
-    run_dir: PathBuf,
-    /// Format of the log on standard error; `RUST_LOG` sets its level.
-    #[arg(long, value_enum, default_value = "text")]
-    log_format: LogFormat,
 }
 
 #[derive(Args)]
@@ -72,53 +46,21 @@ struct DumpArguments {
     stats: bool,
 }
 
-#[derive(Clone, Copy, ValueEnum)]
-enum LogFormat {
-    Text,
-    Json,
-}
-
 fn main() -> ExitCode {
-    let result = match Arguments::parse().command {
-        Command::Run(arguments) => {
-            start_log(arguments.log_format);
-            run(&arguments)
-        }
+    match Arguments::parse().command {
+        Command::Run(arguments) => arguments.run(run),
         Command::Dump(arguments) => {
             start_log(LogFormat::Text);
-            show(&arguments)
-        }
-    };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            tracing::error!("{error:#}");
-            ExitCode::FAILURE
+            exit_code(show(&arguments))
         }
     }
 }
 
-fn start_log(format: LogFormat) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let colours = std::io::stderr().is_terminal();
-    let log =
-        tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr);
-    match format {
-        LogFormat::Text => log.init(),
-        LogFormat::Json => log.json().init(),
-    }
-}
-
-fn node(place: &Place) -> String {
-    let host = || rustix::system::uname().nodename().to_string_lossy().into_owned();
-    place.node.clone().unwrap_or_else(host)
-}
-
-fn run(arguments: &RunArguments) -> Result<()> {
+fn run(arguments: &DaemonArguments) -> Result<()> {
     let cluster = Cluster::load(&arguments.place.config)?;
-    let node = node(&arguments.place);
+    let node = arguments.place.node();
     let ring_bytes = cluster.find_logger(&node)?.ring_bytes;
-    let lock = DaemonLock::acquire(&Runtime::new(&arguments.run_dir), "nfq-logger")?;
+    let lock = DaemonLock::acquire(&arguments.runtime(), "nfq-logger")?;
     let stop = stop_signal()?;
     let log = segment_log(&cluster.cluster.name, &node);
     shell::Shell::start(&cluster, &lock, &log, ring_bytes)?.run(&stop)
@@ -132,17 +74,7 @@ fn show(arguments: &DumpArguments) -> Result<()> {
 
 fn configured_log(place: &Place) -> Result<PathBuf> {
     let cluster = Cluster::load(&place.config)?;
-    let node = node(place);
+    let node = place.node();
     cluster.find_logger(&node)?;
     Ok(segment_log(&cluster.cluster.name, &node))
-}
-
-/// Becomes readable with SIGTERM or SIGINT.
-fn stop_signal() -> Result<OwnedFd> {
-    let (ours, signals) = UnixStream::pair().context("could not make a socket pair")?;
-    for signal in [SIGTERM, SIGINT] {
-        signal_hook::low_level::pipe::register(signal, signals.try_clone()?)
-            .context("could not register the signal handler")?;
-    }
-    Ok(ours.into())
 }

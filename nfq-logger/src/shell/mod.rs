@@ -1,7 +1,5 @@
 //! The loop around poll(2): queue, control socket, timers. Log before forward: verdicts leave after their records.
 
-#![allow(clippy::disallowed_methods, reason = "this module is a shell: it owns the clock")]
-
 pub(crate) mod dump;
 
 use std::collections::BTreeMap;
@@ -14,6 +12,7 @@ use cluster::config::Cluster;
 use cluster::control::{LoggerStatus, ToLogger};
 use cluster::lock::DaemonLock;
 use cluster::server::{Incoming, PeerId, Server};
+use daemon::now;
 use netfilter::queue::{Queue, QueueConfig, QueuedMeta, RECEIVE_BYTES, Verdict, queue_counters};
 use nfq_logger::{Arrival, Decision, Engine, Limits};
 use nft_rules::LOGGER_QUEUE;
@@ -46,11 +45,6 @@ struct Ready {
     stop: bool,
     queue: bool,
     control: bool,
-}
-
-fn now() -> Time {
-    let time = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-    Time::from_nanos(time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64)
 }
 
 impl Shell {

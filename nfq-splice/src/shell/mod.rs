@@ -1,7 +1,5 @@
 //! The loop around poll(2): queue, conntrack events, control socket, timers.
 
-#![allow(clippy::disallowed_methods, reason = "this module is a shell: it owns the clock")]
-
 mod kernel;
 mod secret_file;
 
@@ -13,6 +11,7 @@ use cluster::config::Cluster;
 use cluster::control::{FromProxy, Outcome, ProxyStatus, ToProxy};
 use cluster::lock::DaemonLock;
 use cluster::server::{Incoming, PeerId, Server};
+use daemon::now;
 use netfilter::conntrack_events::{Event, EventKind, Events};
 use netfilter::queue::{Queue, QueueConfig, QueuedPacket, Verdict as QueueVerdict, Verdicts, queue_counters};
 use nfq_splice::{Engine, Settings, Stage, Verdict};
@@ -39,11 +38,6 @@ pub(crate) struct Shell {
     server: Server,
     subscribers: Vec<PeerId>,
     bad_checksums: u64,
-}
-
-fn now() -> Time {
-    let time = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-    Time::from_nanos(time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64)
 }
 
 impl Shell {

@@ -1,6 +1,5 @@
 //! Owns sockets, clock and threads; decides nothing.
 
-mod clock;
 mod judge_link;
 mod log;
 mod managers;
@@ -21,7 +20,7 @@ use packet::Time;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use transactionalizer::engine::{Action, Engine};
 
-use clock::now;
+use daemon::now;
 use judge_link::JudgeLink;
 use log::{Bytes, Read, SegmentLog};
 use managers::Managers;
