@@ -115,7 +115,7 @@ impl Core {
         }
         let fin_here = flags.fin() && segment.seq() + segment.payload().len() as u32 == reassembly.next();
         if setup.connect.is_none() {
-            self.route(flow);
+            self.route(flow, segment);
             self.end_without_request(flow, fin_here);
         }
     }
@@ -132,24 +132,26 @@ impl Core {
     }
 
     /// Sees whether the request can be routed yet.
-    fn route(&mut self, flow: &mut Flow) {
+    fn route(&mut self, flow: &mut Flow, segment: &TcpSegment<'_>) {
         let State::Setup(setup) = &mut flow.state else { return };
         if setup.request.is_empty() {
-            return;
+            return self.acknowledge_head(flow, segment);
         }
         match http1::parse_request(&setup.request, self.settings.splice.request_head_bytes) {
             Ok(Some(head)) => {
                 let (host, path) = (head.host.clone(), head.path.clone());
                 self.connect(flow, host, path, Vec::new());
             }
-            Ok(None) => self.acknowledge_head(flow),
+            Ok(None) => self.acknowledge_head(flow, segment),
             Err(refusal) => self.answer(flow, refusal.status, &refusal.to_string()),
         }
     }
 
-    fn acknowledge_head(&mut self, flow: &mut Flow) {
+    /// Also what has been acknowledged before: the acknowledgement may have been lost, or the segment is a probe.
+    fn acknowledge_head(&mut self, flow: &mut Flow, segment: &TcpSegment<'_>) {
         let State::Setup(setup) = &mut flow.state else { return };
-        if setup.acknowledged < setup.request.len() {
+        let repeated = segment.seq().before(setup.reassembly.next()) || segment.sequence_length() > 0;
+        if repeated || setup.acknowledged < setup.request.len() {
             setup.acknowledged = setup.request.len();
             let (seq, ack) = (setup.iss + 1, setup.irs + 1 + setup.acknowledged as u32);
             self.acknowledge_client(&flow.leg, seq, ack, SETUP_WINDOW);

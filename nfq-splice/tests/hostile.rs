@@ -371,6 +371,18 @@ fn a_head_may_come_byte_by_byte_and_in_any_order() {
 }
 
 #[test]
+fn a_part_of_a_head_that_is_repeated_is_acknowledged_again() {
+    let mut proxy = Proxy::new();
+    let iss = proxy.establish(1);
+    for _ in 0..3 {
+        let sent = proxy.receive(&SegmentBuilder { ack: Some(iss + 1), ..data(1, 0, &REQUEST[..10]) });
+        assert_eq!(sent.iter().map(|sent| sent.ack).collect::<Vec<_>>(), [ISN + 11]);
+    }
+    let bare = SegmentBuilder { ack: Some(iss + 1), ..data(1, 10, b"") };
+    assert!(proxy.receive(&bare).is_empty(), "an acknowledgement is not acknowledged");
+}
+
+#[test]
 fn a_slow_head_is_answered_408_a_silent_client_reset() {
     let mut proxy = Proxy::new();
     let iss = proxy.establish(1);
