@@ -17,6 +17,8 @@ pub(crate) const HOSTS: usize = 4;
 
 /// Without progress for so long, a closing socket is stuck.
 const STALL: Duration = Duration::from_secs(2);
+/// Then its peer is gone.
+const KICKS: u32 = 100;
 
 thread_local! {
     static MILLIS: Cell<u64> = const { Cell::new(0) };
@@ -102,7 +104,7 @@ pub(crate) struct Host {
     /// By peer: what this host expects next.
     peer_next: BTreeMap<(SocketAddr, SocketAddr), Seq>,
     /// By peer: the acknowledgement that is not progressing, and since when.
-    stalls: BTreeMap<(SocketAddr, SocketAddr), (Seq, Time)>,
+    stalls: BTreeMap<(SocketAddr, SocketAddr), (Seq, Time, u32)>,
 }
 
 impl Host {
@@ -269,11 +271,13 @@ impl Host {
             let key =
                 (SocketAddr::from((local.addr, local.port)), SocketAddr::from((remote.addr, remote.port)));
             let (Some(acked), true) = (self.acked.get(&key), waits) else { continue };
-            let stall = self.stalls.entry(key).or_insert((*acked, now));
+            let stall = self.stalls.entry(key).or_insert((*acked, now, 0));
             if stall.0 != *acked {
-                *stall = (*acked, now);
+                *stall = (*acked, now, 0);
+            } else if stall.2 >= KICKS {
+                continue;
             } else if now.since(stall.1) >= STALL {
-                stall.1 = now;
+                *stall = (*acked, now, stall.2 + 1);
                 kicks.push(key);
             }
             next = next.into_iter().chain([stall.1 + STALL]).min();
