@@ -61,10 +61,10 @@ impl Core {
         let State::Recovering(recovery) = &mut flow.state else { return };
         recovery.note(now, "alternate connected");
         let leg = BackendLeg::new(&flow.leg, segment);
-        let order = &mut recovery.order;
-        let isn = Seq(order.client_next) - order.replay.len() as u32 - 1;
+        let first = recovery.isn() + 1;
+        let order = &recovery.order;
         let replay = Sender::new(
-            isn + 1,
+            first,
             order.replay.clone(),
             order.client_fin,
             leg.payload_bytes(mss),
@@ -166,7 +166,7 @@ impl Core {
         self.splice(flow, &leg, delta, debts);
         flow.resplices += 1;
         self.release(flow, &recovery, &leg, start, window);
-        self.forward_beyond(flow, recovery.point, beyond, fin, &recovery);
+        self.forward_beyond(flow, &recovery, beyond, fin);
         recovery.note(self.now, "re-spliced");
         self.counters.count("connections_respliced");
         let outcome = Outcome::Respliced {
@@ -186,16 +186,22 @@ impl Core {
         self.forward_client_bytes(&flow.leg, leg, first, &recovery.held, start, window);
     }
 
-    fn forward_beyond(&mut self, flow: &Flow, point: Seq, beyond: &[u8], fin: bool, recovery: &Recovery) {
+    /// In pieces of one segment; a FIN goes with the last one, or alone.
+    fn forward_beyond(&mut self, flow: &Flow, recovery: &Recovery, beyond: &[u8], fin: bool) {
         let mss = flow.leg.payload_bytes(self.mss());
         let ack = recovery.client_ack();
-        let mut seq = point;
-        let pieces = beyond.len().div_ceil(mss).max(usize::from(fin));
-        for index in 0..pieces {
-            let data = beyond.chunks(mss).nth(index).unwrap_or_default();
-            let fin = fin && index + 1 == pieces;
-            self.send_to_client(&flow.leg, &Piece { seq, data, fin }, ack, ASSUMED_WINDOW);
-            seq = seq + data.len() as u32;
+        let end = recovery.point + beyond.len() as u32;
+        let mut seq = recovery.point;
+        let alone: Option<&[u8]> = (fin && beyond.is_empty()).then_some(&[]);
+        for data in beyond.chunks(mss).chain(alone) {
+            let next = seq + data.len() as u32;
+            self.send_to_client(
+                &flow.leg,
+                &Piece { seq, data, fin: fin && next == end },
+                ack,
+                ASSUMED_WINDOW,
+            );
+            seq = next;
         }
     }
 }

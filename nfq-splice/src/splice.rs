@@ -82,7 +82,7 @@ impl Core {
         }
     }
 
-    /// Changes of the set are slow (the kernel waits for all readers of its rules): only where they change something.
+    /// A change of the set is a transaction with the kernel: only where it changes something.
     pub(crate) fn suspend_packets(&mut self, flow: &mut Flow) {
         if !std::mem::replace(&mut flow.suspended, true) {
             self.act(Action::Suspend(flow.leg.client));
