@@ -13,7 +13,6 @@ use cluster::control::ToManager;
 use cluster::lock::DaemonLock;
 use cluster::runtime::Runtime;
 use cluster::server::{Incoming, Server};
-use packet::Time;
 use recovery_manager::{Action, Limits, LoggerId, Manager, Now};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
@@ -227,12 +226,7 @@ impl Shell {
 
 /// The clocks.
 fn now() -> Now {
-    let read = |clock| {
-        let at = clock_gettime(clock);
-        Duration::new(at.tv_sec.unsigned_abs(), at.tv_nsec as u32)
-    };
-    Now {
-        monotonic: Time::from_nanos(read(ClockId::Monotonic).as_nanos() as u64),
-        unix_ms: read(ClockId::Realtime).as_millis() as u64,
-    }
+    let at = clock_gettime(ClockId::Realtime);
+    let unix = Duration::new(at.tv_sec.unsigned_abs(), at.tv_nsec as u32);
+    Now { monotonic: daemon::now(), unix_ms: unix.as_millis() as u64 }
 }
