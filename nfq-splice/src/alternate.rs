@@ -115,7 +115,7 @@ impl Core {
             if verdict == Verdict::More {
                 let before = comparison.taken();
                 verdict = comparison.push(bytes);
-                let used = (comparison.taken() - before) as usize;
+                let used = comparison.taken().saturating_sub(before) as usize;
                 beyond.extend_from_slice(bytes.get(used..).unwrap_or_default());
             } else {
                 beyond.extend_from_slice(bytes);

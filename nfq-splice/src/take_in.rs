@@ -117,9 +117,23 @@ impl Comparison {
                 self.taken += used as u64;
                 Verdict::Equal { taken: self.taken }
             }
+            Ok(Some(head)) if head.status == 200 => self.push_whole(rest),
             Ok(Some(head)) => Verdict::Unfit(format!("asked for bytes {first}-, got status {}", head.status)),
             Err(refusal) => Verdict::Unfit(format!("unreadable response head: {refusal}")),
         }
+    }
+
+    /// The alternate ignores ranges (RFC 9110 §14.2): what has come so far is the beginning of the whole.
+    fn push_whole(&mut self, rest: &mut &[u8]) -> Verdict {
+        let TakeIn::Range { whole, .. } = &self.expected else { return Verdict::More };
+        let mut other = Self::new((**whole).clone());
+        let verdict = other.push(&self.head);
+        if matches!(verdict, Verdict::Equal { .. }) && other.taken <= self.taken {
+            return Verdict::Unfit("asked for a range, got the whole".to_owned());
+        }
+        *rest = &[];
+        *self = other;
+        verdict
     }
 
     fn push_body(&mut self, data: &[u8]) -> Verdict {

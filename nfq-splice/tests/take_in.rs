@@ -20,7 +20,12 @@ fn prefix(head: &str, complete: bool, body: &[u8]) -> TakeIn {
 }
 
 fn range(first: u64, overlap: &[u8]) -> TakeIn {
-    TakeIn::Range { first, complete: 40, overlap: overlap.to_vec() }
+    TakeIn::Range { first, complete: 40, overlap: overlap.to_vec(), whole: Box::new(whole(first, overlap)) }
+}
+
+fn whole(first: u64, overlap: &[u8]) -> TakeIn {
+    let body = [&BODY[..first as usize], overlap].concat();
+    prefix(LOGGED, true, &body)
 }
 
 /// Feeds the pieces until the verdict is there.
@@ -147,7 +152,6 @@ fn a_range_with_the_same_overlap_is_equal_behind_it() {
 fn a_range_that_is_not_what_was_asked_for_is_unfit() {
     let expected = range(10, &BODY[10..15]);
     for head in [
-        OTHER_DATE.to_owned(),
         partial(0, 39, 40, 40),
         partial(11, 39, 40, 29),
         partial(10, 38, 40, 29),
@@ -159,6 +163,33 @@ fn a_range_that_is_not_what_was_asked_for_is_unfit() {
     ] {
         let (verdict, _) = every_split(&expected, &answer(&head, &BODY[10..]));
         assert!(matches!(verdict, Verdict::Unfit(_)), "{head}: {verdict:?}");
+    }
+}
+
+#[test]
+fn an_alternate_that_ignores_ranges_is_compared_from_the_first_byte() {
+    for overlap in [1, 5, 30] {
+        let expected = range(10, &BODY[10..10 + overlap]);
+        let taken = LOGGED.len() + 10 + overlap;
+        assert_eq!(every_split(&expected, &answer(OTHER_DATE, BODY)), equal(taken));
+    }
+    let mut other = *BODY;
+    other[3] ^= 1;
+    let (verdict, _) = every_split(&range(10, &BODY[10..15]), &answer(OTHER_DATE, &other));
+    assert!(matches!(verdict, Verdict::Mismatch { .. }), "{verdict:?}");
+    let longer = OTHER_DATE.replace("200 OK", "200 Different");
+    let (verdict, _) = every_split(&range(10, &BODY[10..15]), &answer(&longer, BODY));
+    assert!(matches!(verdict, Verdict::Mismatch { .. }), "{verdict:?}");
+}
+
+#[test]
+fn a_whole_that_ends_before_what_was_taken_in_is_unfit() {
+    let TakeIn::Range { first, complete, overlap, .. } = range(10, &BODY[10..15]) else { unreachable!() };
+    for whole in [TakeIn::Nothing, prefix(&LOGGED[..5], false, b"")] {
+        let expected = TakeIn::Range { first, complete, overlap: overlap.clone(), whole: Box::new(whole) };
+        let bytes = answer(OTHER_DATE, BODY);
+        let (verdict, _) = judge(&expected, &bytes.chunks(1).collect::<Vec<_>>());
+        assert!(matches!(verdict, Verdict::Unfit(_)), "{verdict:?}");
     }
 }
 

@@ -157,9 +157,10 @@ fn continue_response(report: &ConnectionReport, config: &config::Recovery) -> (V
     let Some((first, following)) = report.pending.split_first() else {
         return (Vec::new(), TakeIn::Nothing);
     };
-    let (mut replay, take_in) = match range::resume(first, &report.partial, config.range_from_bytes) {
+    let whole = take_in_prefix(report, config);
+    let (mut replay, take_in) = match range::resume(first, &report.partial, config.range_from_bytes, &whole) {
         Some(resumption) => (resumption.request, resumption.take_in),
-        None => (first.bytes.clone(), take_in_prefix(report, config)),
+        None => (first.bytes.clone(), whole),
     };
     for request in following {
         replay.extend_from_slice(&request.bytes);

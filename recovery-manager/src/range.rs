@@ -26,9 +26,14 @@ struct Extent {
     complete: u64,
 }
 
-/// The rest of `partial`, the response to `request`, as a range; `None` if fewer than `from` body bytes are
+/// The rest of `partial`, the response to `request`, as a range, or taken in as the `whole`; `None` if fewer than `from` body bytes are
 /// logged, or if it is not certain that the range belongs to the same representation.
-pub(crate) fn resume(request: &PendingRequest, partial: &PartialResponse, from: u64) -> Option<Resumption> {
+pub(crate) fn resume(
+    request: &PendingRequest,
+    partial: &PartialResponse,
+    from: u64,
+    whole: &TakeIn,
+) -> Option<Resumption> {
     if !request.complete || !partial.head_complete || partial.body_bytes < from {
         return None;
     }
@@ -42,7 +47,8 @@ pub(crate) fn resume(request: &PendingRequest, partial: &PartialResponse, from: 
     let overlap = tail(&partial.tail);
     let first = offset.checked_sub(overlap.len() as u64).filter(|_| !overlap.is_empty())?;
     let request = http1::range_request(&request.bytes, first, Some(validator(&head)?))?;
-    let take_in = TakeIn::Range { first, complete: extent.complete, overlap: overlap.to_vec() };
+    let (overlap, whole) = (overlap.to_vec(), Box::new(whole.clone()));
+    let take_in = TakeIn::Range { first, complete: extent.complete, overlap, whole };
     Some(Resumption { request, take_in })
 }
 
@@ -112,7 +118,7 @@ mod tests {
     }
 
     fn try_resume(request: &str, head: &str) -> Option<Resumption> {
-        resume(&pending(request), &logged(head, 500_000), 1000)
+        resume(&pending(request), &logged(head, 500_000), 1000, &TakeIn::Nothing)
     }
 
     fn without(head: &str, field: &str) -> String {
@@ -125,7 +131,7 @@ mod tests {
         let request = String::from_utf8(resumption.request).unwrap();
         assert!(request.contains("Range: bytes=499900-\r\n"), "{request}");
         assert!(request.contains("If-Range: \"x-1\"\r\n"), "{request}");
-        let TakeIn::Range { first, complete, overlap } = resumption.take_in else { panic!("no range") };
+        let TakeIn::Range { first, complete, overlap, .. } = resumption.take_in else { panic!("no range") };
         assert_eq!((first, complete, overlap.len()), (499_900, 1_000_000, 100));
     }
 
@@ -189,9 +195,9 @@ mod tests {
 
     #[test]
     fn little_or_nothing_to_save_is_served_whole() {
-        assert_eq!(resume(&pending(PLAIN), &logged(OK, 999), 1000), None);
-        assert!(resume(&pending(PLAIN), &logged(OK, 1000), 1000).is_some());
+        assert_eq!(resume(&pending(PLAIN), &logged(OK, 999), 1000, &TakeIn::Nothing), None);
+        assert!(resume(&pending(PLAIN), &logged(OK, 1000), 1000, &TakeIn::Nothing).is_some());
         let no_tail = PartialResponse { tail: Vec::new(), ..logged(OK, 500_000) };
-        assert_eq!(resume(&pending(PLAIN), &no_tail, 1000), None);
+        assert_eq!(resume(&pending(PLAIN), &no_tail, 1000, &TakeIn::Nothing), None);
     }
 }

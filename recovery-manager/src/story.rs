@@ -146,7 +146,7 @@ fn take_in(take_in: &TakeIn) -> String {
         TakeIn::Prefix { head, body_bytes, .. } => {
             format!("compare {} B head and {body_bytes} B body", head.len())
         }
-        TakeIn::Range { first, complete, overlap } => {
+        TakeIn::Range { first, complete, overlap, .. } => {
             format!("range from {first} of {complete} B, compare {} B", overlap.len())
         }
     }

@@ -118,7 +118,7 @@ fn much_of_a_body_is_continued_by_range_with_pipelined_requests_verbatim_behind(
     let report = with_request(idle(), GET, READ_ONLY, true);
     let report = answered(with_request(report, POST, IDEMPOTENT, true), 300 << 10);
     let steps = steps(&report);
-    let TakeIn::Range { first, complete, overlap } = steps.take_in else { panic!("no range") };
+    let TakeIn::Range { first, complete, overlap, .. } = steps.take_in else { panic!("no range") };
     assert_eq!((first, complete, overlap.len()), ((300 << 10) - (16 << 10), 1_000_000, 16 << 10));
     let replay = String::from_utf8(steps.replay).unwrap();
     assert!(

@@ -204,7 +204,7 @@ proptest! {
                     (partial.head_complete, partial.body_bytes, partial.body_hash)
                 );
             }
-            TakeIn::Range { first, complete, overlap } => {
+            TakeIn::Range { first, complete, overlap, .. } => {
                 prop_assert!(partial.body_bytes >= config().range_from_bytes);
                 prop_assert!(!overlap.is_empty() && overlap.len() <= TAIL_BYTES);
                 prop_assert_eq!(first + overlap.len() as u64, world.body_offset);

@@ -210,7 +210,8 @@ pub enum TakeIn {
         /// Their xxh3-128.
         body_hash: u128,
     },
-    /// A `Range` request from `first` on: a 206 whose head is dropped, whose first bytes must equal `overlap`.
+    /// A `Range` request from `first` on: a 206 whose head is dropped, whose first bytes must equal `overlap`; or, from an
+    /// alternate that ignores ranges, a 200 with the `whole`.
     Range {
         /// First byte position asked for, as `Content-Range` must repeat it.
         first: u64,
@@ -218,6 +219,9 @@ pub enum TakeIn {
         complete: u64,
         /// The body bytes at `first` as logged; taken in and compared.
         overlap: Vec<u8>,
+        /// How a 200 is taken in, never a range: on the same connection, because a second one with this alternate would
+        /// end at the same sequence number, where late resets of the first one would be believed.
+        whole: Box<TakeIn>,
     },
 }
 
