@@ -95,7 +95,7 @@ fn dump_refuses_a_foreign_file() -> Result<()> {
         for content in [&b""[..], b"short", &[0; 10_000]] {
             let file = lab.dir().join("foreign.segments");
             fs::write(&file, content)?;
-            let output = Command::new(binary("nfq-logger")?).arg("dump").arg(&file).output()?;
+            let output = Command::new(binary("nfq-logger")?).args(["dump", "--read"]).arg(&file).output()?;
             let said = String::from_utf8_lossy(&output.stderr);
             ensure!(!output.status.success() && !said.contains("panicked"), "{said}");
             ensure!(said.contains("foreign.segments"), "it does not name the file: {said}");

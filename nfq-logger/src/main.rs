@@ -11,7 +11,6 @@ use cluster::config::Cluster;
 use cluster::lock::DaemonLock;
 use cluster::runtime::segment_log;
 use daemon::{DaemonArguments, LogFormat, Place, exit_code, start_log, stop_signal};
-use nfq_logger::dump;
 
 /// Logs every segment between clients and backends to shared memory before it passes, and shows that log.
 #[derive(Parser)]
@@ -25,25 +24,16 @@ struct Arguments {
 enum Command {
     /// Run the daemon. The rules that hand packets to it are installed with `nft-rules install --role logger`.
     Run(DaemonArguments),
-    /// Print what is logged, oldest first.
-    Dump(DumpArguments),
+    /// Show what is logged, oldest first.
+    Dump(Box<DumpArguments>),
 }
 
 #[derive(Args)]
 struct DumpArguments {
-    /// A segment log, live or copied; the one of `--config` and `--node` if absent.
-    file: Option<PathBuf>,
+    #[command(flatten)]
+    show: shell::dump::Show,
     #[command(flatten)]
     place: Place,
-    /// One JSON object a line.
-    #[arg(long)]
-    json: bool,
-    /// Go on with what is logged from now on, until interrupted.
-    #[arg(long)]
-    follow: bool,
-    /// Only how full the log is.
-    #[arg(long, conflicts_with = "follow")]
-    stats: bool,
 }
 
 fn main() -> ExitCode {
@@ -67,9 +57,8 @@ fn run(arguments: &DaemonArguments) -> Result<()> {
 }
 
 fn show(arguments: &DumpArguments) -> Result<()> {
-    let file = arguments.file.clone().map_or_else(|| configured_log(&arguments.place), Ok)?;
-    let format = if arguments.json { dump::Format::Json } else { dump::Format::Text };
-    shell::dump::run(&file, format, arguments.follow, arguments.stats)
+    let file = arguments.show.read.clone().map_or_else(|| configured_log(&arguments.place), Ok)?;
+    shell::dump::run(&arguments.show, &file)
 }
 
 fn configured_log(place: &Place) -> Result<PathBuf> {

@@ -275,7 +275,7 @@ fn dump_refuses_what_is_no_log_and_ends_quietly_with_its_reader() {
     let network = Network::new();
     let _daemon = network.start();
     for file in ["/etc/passwd", "/nonexistent", "/dev/shm", "/dev/null"] {
-        let dump = network.program(&["dump", file]).output().unwrap();
+        let dump = network.program(&["dump", "--read", file]).output().unwrap();
         assert_eq!(dump.status.code(), Some(1), "{file}");
         let said = String::from_utf8_lossy(&dump.stderr).into_owned();
         assert!(said.contains(file) && !said.contains("panicked"), "{said}");
