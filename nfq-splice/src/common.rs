@@ -13,6 +13,7 @@ use crate::leg::{BackendLeg, ClientLeg};
 use crate::routing::Routing;
 use crate::secret::Secret;
 use crate::sender::Piece;
+use crate::stateless::Stateless;
 
 /// Resets and challenge acknowledgements sent to strangers per second at most.
 const STRANGERS_PER_SECOND: u32 = 200;
@@ -51,6 +52,11 @@ pub(crate) struct Core {
     pub(crate) counters: Counters,
     /// The window scale that the backends were last seen to use.
     pub(crate) learnt_scale: Option<u8>,
+    /// The one announced before: clients in set-up may have been told it.
+    pub(crate) former_scale: Option<u8>,
+    pub(crate) stateless: Stateless,
+    /// Bytes of requests that are not with a backend yet.
+    pub(crate) setup_bytes: usize,
     strangers: (u64, u32),
 }
 
@@ -63,6 +69,9 @@ impl Core {
             actions: VecDeque::new(),
             counters: Counters::default(),
             learnt_scale: None,
+            former_scale: None,
+            stateless: Stateless::default(),
+            setup_bytes: 0,
             strangers: (0, 0),
         }
     }
@@ -78,6 +87,14 @@ impl Core {
     /// The window scale to announce.
     pub(crate) fn scale(&self) -> u8 {
         self.learnt_scale.unwrap_or(self.settings.splice.window_scale)
+    }
+
+    /// A backend uses this scale.
+    pub(crate) fn learn_scale(&mut self, scale: u8) {
+        if self.scale() != scale {
+            self.former_scale = Some(self.scale());
+        }
+        self.learnt_scale = Some(scale);
     }
 
     pub(crate) fn mss(&self) -> u16 {

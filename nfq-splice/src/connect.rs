@@ -84,7 +84,7 @@ impl Core {
     fn establish(&mut self, flow: &mut Flow, setup: &Setup, segment: &TcpSegment<'_>) {
         let to = BackendLeg::new(&flow.leg, segment);
         if flow.leg.options.window_scale.is_some() {
-            self.learnt_scale = Some(to.server_scale);
+            self.learn_scale(to.server_scale);
         }
         let first = setup.irs + 1;
         let debts = self.request_debts(&flow.leg, &to, setup);

@@ -1,6 +1,6 @@
 //! The table of connections, and who gets a packet.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
 
 use cluster::control::{Client, ConnectionStatus, FromProxy, Outcome, ProxyStatus, RecoveryOrder};
@@ -74,6 +74,12 @@ impl Engine {
             self.core.refuse(segment);
         } else if flags.syn() && !flags.ack() && !flags.rst() && !flags.fin() {
             self.handle_syn(segment);
+        } else if let Some(mut flow) = self.core.continue_setup(segment) {
+            if self.flows.len() >= self.core.settings.splice.connections {
+                return self.core.counters.count("syn_cookie_dropped_connection_limit");
+            }
+            self.core.handle_client(&mut flow, segment);
+            self.put(flow);
         } else {
             self.core.counters.count("unknown_client_segment_refused");
             self.core.refuse(segment);
@@ -82,10 +88,10 @@ impl Engine {
 
     fn handle_syn(&mut self, segment: &TcpSegment<'_>) {
         let limits = &self.core.settings.splice;
-        if self.half_open >= limits.half_open {
-            self.core.counters.count("syn_dropped_half_open_limit");
-        } else if self.flows.len() >= limits.connections {
+        if self.flows.len() >= limits.connections {
             self.core.counters.count("syn_dropped_connection_limit");
+        } else if self.half_open >= limits.half_open {
+            self.core.answer_without_state(segment);
         } else {
             let flow = self.core.accept(segment);
             self.put(flow);
@@ -154,7 +160,16 @@ impl Engine {
             idle: self.core.busy(),
         };
         self.core.counters.count("connections_restored");
+        if entry.window_scales.is_some() {
+            self.core.learn_scale(server_scale);
+        }
         self.put(Flow { leg, resplices: 0, suspended: false, state: State::Spliced(splice), timer: None });
+    }
+
+    /// A client whose packets an earlier daemon translated itself, and that nobody has restored: it is refused.
+    pub fn handle_lost(&mut self, client: Client) {
+        self.core.counters.count("connections_lost");
+        self.core.stateless.lose(client);
     }
 
     /// A recovery planned by the manager.
@@ -225,13 +240,22 @@ impl Engine {
             connections: self.flows.values().take(STATUS_CONNECTIONS).map(connection).collect(),
             total: self.flows.len() as u64,
             backends: self.core.settings.routing.states(),
-            counters: self.core.counters.snapshot(),
+            counters: self.counters(),
         }
+    }
+
+    /// What happened, and what is held against a bound at present.
+    fn counters(&self) -> BTreeMap<String, u64> {
+        let mut counters = self.core.counters.snapshot();
+        counters.insert("half_open_now".to_owned(), self.half_open as u64);
+        counters.insert("setup_bytes_now".to_owned(), self.core.setup_bytes as u64);
+        counters
     }
 
     fn take(&mut self, client: Client) -> Option<Flow> {
         let mut flow = self.flows.remove(&client)?;
         self.half_open -= usize::from(flow.is_half_open());
+        self.core.setup_bytes -= flow.setup_bytes();
         if let Some(timer) = flow.timer.take() {
             self.timers.remove(&(timer, client));
         }
@@ -244,6 +268,7 @@ impl Engine {
         }
         let client = flow.client();
         self.half_open += usize::from(flow.is_half_open());
+        self.core.setup_bytes += flow.setup_bytes();
         flow.timer = flow.deadline();
         if let Some(timer) = flow.timer {
             self.timers.insert((timer, client));

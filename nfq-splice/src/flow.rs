@@ -44,6 +44,8 @@ pub(crate) struct Setup {
     /// The request, as far as it came in order.
     pub(crate) request: Vec<u8>,
     pub(crate) reassembly: Reassembly,
+    /// How long it was when it was last looked at.
+    pub(crate) parsed: usize,
     /// How many of its bytes the proxy acknowledged, and therefore owes to the backend.
     pub(crate) acknowledged: usize,
     /// 408 when it passes without a complete head.
@@ -168,6 +170,19 @@ pub(crate) struct Answering {
     pub(crate) deadline: Time,
 }
 
+impl Setup {
+    /// The handshake with the client is complete.
+    pub(crate) fn establish(&mut self) {
+        self.established = true;
+        self.repeat = None;
+    }
+
+    /// Bytes of the request, in order or beyond a gap.
+    pub(crate) fn kept(&self) -> usize {
+        self.request.len() + self.reassembly.kept()
+    }
+}
+
 impl Flow {
     pub(crate) fn client(&self) -> Client {
         self.leg.client
@@ -183,9 +198,14 @@ impl Flow {
         }
     }
 
-    /// Not routed yet: counts against the bound on half-open connections.
+    /// Its SYN-ACK is not acknowledged: counts against the bound on half-open connections.
     pub(crate) fn is_half_open(&self) -> bool {
-        matches!(&self.state, State::Setup(_))
+        matches!(&self.state, State::Setup(setup) if !setup.established)
+    }
+
+    /// Bytes kept of a request that is not with a backend yet: count against the bound on all such bytes.
+    pub(crate) fn setup_bytes(&self) -> usize {
+        if let State::Setup(setup) = &self.state { setup.kept() } else { 0 }
     }
 
     /// When `handle_timeout` is due.

@@ -12,6 +12,7 @@ mod alternate;
 mod answer;
 mod common;
 mod connect;
+mod cookie;
 mod counters;
 mod engine;
 mod flow;
@@ -22,6 +23,7 @@ mod secret;
 pub mod sender;
 mod setup;
 mod splice;
+mod stateless;
 pub mod take_in;
 
 pub use action::{Action, EntryState, KernelSplice, Stage, Verdict};

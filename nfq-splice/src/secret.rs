@@ -1,12 +1,12 @@
-//! Initial sequence numbers and timestamp clocks: driven by the clock, keyed, different per client (RFC 6528, RFC 7323 §5.4).
+//! What nobody outside can compute: offsets and codes made with a key (RFC 6528, RFC 7323 §5.4).
 
-use std::hash::Hasher;
+use std::hash::{Hash, Hasher};
 use std::net::SocketAddr;
 
-use packet::{Seq, Time};
+use packet::Seq;
 use siphasher::sip::SipHasher24;
 
-/// A key that nobody outside knows; fresh at each start.
+/// A key that nobody outside knows. It outlives the daemon, so that set-ups and clocks go on after a restart.
 #[derive(Clone)]
 pub struct Secret([u8; 16]);
 
@@ -16,22 +16,26 @@ impl Secret {
         Self(key)
     }
 
-    fn hash(&self, purpose: u8, client: SocketAddr) -> u64 {
+    fn hash(&self, purpose: u8, about: impl Hash) -> u64 {
         let mut hasher = SipHasher24::new_with_key(&self.0);
         hasher.write_u8(purpose);
-        std::hash::Hash::hash(&client, &mut hasher);
+        about.hash(&mut hasher);
         hasher.finish()
     }
 
-    /// ISN = M + F(client, key): M counts 4 µs steps (RFC 6528 §3).
-    pub fn initial_sequence(&self, now: Time, client: SocketAddr) -> Seq {
-        let clock = (now.as_nanos() / 4000) as u32;
-        Seq(clock.wrapping_add(self.hash(1, client) as u32))
+    /// What is added to the clock to give this client's initial sequence numbers.
+    pub(crate) fn sequence_offset(&self, client: SocketAddr) -> u32 {
+        self.hash(1, client) as u32
     }
 
     /// What is added to the millisecond clock to give this client's TSval.
-    pub fn timestamp_offset(&self, client: SocketAddr) -> u32 {
+    pub(crate) fn timestamp_offset(&self, client: SocketAddr) -> u32 {
         self.hash(2, client) as u32
+    }
+
+    /// The message authentication code of a [`crate::cookie`].
+    pub(crate) fn cookie(&self, client: SocketAddr, irs: Seq, scale: u8, period: u64) -> u64 {
+        self.hash(3, (client, irs, scale, period))
     }
 }
 

@@ -6,9 +6,11 @@
 
 use std::time::Duration;
 
+use cluster::control::Client;
 use packet::{Flags, Reassembly, SegmentBuilder, Seq, SynOptions, TcpSegment, Time};
 
 use crate::common::Core;
+use crate::cookie::{self, Handshake};
 use crate::flow::{Flow, Repeat, Setup, State};
 use crate::leg::ClientLeg;
 
@@ -29,8 +31,25 @@ impl Repeat {
     }
 }
 
+impl Setup {
+    /// A segment that differs from what came before: whoever sent it, the first copy counts (RFC 9293 §3.10).
+    fn contradicts(&self, segment: &TcpSegment<'_>) -> bool {
+        let offset = segment.seq().since(self.irs + 1);
+        let known = self.request.get(offset.max(0) as usize..).unwrap_or_default();
+        let again = segment.payload().get((-offset).max(0) as usize..).unwrap_or_default();
+        known.iter().zip(again).any(|(known, again)| known != again)
+    }
+
+    /// A head ends with a line, and parsing begins anew: byte by byte its cost would grow with the square of its length.
+    /// Now and then also without a line end, to refuse early what is no request.
+    fn is_worth_parsing(&self, max_head: usize) -> bool {
+        let new = self.request.get(self.parsed..).unwrap_or_default();
+        new.contains(&b'\n') || self.request.len() >= (2 * self.parsed).min(max_head)
+    }
+}
+
 impl Core {
-    pub(crate) fn client_leg(&self, client: std::net::SocketAddr, options: SynOptions) -> ClientLeg {
+    pub(crate) fn client_leg(&self, client: Client, options: SynOptions) -> ClientLeg {
         let clock_offset = self.secret.timestamp_offset(client);
         ClientLeg {
             client,
@@ -48,11 +67,21 @@ impl Core {
     /// Answers a SYN. Data on it is not taken (no Fast Open): the client repeats it.
     pub(crate) fn accept(&mut self, segment: &TcpSegment<'_>) -> Flow {
         self.counters.count("syn_accepted");
-        let client = segment.source();
-        let mut leg = self.client_leg(client, segment.syn_options());
-        let iss = self.secret.initial_sequence(self.now, client);
-        leg.acked = iss;
-        let irs = segment.seq();
+        let flow = self.begin(segment);
+        self.send_syn_ack(&flow);
+        flow
+    }
+
+    /// What a SYN begins.
+    pub(crate) fn begin(&self, segment: &TcpSegment<'_>) -> Flow {
+        let (client, irs, options) = (segment.source(), segment.seq(), segment.syn_options());
+        let handshake = Handshake { client, irs, announced_scale: self.scale() };
+        let iss = cookie::make(&self.secret, self.now, &handshake, &options);
+        self.half_open_flow(client, options, irs, iss)
+    }
+
+    /// A connection whose SYN-ACK is not acknowledged yet.
+    pub(crate) fn half_open_flow(&self, client: Client, options: SynOptions, irs: Seq, iss: Seq) -> Flow {
         let limit = self.settings.splice.request_head_timeout_ms;
         let setup = Setup {
             irs,
@@ -60,15 +89,14 @@ impl Core {
             established: false,
             request: Vec::new(),
             reassembly: Reassembly::new(irs + 1, SETUP_WINDOW as usize),
+            parsed: 0,
             acknowledged: 0,
             head_deadline: self.now + Duration::from_millis(limit),
             repeat: Some(Repeat::after(self.now, SYN_ACK_TIMEOUT)),
             connect: None,
         };
-        let flow =
-            Flow { leg, resplices: 0, suspended: false, state: State::Setup(Box::new(setup)), timer: None };
-        self.send_syn_ack(&flow);
-        flow
+        let leg = ClientLeg { acked: iss, ..self.client_leg(client, options) };
+        Flow { leg, resplices: 0, suspended: false, state: State::Setup(Box::new(setup)), timer: None }
     }
 
     /// Offers what the client offered, with our own MSS and window scale.
@@ -104,19 +132,40 @@ impl Core {
             return self.refuse(segment);
         }
         if !setup.established {
-            setup.established = true;
-            setup.repeat = None;
+            setup.establish();
         }
-        // One window beyond the longest head: enough to see that it is too long.
-        let limit = self.settings.splice.request_head_bytes + SETUP_WINDOW as usize;
-        let Setup { request, reassembly, .. } = &mut **setup;
-        if request.len() + reassembly.kept() < limit {
-            reassembly.push(segment.seq(), segment.payload(), &mut |bytes| request.extend_from_slice(bytes));
-        }
-        let fin_here = flags.fin() && segment.seq() + segment.payload().len() as u32 == reassembly.next();
+        self.take_request(flow, segment);
+        let State::Setup(setup) = &mut flow.state else { return };
+        let end = segment.seq() + segment.payload().len() as u32;
+        let fin_here = flags.fin() && end == setup.reassembly.next();
         if setup.connect.is_none() {
             self.route(flow, segment);
             self.end_without_request(flow, fin_here);
+        }
+    }
+
+    /// Keeps what came of the request, within the bound of one client and that of all.
+    fn take_request(&mut self, flow: &mut Flow, segment: &TcpSegment<'_>) {
+        let State::Setup(setup) = &mut flow.state else { return };
+        // One window beyond the longest head: enough to see that it is too long.
+        let limit = self.settings.splice.request_head_bytes + SETUP_WINDOW as usize;
+        let all = self.setup_bytes + setup.kept() + segment.payload().len();
+        if all > self.settings.splice.setup_bytes {
+            self.counters.count("setup_bytes_limit_refused");
+            if setup.connect.is_none() {
+                self.answer(flow, 503, "too many requests are arriving at once");
+            }
+            return;
+        }
+        if setup.kept() >= limit {
+            return self.counters.count("request_bytes_limit_dropped");
+        }
+        let mut conflict = setup.contradicts(segment);
+        let Setup { request, reassembly, .. } = &mut **setup;
+        let mut deliver = |bytes: &[u8]| request.extend_from_slice(bytes);
+        conflict |= reassembly.push(segment.seq(), segment.payload(), &mut deliver).conflict;
+        if conflict {
+            self.counters.count("overlap_conflict_first_copy_kept");
         }
     }
 
@@ -137,7 +186,12 @@ impl Core {
         if setup.request.is_empty() {
             return self.acknowledge_head(flow, segment);
         }
-        match http1::parse_request(&setup.request, self.settings.splice.request_head_bytes) {
+        let max_head = self.settings.splice.request_head_bytes;
+        if !setup.is_worth_parsing(max_head) {
+            return self.acknowledge_head(flow, segment);
+        }
+        setup.parsed = setup.request.len();
+        match http1::parse_request(&setup.request, max_head) {
             Ok(Some(head)) => {
                 let (host, path) = (head.host.clone(), head.path.clone());
                 self.connect(flow, host, path, Vec::new());

@@ -140,7 +140,7 @@ pub struct Splice {
     pub mss: u16,
     /// Window scale announced to clients until one is learnt from the backends.
     pub window_scale: u8,
-    /// Half-open and not yet routed connections; further SYNs are dropped and counted.
+    /// Half-open connections; further SYNs are answered without state (SYN cookies) and counted.
     pub half_open: usize,
     /// All connections of a proxy; further SYNs are dropped and counted.
     pub connections: usize,
@@ -148,6 +148,8 @@ pub struct Splice {
     pub request_head_bytes: usize,
     /// Time from the first SYN to a complete request head, milliseconds; then 408.
     pub request_head_timeout_ms: u64,
+    /// Bytes of requests that are not with a backend yet, of all clients together; who brings more is answered 503.
+    pub setup_bytes: usize,
     /// Client bytes held per connection while it is un-spliced; further segments are dropped, the client repeats them.
     pub hold_bytes: usize,
     /// Idle time after which a spliced connection is forgotten, seconds (RFC 5382: at least 2 h 4 min).
@@ -164,6 +166,7 @@ impl Default for Splice {
             connections: 65_536,
             request_head_bytes: 32 << 10,
             request_head_timeout_ms: 10_000,
+            setup_bytes: 64 << 20,
             hold_bytes: 256 << 10,
             idle_timeout_s: 7440,
         }

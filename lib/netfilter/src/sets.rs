@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use crate::Error;
-use crate::netlink::Builder;
+use crate::netlink::{self, Attribute, Builder, Message};
 use crate::nftables::{self, Batch, DELETE_ELEMENT, DESTROY_ELEMENT, Family, GET_ELEMENT, NEW_ELEMENT};
 use crate::socket::Socket;
 
@@ -16,6 +16,7 @@ const DATA_VALUE: u16 = 1;
 /// Elements of one message: their list is one attribute of at most 64 KiB.
 const CHUNK: usize = 1024;
 
+const LIST: &str = "list set";
 const DELETE: &str = "delete from set";
 const LOOK_UP: &str = "look up in set";
 
@@ -93,6 +94,25 @@ impl Sets {
         }
     }
 
+    /// All elements.
+    pub fn list(&mut self) -> Result<Vec<SocketAddr>, Error> {
+        let Self { socket, family, table, set, .. } = self;
+        let mut request = Builder::default();
+        let head = nftables::head(socket, *family, GET_ELEMENT, libc::NLM_F_DUMP);
+        request.message(head, |message| {
+            message.string(LIST_TABLE, table);
+            message.string(LIST_SET, set);
+        });
+        let (mut found, mut end) = (Vec::new(), None);
+        socket.request(LIST, request.bytes(), &mut |message| {
+            if message.sequence == head.sequence {
+                end = end.or(message.error());
+                found.extend(elements_of(message));
+            }
+        })?;
+        nftables::succeed(LIST, end.ok_or(Error::Answer(LIST))?).map(|()| found)
+    }
+
     /// Deletes all elements.
     pub fn flush(&mut self) -> Result<(), Error> {
         let Self { socket, family, table, set, .. } = self;
@@ -137,6 +157,24 @@ fn add_element(list: &mut Builder, element: SocketAddr) {
     list.nested(ELEMENT, |item| {
         item.nested(ELEMENT_KEY, |key| key.attribute(DATA_VALUE, key_of(element).as_slice()));
     });
+}
+
+fn elements_of<'a>(message: &Message<'a>) -> impl Iterator<Item = SocketAddr> + 'a {
+    let ours = message.kind == nftables::kind(NEW_ELEMENT);
+    let list = message.attributes().find(LIST_ELEMENTS).filter(|_| ours);
+    let key = |item: Attribute<'a>| item.nested().find(ELEMENT_KEY)?.nested().find(DATA_VALUE);
+    list.into_iter().flat_map(|list| list.nested()).filter_map(move |item| address_of(key(item)?.value()))
+}
+
+/// The reverse of [`key_of`].
+fn address_of(key: &[u8]) -> Option<SocketAddr> {
+    let address = match key.len() {
+        8 => IpAddr::from(netlink::read::<4>(key, 0)?),
+        20 => IpAddr::from(netlink::read::<16>(key, 0)?),
+        _ => return None,
+    };
+    let port = netlink::read::<2>(key, key.len() - 4)?;
+    Some(SocketAddr::new(address, u16::from_be_bytes(port)))
 }
 
 /// Address and port, each filled up to a multiple of four bytes.

@@ -35,6 +35,9 @@ fn elements_come_and_go_tolerantly() {
     assert!(sets.contains(a).unwrap());
     let text = listed(&net, "ip");
     assert!(text.contains("192.0.2.1 . 1234") && text.contains("192.0.2.2 . 65535"), "{text}");
+    let mut all = sets.list().unwrap();
+    all.sort();
+    assert_eq!(all, [a, b]);
     sets.delete(&[a]).unwrap();
     sets.delete(&[a, b]).unwrap();
     assert!(!sets.contains(a).unwrap());
@@ -56,9 +59,13 @@ fn ipv6_and_many_and_missing_sets() {
         (1..5000).map(|port| SocketAddr::new("fd00::7".parse().unwrap(), port)).collect();
     sets.add(&many).unwrap();
     assert!(listed(&net, "ip6").contains("fd00::7 . 4999"));
+    let mut all = sets.list().unwrap();
+    all.sort();
+    assert_eq!(all, many);
     sets.delete(&many).unwrap();
     assert!(!listed(&net, "ip6").contains("fd00::7"));
     assert!(matches!(other.add(&["192.0.2.1:1".parse().unwrap()]), Err(Error::Missing(_))));
+    assert!(matches!(other.list(), Err(Error::Missing(_))));
 }
 
 #[test]

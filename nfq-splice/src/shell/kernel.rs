@@ -55,9 +55,11 @@ impl Kernel {
         })
     }
 
-    /// Nobody translates in userspace what an earlier daemon did: its connections end with a reset.
-    pub(super) fn resume_all(&mut self) -> Result<()> {
-        self.suspended.flush().context("emptying the set of queued flows")
+    /// Nobody translates in userspace what an earlier daemon did: its connections end with a reset. Gives their clients.
+    pub(super) fn resume_all(&mut self) -> Result<Vec<Client>> {
+        let lost = self.suspended.list().context("reading the set of queued flows")?;
+        self.suspended.flush().context("emptying the set of queued flows")?;
+        Ok(lost)
     }
 
     /// All splices in the kernel.

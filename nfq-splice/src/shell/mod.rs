@@ -50,7 +50,9 @@ impl Shell {
         for entry in kernel.entries()? {
             engine.handle_restored(now(), &entry);
         }
-        kernel.resume_all()?;
+        for client in kernel.resume_all()? {
+            engine.handle_lost(client);
+        }
         let config =
             QueueConfig { number: PROXY_QUEUE, max_packets: QUEUE_PACKETS, receive_buffer: QUEUE_BUFFER };
         let queue = Queue::bind(&config).context("binding the proxy's queue")?;

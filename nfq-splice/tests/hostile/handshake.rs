@@ -1,4 +1,4 @@
-//! Handshakes: SYN and SYN-ACK, their options, the bound on half-open connections.
+//! Handshakes: SYN and SYN-ACK, their options, repetitions.
 
 use std::time::Duration;
 
@@ -45,21 +45,6 @@ fn a_syn_ack_is_repeated_then_the_client_forgotten() {
     let sent = proxy.pass(Duration::from_secs(60));
     assert!((2..8).contains(&sent.len()) && sent.iter().all(|sent| sent.flags == SYN_ACK), "{sent:?}");
     assert_eq!(proxy.connections(), 0);
-}
-
-#[test]
-fn half_open_connections_are_bounded_and_counted() {
-    let mut proxy = Proxy::new();
-    for port in 1..=3 {
-        assert_eq!(proxy.receive(&syn(port)).len(), 1);
-    }
-    for port in 4..100 {
-        assert!(proxy.receive(&syn(port)).is_empty());
-    }
-    assert_eq!((proxy.counter("syn_dropped_half_open_limit"), proxy.connections()), (96, 3));
-    assert_eq!(proxy.receive(&syn(2)).len(), 1, "who is in, is still answered");
-    proxy.pass(Duration::from_secs(60));
-    assert_eq!(proxy.receive(&syn(4)).len(), 1, "room again");
 }
 
 #[test]

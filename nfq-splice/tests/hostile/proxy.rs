@@ -66,11 +66,19 @@ pub(crate) struct Proxy {
 
 impl Proxy {
     pub(crate) fn new() -> Self {
-        let cluster = Cluster::parse(CONFIG, "hostile").unwrap();
-        Self {
-            engine: Engine::new(Settings::new(&cluster), Secret::new([7; 16])),
-            now: Time::from_millis(5000),
-        }
+        Self::with(|_| {})
+    }
+
+    /// With other settings than the file's.
+    pub(crate) fn with(change: impl FnOnce(&mut Settings)) -> Self {
+        let mut settings = Settings::new(&Cluster::parse(CONFIG, "hostile").unwrap());
+        change(&mut settings);
+        Self { engine: Engine::new(settings, Secret::new([7; 16])), now: Time::from_millis(5000) }
+    }
+
+    /// A new daemon takes over, with the key of the old one.
+    pub(crate) fn restart(&mut self) {
+        self.engine = Self::new().engine;
     }
 
     pub(crate) fn drain(&mut self) -> Vec<Sent> {

@@ -72,6 +72,8 @@ const SPLICE: &[Key] = &[
     may("connections", Kind::Integer(1, 16 * MIB)),
     may("request_head_bytes", Kind::Integer(KIB, MIB)),
     may("request_head_timeout_ms", Kind::Integer(10, 10 * MINUTE_MS)),
+    // At least the longest head and what may follow it.
+    may("setup_bytes", Kind::Integer(2 * MIB, 64 * GIB)),
     may("hold_bytes", Kind::Integer(4 * KIB, 64 * MIB)),
     may("idle_timeout_s", Kind::Integer(10, MONTH_S)),
 ];

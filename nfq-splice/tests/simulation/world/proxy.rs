@@ -43,7 +43,9 @@ impl World {
                 .insert(connection.client, format!("the daemon died while it was {}", connection.state));
         }
         self.engine = Engine::new(Settings::new(&self.scenario.cluster), Secret::new(KEY));
-        self.kernel.queued.clear();
+        for client in std::mem::take(&mut self.kernel.queued) {
+            self.engine.handle_lost(client);
+        }
         let entries: Vec<KernelSplice> = self
             .kernel
             .entries

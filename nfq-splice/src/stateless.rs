@@ -1,0 +1,83 @@
+//! Set-ups without state: the answer to a SYN when the table of half-open connections is full, and the continuation of a
+//! set-up that this proxy has no state of, because there was no room or because an earlier daemon had it.
+//!
+//! Only what the client has not been acknowledged can be continued: its next segment must begin with its first byte.
+
+use std::collections::BTreeSet;
+
+use cluster::control::Client;
+use packet::{TcpSegment, Time};
+
+use crate::common::Core;
+use crate::cookie::{self, Handshake, LIFETIME};
+use crate::flow::{Flow, State};
+
+/// When cookies are taken, and from whom not.
+#[derive(Debug, Default)]
+pub(crate) struct Stateless {
+    /// The first segment that needed a cookie.
+    started: Option<Time>,
+    /// One lifetime after the last SYN that was answered without state.
+    until: Time,
+    /// Clients whose splice an earlier daemon took with it: their request may have been executed, what they repeat of it
+    /// must not be a second time.
+    lost: BTreeSet<Client>,
+}
+
+impl Stateless {
+    /// Whether cookies are taken from `client` at this moment.
+    fn takes(&mut self, now: Time, client: Client) -> bool {
+        let restarted = *self.started.get_or_insert(now) + LIFETIME;
+        if now >= restarted {
+            self.lost.clear();
+        }
+        now < self.until.max(restarted) && !self.lost.contains(&client)
+    }
+
+    /// An earlier daemon translated this client's packets itself.
+    pub(crate) fn lose(&mut self, client: Client) {
+        self.lost.insert(client);
+    }
+}
+
+impl Core {
+    /// Answers a SYN and forgets it. The client's own repetition takes the place of ours.
+    pub(crate) fn answer_without_state(&mut self, segment: &TcpSegment<'_>) {
+        self.counters.count("syn_cookies_sent");
+        self.stateless.until = self.now + LIFETIME;
+        let flow = self.begin(segment);
+        self.send_syn_ack(&flow);
+    }
+
+    /// A segment of no connection: continues a set-up if its acknowledgement proves that this proxy answered its SYN.
+    pub(crate) fn continue_setup(&mut self, segment: &TcpSegment<'_>) -> Option<Flow> {
+        let (flags, client) = (segment.flags(), segment.source());
+        if !flags.ack() || flags.syn() || flags.rst() || !self.stateless.takes(self.now, client) {
+            return None;
+        }
+        let found = self.announced_scales().into_iter().find_map(|scale| self.flow_of_cookie(segment, scale));
+        self.counters.count(if found.is_some() { "syn_cookies_accepted" } else { "syn_cookies_wrong" });
+        found
+    }
+
+    fn flow_of_cookie(&self, segment: &TcpSegment<'_>, announced_scale: u8) -> Option<Flow> {
+        let (client, irs, iss) = (segment.source(), segment.seq() - 1, segment.ack() - 1);
+        let timestamp = segment.timestamps().map(|(value, _)| value);
+        let handshake = Handshake { client, irs, announced_scale };
+        let options = cookie::check(&self.secret, self.now, &handshake, iss, timestamp)?;
+        let mut flow = self.half_open_flow(client, options, irs, iss);
+        flow.leg.announced_scale = if options.window_scale.is_some() { announced_scale } else { 0 };
+        if let State::Setup(setup) = &mut flow.state {
+            setup.establish();
+        }
+        Some(flow)
+    }
+
+    /// The scales that clients in set-up may have been told: the backends' may have changed since.
+    fn announced_scales(&self) -> BTreeSet<u8> {
+        [Some(self.scale()), self.former_scale, Some(self.settings.splice.window_scale)]
+            .into_iter()
+            .flatten()
+            .collect()
+    }
+}

@@ -1,0 +1,155 @@
+//! More SYNs than the table of half-open connections holds; set-ups that a restart interrupts.
+
+use std::time::Duration;
+
+use packet::{Flags, SegmentBuilder, Seq, SynOptions};
+
+use crate::proxy::{ISN, Proxy, REQUEST, SYN_ACK, backend, client, data, syn};
+
+/// Longer than any cookie lives.
+const STALE: Duration = Duration::from_secs(68);
+
+/// A proxy whose table of half-open connections is full.
+fn flooded() -> Proxy {
+    let mut proxy = Proxy::new();
+    for port in 1..=3 {
+        assert_eq!(proxy.receive(&syn(port)).len(), 1);
+    }
+    proxy
+}
+
+#[test]
+fn a_syn_flood_is_answered_without_state() {
+    let mut proxy = flooded();
+    for port in 4..100 {
+        let sent = proxy.receive(&syn(port));
+        assert_eq!((sent.len(), sent[0].to, sent[0].flags), (1, client(port), SYN_ACK));
+    }
+    assert_eq!((proxy.counter("syn_cookies_sent"), proxy.connections()), (96, 3));
+    assert_eq!(proxy.counter("half_open_now"), 3);
+    assert_eq!(proxy.receive(&syn(2)).len(), 1, "who is in, is still answered");
+    proxy.pass(Duration::from_secs(60));
+    assert_eq!((proxy.receive(&syn(4)).len(), proxy.connections()), (1, 1), "room again");
+}
+
+#[test]
+fn a_cookie_keeps_all_options() {
+    let scales = (0..15).map(Some).chain([None]);
+    for (window_scale, mss) in scales.flat_map(|scale| [None, Some(536), Some(1460)].map(|mss| (scale, mss)))
+    {
+        for (sack_permitted, timestamps) in
+            [(false, None), (true, None), (false, Some((5, 0))), (true, Some((5, 0)))]
+        {
+            let offered = SynOptions { mss, window_scale, sack_permitted, timestamp: None };
+            let mut proxy = flooded();
+            let answer =
+                proxy.receive(&SegmentBuilder { syn: Some(offered), timestamps, ..syn(9) }).remove(0);
+            assert_eq!(proxy.connections(), 3);
+            let echo = timestamps.map(|_| (6, answer.options.timestamp.unwrap()));
+            let request =
+                SegmentBuilder { ack: Some(answer.seq + 1), timestamps: echo, ..data(9, 0, REQUEST) };
+            let sent = proxy.receive(&request);
+            assert_eq!((sent[0].to, sent[0].flags, sent[0].seq), (backend(11), Flags::SYN, ISN));
+            assert_eq!(sent[0].options, SynOptions { timestamp: timestamps.map(|_| 6), ..offered });
+        }
+    }
+}
+
+#[test]
+fn a_bare_acknowledgement_of_a_cookie_opens_the_connection() {
+    let mut proxy = flooded();
+    let iss = proxy.receive(&syn(9))[0].seq;
+    assert!(proxy.receive(&SegmentBuilder { ack: Some(iss + 1), ..data(9, 0, b"") }).is_empty());
+    assert_eq!((proxy.connections(), proxy.counter("half_open_now")), (4, 3), "no longer half-open");
+    let sent = proxy.receive(&SegmentBuilder { ack: Some(iss + 1), ..data(9, 0, &REQUEST[..9]) });
+    assert_eq!((sent[0].seq, sent[0].ack), (iss + 1, ISN + 10));
+    let sent = proxy.receive(&SegmentBuilder { ack: Some(iss + 1), ..data(9, 9, &REQUEST[9..]) });
+    assert_eq!((sent[0].to, sent[0].flags), (backend(11), Flags::SYN));
+}
+
+#[test]
+fn an_acknowledgement_with_a_wrong_cookie_is_reset_and_leaves_no_state() {
+    let mut proxy = flooded();
+    let iss = proxy.receive(&syn(9))[0].seq;
+    for (wrong, offset) in [(iss, 0), (iss + 2, 0), (iss + 1 + (1 << 23), 0), (Seq(5), 0), (iss + 1, 1)] {
+        let sent = proxy.receive(&SegmentBuilder { ack: Some(wrong), ..data(9, offset, REQUEST) });
+        assert_eq!((sent.len(), sent[0].flags, sent[0].seq), (1, Flags::RST, wrong));
+    }
+    let sent = proxy.receive(&SegmentBuilder { ack: Some(iss + 1), ..data(10, 0, REQUEST) });
+    assert_eq!((sent[0].flags, proxy.connections()), (Flags::RST, 3), "another client's cookie");
+    assert_eq!(proxy.counter("syn_cookies_wrong"), 6);
+}
+
+#[test]
+fn an_old_cookie_is_refused() {
+    let mut proxy = flooded();
+    let iss = proxy.receive(&syn(9))[0].seq;
+    proxy.pass(STALE);
+    for port in 21..=24 {
+        proxy.receive(&syn(port));
+    }
+    assert!(proxy.counter("syn_cookies_sent") >= 2, "cookies are taken");
+    let sent = proxy.receive(&SegmentBuilder { ack: Some(iss + 1), ..data(9, 0, REQUEST) });
+    assert_eq!((sent[0].flags, proxy.counter("syn_cookies_wrong")), (Flags::RST, 1));
+}
+
+/// A guess can only succeed while cookies are needed.
+#[test]
+fn cookies_are_taken_only_after_an_overflow_or_a_start() {
+    let mut proxy = Proxy::new();
+    proxy.receive(&SegmentBuilder { ack: Some(Seq(1)), ..data(8, 0, b"") });
+    proxy.pass(STALE);
+    let iss = proxy.receive(&syn(9))[0].seq;
+    // The client gives up: its number would still be good.
+    proxy.receive(&SegmentBuilder { flags: Flags::RST, ..data(9, 0, b"") });
+    assert_eq!(proxy.connections(), 0);
+    let sent = proxy.receive(&SegmentBuilder { ack: Some(iss + 1), ..data(9, 0, REQUEST) });
+    assert_eq!((sent[0].flags, proxy.connections()), (Flags::RST, 0));
+    for port in 1..=4 {
+        proxy.receive(&syn(port));
+    }
+    let sent = proxy.receive(&SegmentBuilder { ack: Some(iss + 1), ..data(9, 0, REQUEST) });
+    assert_eq!((sent[0].to, sent[0].flags), (backend(11), Flags::SYN));
+}
+
+#[test]
+fn a_set_up_survives_a_restart_by_the_clients_repetition() {
+    for request_sent in [false, true] {
+        let mut proxy = Proxy::new();
+        let iss = proxy.establish(1);
+        let request = SegmentBuilder { ack: Some(iss + 1), ..data(1, 0, REQUEST) };
+        if request_sent {
+            assert_eq!(proxy.receive(&request)[0].to, backend(11));
+        }
+        proxy.restart();
+        let sent = proxy.receive(&request);
+        assert_eq!((sent[0].to, sent[0].flags, sent[0].seq), (backend(11), Flags::SYN, ISN));
+    }
+}
+
+#[test]
+fn what_an_earlier_daemon_translated_itself_is_not_executed_again() {
+    let mut proxy = Proxy::new();
+    let iss = proxy.establish(1);
+    proxy.restart();
+    proxy.engine.handle_lost(client(1));
+    let sent = proxy.receive(&SegmentBuilder { ack: Some(iss + 1), ..data(1, 0, REQUEST) });
+    assert_eq!((sent.len(), sent[0].flags, proxy.connections()), (1, Flags::RST, 0));
+}
+
+#[test]
+fn a_clients_window_scale_is_told_right_after_the_backends_scale_changed() {
+    let mut proxy = flooded();
+    let told = proxy.receive(&syn(9)).remove(0);
+    // Meanwhile a backend with another scale answers somebody else.
+    let iss = proxy.receive(&syn(1))[0].seq;
+    proxy.receive(&SegmentBuilder { ack: Some(iss + 1), ..data(1, 0, REQUEST) });
+    proxy.receive(&SegmentBuilder {
+        ack: Some(ISN + 1),
+        flags: Flags::SYN,
+        syn: Some(SynOptions { window_scale: Some(3), ..SynOptions::default() }),
+        ..SegmentBuilder::new(backend(11), client(1))
+    });
+    let sent = proxy.receive(&SegmentBuilder { ack: Some(told.seq + 1), ..data(9, 0, &REQUEST[..5]) });
+    assert_eq!(u32::from(sent[0].window) << told.options.window_scale.unwrap(), 28_960 >> 10 << 10);
+}
