@@ -37,7 +37,7 @@ const MSS: [u16; 8] = [0, 88, 536, 1220, 1360, 1440, 1460, 8960];
 const NO_SCALE: u32 = 15;
 
 /// No cookie is good for longer than this.
-pub(crate) const LIFETIME: Duration = Duration::from_nanos(GOOD_PERIODS * STEP << LOW_BITS);
+pub(crate) const LIFETIME: Duration = Duration::from_nanos((GOOD_PERIODS * STEP) << LOW_BITS);
 
 /// What a cookie is bound to.
 #[derive(Debug, Clone, Copy)]

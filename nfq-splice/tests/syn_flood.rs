@@ -1,6 +1,7 @@
 //! A million SYNs from random sources: the table and the memory stay bounded, and a real client gets through at any time.
 
 #![allow(clippy::unwrap_used, reason = "a test ends where it is surprised")]
+#![allow(clippy::disallowed_methods, reason = "it reads how much memory it has")]
 
 use std::net::SocketAddr;
 use std::time::Duration;
