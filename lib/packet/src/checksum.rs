@@ -40,10 +40,14 @@ pub fn ipv4_header(header: &[u8]) -> [u8; 2] {
 /// The checksum of a TCP segment whose checksum field is zero (or of one that is valid: then 0).
 /// `addresses` are source and destination as they lie in the IP header.
 pub fn tcp(addresses: &[u8], segment: &[u8]) -> [u8; 2] {
-    let length = segment.len() as u32;
-    let [a, b, c, d] = length.to_be_bytes();
-    let pseudo = [a, b, c, d, 0, 0, 0, 6];
-    finish(add(add(add(0, addresses), &pseudo), segment))
+    with_pseudo_header(addresses, 6, segment)
+}
+
+/// The same of another protocol above IP (RFC 8200 §8.1).
+pub(crate) fn with_pseudo_header(addresses: &[u8], protocol: u8, message: &[u8]) -> [u8; 2] {
+    let [a, b, c, d] = (message.len() as u32).to_be_bytes();
+    let pseudo = [a, b, c, d, 0, 0, 0, protocol];
+    finish(add(add(add(0, addresses), &pseudo), message))
 }
 
 #[cfg(test)]

@@ -4,9 +4,11 @@ use std::net::{IpAddr, SocketAddr};
 
 use crate::checksum;
 use crate::options::{Options, kind};
-use crate::segment::{Layout, PacketError};
+use crate::segment::{Flags, Layout, PacketError};
 
-/// What one direction of a splice changes. All additions are modulo 2³².
+/// What one direction of a splice changes. All additions are modulo 2³². Beside that it takes back the urgent pointer: with
+/// it the receiver's kernel would take a byte out of the stream, and the stream's offsets in the log and in the application
+/// would part. Without it that byte is data like any other, for everybody (RFC 6093 §3.4 knows this of middleboxes).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Translation {
     /// The packet's new source.
@@ -37,6 +39,7 @@ impl Translation {
         put(tcp, 2, &self.destination.port().to_be_bytes());
         add(tcp, 4, self.seq);
         add(tcp, 8, self.ack);
+        take_back_urgency(tcp);
         self.window(tcp);
         self.options(tcp, layout.payload - layout.tcp);
         seal(packet, &layout);
@@ -84,13 +87,23 @@ impl Translation {
                     note(at, self.ts_value);
                     note(at + 4, self.ts_echo);
                 }
-                (kind::SACK, length) => (0..length / 4).for_each(|edge| note(at + 4 * edge, self.sack)),
+                // Blocks of two edges; an option of another length is none (RFC 2018 §3).
+                (kind::SACK, length) if length % 8 == 0 => {
+                    (0..length / 4).for_each(|edge| note(at + 4 * edge, self.sack));
+                }
                 _ => {}
             }
         }
         for &(at, value) in edits.iter().take(count) {
             add(tcp, at, value);
         }
+    }
+}
+
+fn take_back_urgency(tcp: &mut [u8]) {
+    if let Some(flags) = tcp.get_mut(13).filter(|flags| Flags(**flags).contains(Flags::URG)) {
+        *flags &= !Flags::URG.0;
+        put(tcp, 18, &[0, 0]);
     }
 }
 

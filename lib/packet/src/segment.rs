@@ -22,7 +22,7 @@ pub enum PacketError {
     /// A fragment; TCP is never parsed out of one.
     #[error("packet is an IP fragment")]
     Fragment,
-    /// Another protocol than TCP (IPv6 extension headers included).
+    /// Another protocol than TCP, or TCP behind headers that this project does not look through.
     #[error("packet is not TCP")]
     NotTcp,
 }
@@ -44,6 +44,10 @@ impl Flags {
     pub const ACK: Self = Self(0x10);
     /// The urgent pointer is significant.
     pub const URG: Self = Self(0x20);
+    /// ECN echo; in a SYN the wish for ECN (RFC 3168 §6.1.1).
+    pub const ECE: Self = Self(0x40);
+    /// Congestion window reduced.
+    pub const CWR: Self = Self(0x80);
 
     /// All of `other`'s bits are set.
     pub fn contains(self, other: Self) -> bool {
@@ -83,7 +87,7 @@ pub(crate) struct Layout {
     pub(crate) addresses: usize,
     /// Of one address: 4 or 16.
     pub(crate) address_bytes: usize,
-    /// Beginning of the TCP header.
+    /// Beginning of the TCP header, behind IPv4 options or IPv6 extension headers.
     pub(crate) tcp: usize,
     /// Beginning of the payload.
     pub(crate) payload: usize,
@@ -91,12 +95,31 @@ pub(crate) struct Layout {
     pub(crate) end: usize,
 }
 
-const IPV6_HEADER: usize = 40;
+pub(crate) const IPV6_HEADER: usize = 40;
+/// Extension headers before TCP at most: a legitimate packet has at most four, each once (RFC 8200 §4.1).
+const MAX_EXTENSIONS: usize = 8;
 const TCP_HEADER: usize = 20;
-const PROTOCOL_TCP: u8 = 6;
+pub(crate) const PROTOCOL_TCP: u8 = 6;
 
-fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
+pub(crate) fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
     Some(u16::from_be_bytes([*bytes.get(at)?, *bytes.get(at + 1)?]))
+}
+
+fn bytes_at<const N: usize>(packet: &[u8], at: usize) -> [u8; N] {
+    let mut out = [0; N];
+    for (to, from) in out.iter_mut().zip(packet.get(at..).unwrap_or_default()) {
+        *to = *from;
+    }
+    out
+}
+
+/// An address of 4 or 16 bytes.
+pub(crate) fn address_at(packet: &[u8], at: usize, address_bytes: usize) -> IpAddr {
+    if address_bytes == 4 {
+        IpAddr::V4(Ipv4Addr::from(bytes_at::<4>(packet, at)))
+    } else {
+        IpAddr::V6(Ipv6Addr::from(bytes_at::<16>(packet, at)))
+    }
 }
 
 impl Layout {
@@ -129,11 +152,9 @@ impl Layout {
 
     fn ipv6(packet: &[u8]) -> Result<Self, PacketError> {
         let payload = usize::from(u16_at(packet, 4).ok_or(PacketError::Truncated)?);
-        if *packet.get(6).ok_or(PacketError::Truncated)? != PROTOCOL_TCP {
-            return Err(PacketError::NotTcp);
-        }
+        let tcp = behind_extensions(packet, PROTOCOL_TCP)?;
         let end = if payload == 0 { packet.len() } else { IPV6_HEADER + payload };
-        Ok(Self { addresses: 8, address_bytes: 16, tcp: IPV6_HEADER, payload: 0, end })
+        Ok(Self { addresses: 8, address_bytes: 16, tcp, payload: 0, end })
     }
 
     fn with_tcp(mut self, packet: &[u8]) -> Result<Self, PacketError> {
@@ -147,6 +168,29 @@ impl Layout {
         self.payload = self.tcp + header;
         if self.payload > self.end { Err(PacketError::Truncated) } else { Ok(self) }
     }
+}
+
+/// Where `protocol` begins in an IPv6 packet (RFC 8200 §4). A routing header that is not used up is refused: the checksum's
+/// destination would be another one than the header's.
+pub(crate) fn behind_extensions(packet: &[u8], protocol: u8) -> Result<usize, PacketError> {
+    const HOP_BY_HOP: u8 = 0;
+    const ROUTING: u8 = 43;
+    const FRAGMENT: u8 = 44;
+    const DESTINATION: u8 = 60;
+    let byte = |at: usize| packet.get(at).copied().ok_or(PacketError::Truncated);
+    let (mut next, mut at) = (byte(6)?, IPV6_HEADER);
+    for _ in 0..=MAX_EXTENSIONS {
+        match next {
+            found if found == protocol => return Ok(at),
+            FRAGMENT => return Err(PacketError::Fragment),
+            ROUTING if byte(at + 3)? != 0 => return Err(PacketError::NotTcp),
+            HOP_BY_HOP | ROUTING | DESTINATION => {}
+            _ => return Err(PacketError::NotTcp),
+        }
+        next = byte(at)?;
+        at += (usize::from(byte(at + 1)?) + 1) * 8;
+    }
+    Err(PacketError::NotTcp)
 }
 
 /// A whole IPv4 or IPv6 packet with a TCP segment; every length has been checked.
@@ -163,21 +207,12 @@ impl<'a> TcpSegment<'a> {
     }
 
     fn bytes<const N: usize>(&self, at: usize) -> [u8; N] {
-        let mut out = [0; N];
-        for (to, from) in out.iter_mut().zip(self.packet.get(at..).unwrap_or_default()) {
-            *to = *from;
-        }
-        out
+        bytes_at(self.packet, at)
     }
 
     fn address(&self, second: bool) -> IpAddr {
         let Layout { addresses, address_bytes, .. } = self.layout;
-        let at = addresses + if second { address_bytes } else { 0 };
-        if address_bytes == 4 {
-            IpAddr::V4(Ipv4Addr::from(self.bytes::<4>(at)))
-        } else {
-            IpAddr::V6(Ipv6Addr::from(self.bytes::<16>(at)))
-        }
+        address_at(self.packet, addresses + if second { address_bytes } else { 0 }, address_bytes)
     }
 
     /// Source address and port.

@@ -1,7 +1,7 @@
 //! Cutting a packet that is larger than a link allows (GSO) into segments that fit.
 
 use crate::rewrite::{put, seal};
-use crate::segment::{Flags, Layout, PacketError};
+use crate::segment::{Flags, IPV6_HEADER, Layout, PacketError};
 
 /// `packet` as one or more packets whose payloads are at most `mss` bytes: headers and options repeated, sequence
 /// numbers advanced, FIN and PSH on the last, CWR on the first only, full checksums.
@@ -22,7 +22,6 @@ pub fn split(packet: &[u8], mss: usize) -> Result<Vec<Vec<u8>>, PacketError> {
 }
 
 fn one(headers: &[u8], piece: &[u8], layout: &Layout, offset: u32, (first, last): (bool, bool)) -> Vec<u8> {
-    const CWR: u8 = 0x80;
     let mut packet = Vec::with_capacity(headers.len() + piece.len());
     packet.extend_from_slice(headers);
     packet.extend_from_slice(piece);
@@ -31,13 +30,13 @@ fn one(headers: &[u8], piece: &[u8], layout: &Layout, offset: u32, (first, last)
         let total = packet.len() as u16;
         put(&mut packet, 2, &total.to_be_bytes());
     } else {
-        let payload = (packet.len() - layout.tcp) as u16;
+        let payload = (packet.len() - IPV6_HEADER) as u16;
         put(&mut packet, 4, &payload.to_be_bytes());
     }
     crate::rewrite::add(&mut packet, layout.tcp + 4, offset);
     if let Some(flags) = packet.get_mut(layout.tcp + 13) {
         *flags &= !(if last { 0 } else { Flags::FIN.0 | Flags::PSH.0 });
-        *flags &= !(if first { 0 } else { CWR });
+        *flags &= !(if first { 0 } else { Flags::CWR.0 });
     }
     seal(&mut packet, &layout);
     packet

@@ -2,38 +2,14 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod common;
+
 use std::net::SocketAddr;
 
-use etherparse::{NetSlice, SlicedPacket, TransportSlice};
+use common::{assert_checksums, ends};
+use etherparse::{SlicedPacket, TransportSlice};
 use packet::{Flags, SegmentBuilder, Seq, SynOptions, TcpSegment, Translation};
 use proptest::prelude::*;
-
-fn endpoint(v6: bool) -> BoxedStrategy<SocketAddr> {
-    if v6 {
-        (any::<[u8; 16]>(), any::<u16>()).prop_map(|(ip, port)| SocketAddr::from((ip, port))).boxed()
-    } else {
-        (any::<[u8; 4]>(), any::<u16>()).prop_map(|(ip, port)| SocketAddr::from((ip, port))).boxed()
-    }
-}
-
-fn ends() -> impl Strategy<Value = [SocketAddr; 4]> {
-    any::<bool>().prop_flat_map(|v6| [endpoint(v6), endpoint(v6), endpoint(v6), endpoint(v6)])
-}
-
-fn assert_checksums(packet: &[u8]) {
-    let sliced = SlicedPacket::from_ip(packet).unwrap();
-    let Some(TransportSlice::Tcp(tcp)) = &sliced.transport else { panic!("no TCP") };
-    let header = tcp.to_header();
-    let sum = match &sliced.net {
-        Some(NetSlice::Ipv4(ip)) => {
-            assert_eq!(ip.header().header_checksum(), ip.header().to_header().calc_header_checksum());
-            header.calc_checksum_ipv4(&ip.header().to_header(), tcp.payload())
-        }
-        Some(NetSlice::Ipv6(ip)) => header.calc_checksum_ipv6(&ip.header().to_header(), tcp.payload()),
-        _ => panic!("no IP"),
-    };
-    assert_eq!(header.checksum, sum.unwrap());
-}
 
 proptest! {
     #[test]
