@@ -19,7 +19,7 @@ const RING_BYTES: u64 = 128 << 20;
 
 /// The file's text for the lab `name`.
 pub fn text(name: &str, settings: &Settings) -> Result<String> {
-    let mut value = toml::Value::try_from(cluster(name, settings.path))?;
+    let mut value = toml::Value::try_from(cluster(name, settings))?;
     for setting in &settings.set {
         set(&mut value, setting).with_context(|| format!("--set {setting}"))?;
     }
@@ -28,12 +28,13 @@ pub fn text(name: &str, settings: &Settings) -> Result<String> {
     Ok(text)
 }
 
-fn cluster(name: &str, path: Path) -> Cluster {
+fn cluster(name: &str, settings: &Settings) -> Cluster {
     let address = |node: Node, port| SocketAddr::new(IpAddr::V4(node.address()), port);
-    let names = || Node::BACKENDS.map(|node| node.name().to_owned());
+    let backends = settings.backends();
+    let names = backends.iter().map(|node| node.name().to_owned()).collect();
     let backend = |node: Node| (node.name().to_owned(), Backend { address: address(node, SERVICE_PORT) });
     let logger = Logger { control: address(Node::Logger, CONTROL_PORT), ring_bytes: RING_BYTES };
-    let path = match path {
+    let path = match settings.path {
         Path::Kernel => SplicePath::Kernel,
         Path::Userspace => SplicePath::Userspace,
     };
@@ -41,8 +42,8 @@ fn cluster(name: &str, path: Path) -> Cluster {
         cluster: Identity { name: name.to_owned() },
         service: Service { address: SocketAddr::new(IpAddr::V4(VIP), PORT) },
         routes: vec![Route { host: None, path_prefix: None, pool: "web".to_owned() }],
-        pools: BTreeMap::from([("web".to_owned(), Pool { backends: names().to_vec() })]),
-        backends: Node::BACKENDS.map(backend).into(),
+        pools: BTreeMap::from([("web".to_owned(), Pool { backends: names })]),
+        backends: backends.into_iter().map(backend).collect(),
         proxies: BTreeMap::from([("proxy".to_owned(), Proxy { address: IpAddr::V4(Node::Proxy.address()) })]),
         loggers: BTreeMap::from([("logger".to_owned(), logger)]),
         splice: Splice { path, ..Splice::default() },

@@ -61,12 +61,9 @@ impl Lab {
         }
         note(self.write_cluster_file(settings)?, "wrote cluster.toml");
         if settings.has(Node::Proxy) {
-            note(fronts::start(self, settings.front)?, "started the front");
+            note(fronts::start(self, settings)?, "started the front");
         }
-        if settings.front == Front::Resplice {
-            self.start_daemons(settings, &mut note)?;
-        }
-        Ok(())
+        self.start_daemons(settings, &mut note)
     }
 
     fn write_cluster_file(&self, settings: &Settings) -> Result<bool> {
@@ -80,8 +77,9 @@ impl Lab {
     }
 
     fn start_daemons(&self, settings: &Settings, note: &mut dyn FnMut(bool, &str)) -> Result<()> {
-        for node in [Node::Logger, Node::Proxy].into_iter().filter(|node| settings.has(*node)) {
-            let of_node = || Daemon::ALL.into_iter().filter(|daemon| daemon.node() == node);
+        for node in [Node::Logger, Node::Proxy] {
+            let runs = |daemon: &Daemon| daemon.node() == node && settings.runs(*daemon);
+            let of_node = || Daemon::ALL.into_iter().filter(runs);
             if of_node().all(|daemon| self.daemon(daemon).is_some()) {
                 continue;
             }
@@ -141,10 +139,9 @@ impl Lab {
     }
 
     fn daemon_states(&self, settings: &Settings) -> BTreeMap<String, State> {
-        let expected = |daemon: &Daemon| settings.front == Front::Resplice && settings.has(daemon.node());
         let mut states: BTreeMap<String, State> = Daemon::ALL
             .into_iter()
-            .filter(expected)
+            .filter(|daemon| settings.runs(*daemon))
             .map(|daemon| (daemon.name().to_owned(), State::of(self.daemon(daemon))))
             .collect();
         if settings.link.active() {

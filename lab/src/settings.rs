@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
+use crate::daemons::Daemon;
 use crate::topology::Node;
 
 /// What stands at the virtual address.
@@ -77,6 +78,9 @@ pub struct Settings {
     pub front: Front,
     /// Which way resplice translates.
     pub path: Path,
+    /// Whether failures are survived. If not, the front only forwards: the logger is a plain IP hop, of resplice only
+    /// `nfq-splice` runs, and other proxies neither check their servers nor retry.
+    pub failover: bool,
     /// Bytes of the web servers' socket send buffers: a small one lets a failure hit an exact place of a
     /// response, because a kernel still sends what a killed process left there. `None`: as the kernel tunes it.
     pub send_buffer: Option<u64>,
@@ -91,6 +95,7 @@ impl Default for Settings {
             link: LinkSettings::default(),
             front: Front::default(),
             path: Path::default(),
+            failover: true,
             send_buffer: None,
             set: Vec::new(),
         }
@@ -101,6 +106,18 @@ impl Settings {
     /// Whether the lab has this node.
     pub fn has(&self, node: Node) -> bool {
         self.nodes.contains(&node)
+    }
+
+    /// Whether this daemon runs in the lab.
+    pub fn runs(&self, daemon: Daemon) -> bool {
+        let wanted = self.failover || daemon == Daemon::NfqSplice;
+        wanted && self.front == Front::Resplice && self.has(daemon.node())
+    }
+
+    /// The web servers behind the front: those that the lab has, or both if it has none.
+    pub fn backends(&self) -> Vec<Node> {
+        let present: Vec<Node> = Node::BACKENDS.into_iter().filter(|node| self.has(*node)).collect();
+        if present.is_empty() { Node::BACKENDS.to_vec() } else { present }
     }
 }
 
