@@ -1,10 +1,12 @@
 //! The command line.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Result;
-use clap::{Args, Parser, Subcommand};
-use lab::bench::Bench;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use lab::bench::splice::{self, Contender};
+use lab::bench::{Bench, Order};
 use lab::settings::{
     Front, LinkSettings, Path, Settings, nodes, parse_bytes, parse_duration, parse_rate, parse_share,
 };
@@ -65,12 +67,7 @@ pub(crate) enum Verb {
     /// Show the main job, and what nginx and `HAProxy` make of the same failures.
     Demo,
     /// Measure; see `scripts/bench`.
-    Bench {
-        what: Bench,
-        /// Measurements of each contender.
-        #[arg(long, default_value_t = 5)]
-        rounds: usize,
-    },
+    Bench(Measure),
     /// Take down labs whose owner (see `up --owner`) has died.
     Sweep,
     /// The emulator of the client's link, started by `up`.
@@ -110,6 +107,9 @@ pub(crate) struct Up {
     /// Start none of resplice's daemons: plain routing.
     #[arg(long, conflicts_with = "front")]
     no_daemons: bool,
+    /// Let nothing watch for failures: no logger, no recovery, and proxies that neither check nor retry.
+    #[arg(long)]
+    no_failover: bool,
     /// Send buffer of the web servers' sockets, bytes: what a kernel still sends after its process was killed.
     #[arg(long, value_parser = parse_bytes)]
     send_buffer: Option<u64>,
@@ -136,8 +136,52 @@ impl Up {
             link,
             front: if self.no_daemons { Front::None } else { self.front },
             path: self.path,
+            failover: !self.no_failover,
             send_buffer: self.send_buffer,
             set: self.set.clone(),
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Measure {
+    what: Bench,
+    /// Measurements of each contender.
+    #[arg(long, default_value_t = 5)]
+    rounds: usize,
+    /// Of splice: length of each measurement.
+    #[arg(long, value_parser = parse_duration, default_value = "2s")]
+    length: Duration,
+    /// Of splice: only these contenders.
+    #[arg(long, value_delimiter = ',')]
+    contenders: Vec<Contender>,
+    /// Of splice: only these measurements.
+    #[arg(long, value_delimiter = ',')]
+    measures: Vec<splice::Measure>,
+    /// Of splice: go on with an interrupted run of the same version and options.
+    #[arg(long)]
+    resume: bool,
+    /// Write to this name with .txt and .json; by default target/bench/WHAT.
+    #[arg(long, value_name = "FILE")]
+    output: Option<PathBuf>,
+}
+
+impl Measure {
+    pub(crate) fn order(&self) -> Order {
+        let name = self.what.to_possible_value().map(|value| value.get_name().to_owned());
+        let output = || PathBuf::from("target/bench").join(name.unwrap_or_default());
+        let mut plan = splice::Plan::new(self.rounds, self.length);
+        if !self.contenders.is_empty() {
+            plan.contenders.retain(|contender| self.contenders.contains(contender));
+        }
+        if !self.measures.is_empty() {
+            plan.measures.retain(|measure| self.measures.contains(measure));
+        }
+        Order {
+            bench: self.what,
+            plan,
+            resume: self.resume,
+            output: self.output.clone().unwrap_or_else(output),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! A plain HTTP/1.1 client on one TCP socket that sees what curl hides: at which byte it waited, how long,
 //! and how the connection ended.
 
-mod body;
+pub(crate) mod body;
 
 use std::fmt;
 use std::io::{ErrorKind, Read, Write};

@@ -79,8 +79,8 @@ fn run(cli: &Cli) -> Result<ExitCode> {
         }
         Verb::Dump => print::dump(cli.json, &dump::dump(&lab)?)?,
         Verb::Demo => demo::demo(&lab, &mut std::io::stdout())?,
-        Verb::Bench { what, rounds } => {
-            let outcome = bench::bench(&lab, *what, *rounds, &mut |step| eprintln!("{step}"))?;
+        Verb::Bench(measure) => {
+            let outcome = bench::bench(&lab, &measure.order(), &mut |step| eprintln!("{step}"))?;
             print::bench(cli.json, &outcome)?;
         }
         Verb::Fetch(arguments) => return measure(&lab, arguments),

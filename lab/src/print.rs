@@ -54,22 +54,8 @@ pub(crate) fn status(json: bool, status: &Status) -> Result<()> {
 }
 
 pub(crate) fn bench(json: bool, outcome: &Outcome) -> Result<()> {
-    if json {
-        return object(outcome);
-    }
-    let mut out = stdout().lock();
-    let number = |value: Option<f64>| value.map_or("-".to_owned(), |value| format!("{value:.3}"));
-    for row in &outcome.rows {
-        let (value, low, high) = (number(row.value), number(row.low), number(row.high));
-        write!(out, "{:<36} {value:>12} {:<6} ({low} to {high})", row.what, row.unit)?;
-        if let (Some(must), Some(aim)) = (row.must, row.aim) {
-            write!(out, "  must {must}, aim {aim}{}", if row.ok { "" } else { ": not kept" })?;
-        }
-        writeln!(out, "{}", row.reason.as_ref().map(|reason| format!("  {reason}")).unwrap_or_default())?;
-    }
-    let machine = &outcome.machine;
-    writeln!(out, "{} x {}, Linux {}", machine.processors, machine.processor, machine.kernel)?;
-    Ok(())
+    let text = if json { outcome.json()? } else { outcome.text() };
+    Ok(stdout().lock().write_all(text.as_bytes())?)
 }
 
 pub(crate) fn dump(json: bool, sections: &[Section]) -> Result<()> {

@@ -61,15 +61,38 @@ impl Samples {
 
     /// Round by round: what slowed the machine down slowed both.
     pub(super) fn ratio(&self, to: &Self) -> Self {
-        let pairs = self.values.iter().zip(&to.values);
-        let values = pairs.map(|(of, to)| Some(of.as_ref()? / to.as_ref()?)).collect();
-        Self { values, reason: self.reason.clone().or_else(|| to.reason.clone()) }
+        self.paired(to, |of, to| of / to)
+    }
+
+    /// Also round by round.
+    pub(super) fn minus(&self, other: &Self) -> Self {
+        self.paired(other, |of, other| of - other)
+    }
+
+    fn paired(&self, other: &Self, join: impl Fn(f64, f64) -> f64) -> Self {
+        let pairs = self.values.iter().zip(&other.values);
+        let values = pairs.map(|(of, other)| Some(join((*of)?, (*other)?))).collect();
+        Self { values, reason: self.reason.clone().or_else(|| other.reason.clone()) }
+    }
+
+    /// The middle of the samples that could be taken; between the two in the middle of an even number.
+    pub(super) fn median(&self) -> Option<f64> {
+        let sorted = self.sorted();
+        let upper = *sorted.get(sorted.len() / 2)?;
+        if sorted.len() % 2 == 1 {
+            return Some(upper);
+        }
+        Some(f64::midpoint(*sorted.get(sorted.len() / 2 - 1)?, upper))
+    }
+
+    fn sorted(&self) -> Vec<f64> {
+        let mut sorted: Vec<f64> = self.values.iter().flatten().copied().collect();
+        sorted.sort_by(f64::total_cmp);
+        sorted
     }
 
     pub(super) fn row(&self, what: &str, unit: &'static str, bound: Option<Bound>) -> Row {
-        let mut sorted: Vec<f64> = self.values.iter().flatten().copied().collect();
-        sorted.sort_by(f64::total_cmp);
-        let value = sorted.get(sorted.len() / 2).copied();
+        let (sorted, value) = (self.sorted(), self.median());
         let keeps =
             |value: f64, bound: Bound| if bound.least { value >= bound.must } else { value <= bound.must };
         Row {
@@ -107,6 +130,18 @@ mod tests {
         assert_eq!((row.value, row.low, row.high, row.ok), (Some(2.0), Some(1.0), Some(3.0), true));
         let most = Bound { must: 1.5, aim: 1.0, least: false };
         assert!(!samples(&[3.0, 1.0, 2.0]).row("x", "y", Some(most)).ok);
+    }
+
+    #[test]
+    fn an_even_number_has_its_median_between_two() {
+        assert_eq!(samples(&[4.0, 1.0, 2.0, 3.0]).median(), Some(2.5));
+        assert_eq!(samples(&[]).median(), None);
+    }
+
+    #[test]
+    fn differences_are_taken_round_by_round_too() {
+        let row = samples(&[3.0, 5.0, 9.0]).minus(&samples(&[1.0, 4.0, 5.0])).row("x", "ms", None);
+        assert_eq!((row.value, row.low, row.high), (Some(2.0), Some(1.0), Some(4.0)));
     }
 
     #[test]

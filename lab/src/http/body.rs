@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 /// How the end of a body is found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Framing {
+pub(crate) enum Framing {
     /// After so many bytes.
     Length(u64),
     /// Chunk by chunk.
@@ -116,7 +116,7 @@ fn framing_byte(place: Place, byte: u8) -> Result<Place> {
 }
 
 /// The head's length, status and the body's framing, once the head is whole.
-pub(super) fn parse_head(bytes: &[u8], head_only: bool) -> Result<Option<(usize, u16, Framing)>> {
+pub(crate) fn parse_head(bytes: &[u8], head_only: bool) -> Result<Option<(usize, u16, Framing)>> {
     let mut headers = [httparse::EMPTY_HEADER; 64];
     let mut response = httparse::Response::new(&mut headers);
     let httparse::Status::Complete(length) = response.parse(bytes).context("not an HTTP response")? else {

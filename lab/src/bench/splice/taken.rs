@@ -1,0 +1,144 @@
+//! What has been measured so far, kept in a file so that an interrupted run can go on.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, anyhow};
+use serde::{Deserialize, Serialize};
+
+use super::contenders::Contender;
+use super::measures::{Figure, Figures, Measure};
+use crate::bench::rows::Samples;
+
+/// One measurement.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Taken {
+    round: usize,
+    contender: Contender,
+    measure: Measure,
+    /// The figures, or why there are none.
+    result: Result<Figures, String>,
+}
+
+/// All measurements of a run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct Record {
+    /// What else must be the same for two runs to be one: version and lengths.
+    run: String,
+    taken: Vec<Taken>,
+}
+
+/// A [`Record`] and its file.
+#[derive(Debug)]
+pub(super) struct Log {
+    file: PathBuf,
+    record: Record,
+}
+
+impl Log {
+    /// Goes on with what the file has, if `resume` and if it is of the same `run`; otherwise begins anew.
+    pub(super) fn open(file: &Path, run: &str, resume: bool) -> Self {
+        let kept = || serde_json::from_slice::<Record>(&fs::read(file).ok()?).ok();
+        let kept = resume.then(kept).flatten().filter(|record| record.run == run);
+        let record = kept.unwrap_or_else(|| Record { run: run.to_owned(), taken: Vec::new() });
+        Self { file: file.to_owned(), record }
+    }
+
+    /// How many measurements there are.
+    pub(super) fn len(&self) -> usize {
+        self.record.taken.len()
+    }
+
+    /// Whether this was measured.
+    pub(super) fn has(&self, round: usize, contender: Contender, measure: Measure) -> bool {
+        self.record.find(round, contender, |taken| taken.measure == measure).is_some()
+    }
+
+    /// A figure of one round, if it could be measured.
+    pub(super) fn figure(&self, round: usize, contender: Contender, figure: Figure) -> Option<f64> {
+        self.record.figure(round, contender, figure)?.ok()
+    }
+
+    /// Adds a measurement and saves all.
+    pub(super) fn add(
+        &mut self,
+        round: usize,
+        contender: Contender,
+        measure: Measure,
+        result: Result<Figures>,
+    ) -> Result<()> {
+        let result = result.map_err(|error| format!("{error:#}"));
+        self.record.taken.push(Taken { round, contender, measure, result });
+        let new = self.file.with_extension("new");
+        fs::write(&new, serde_json::to_vec(&self.record)?)?;
+        fs::rename(&new, &self.file).with_context(|| format!("writing {}", self.file.display()))
+    }
+
+    /// All of it; the file is no longer needed.
+    pub(super) fn finish(self) -> Record {
+        // Left behind, it would only be resumed into the same figures.
+        let _ = fs::remove_file(&self.file);
+        self.record
+    }
+}
+
+impl Record {
+    fn find(&self, round: usize, contender: Contender, wanted: impl Fn(&Taken) -> bool) -> Option<&Taken> {
+        let mut all = self.taken.iter();
+        all.find(|taken| taken.round == round && taken.contender == contender && wanted(taken))
+    }
+
+    fn figure(&self, round: usize, contender: Contender, figure: Figure) -> Option<Result<f64>> {
+        let taken = self.find(round, contender, |taken| taken.measure == figure.measure())?;
+        Some(match &taken.result {
+            Ok(figures) => figures.get(&figure).copied().context("the measure did not yield it"),
+            Err(reason) => Err(anyhow!("{reason}")),
+        })
+    }
+
+    /// A contender's figure in each round, the rounds in order; `None` if nobody asked for it.
+    pub(super) fn samples(&self, contender: Contender, figure: Figure) -> Option<Samples> {
+        let rounds = self.taken.iter().map(|taken| taken.round).max()?;
+        let mut taken = (1..=rounds).filter_map(|round| self.figure(round, contender, figure)).peekable();
+        taken.peek()?;
+        let mut samples = Samples::default();
+        taken.for_each(|sample| samples.push(sample));
+        Some(samples)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(name: &str) -> PathBuf {
+        std::env::temp_dir().join(format!("lab-bench-{}-{name}", std::process::id()))
+    }
+
+    #[test]
+    fn an_interrupted_run_goes_on_and_another_one_does_not() {
+        let file = file("resume");
+        let mut log = Log::open(&file, "run", false);
+        log.add(1, Contender::Kernel, Measure::Bulk, Ok(Figures::from([(Figure::Bulk, 5.0)]))).unwrap();
+        let resumed = Log::open(&file, "run", true);
+        assert!(resumed.has(1, Contender::Kernel, Measure::Bulk));
+        assert!(!resumed.has(2, Contender::Kernel, Measure::Bulk));
+        assert_eq!(resumed.figure(1, Contender::Kernel, Figure::Bulk), Some(5.0));
+        assert_eq!(Log::open(&file, "another", true).len(), 0);
+        assert_eq!(Log::open(&file, "run", false).len(), 0);
+        resumed.finish();
+        assert!(!file.exists());
+    }
+
+    #[test]
+    fn a_failed_measurement_keeps_its_place_and_reason() {
+        let file = file("failed");
+        let mut log = Log::open(&file, "run", false);
+        log.add(1, Contender::Nginx, Measure::Bulk, Err(anyhow!("not installed"))).unwrap();
+        log.add(2, Contender::Nginx, Measure::Bulk, Ok(Figures::from([(Figure::Bulk, 5.0)]))).unwrap();
+        let record = log.finish();
+        let row = record.samples(Contender::Nginx, Figure::Bulk).unwrap().row("x", "MB/s", None);
+        assert_eq!((row.value, row.ok, row.reason.as_deref()), (Some(5.0), false, Some("not installed")));
+        assert!(record.samples(Contender::Nginx, Figure::Idle).is_none());
+    }
+}
