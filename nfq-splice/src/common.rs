@@ -27,6 +27,8 @@ pub struct Settings {
     pub routing: Routing,
     /// `[splice]`.
     pub splice: cluster::config::Splice,
+    /// Resets and challenge acknowledgements sent to strangers per second at most.
+    pub strangers_per_second: u32,
     /// `[recovery] timeout_ms`.
     pub recovery_timeout: Duration,
 }
@@ -38,6 +40,7 @@ impl Settings {
             service: cluster.service.address,
             routing: Routing::new(cluster),
             splice: cluster.splice.clone(),
+            strangers_per_second: STRANGERS_PER_SECOND,
             recovery_timeout: Duration::from_millis(cluster.recovery.timeout_ms),
         }
     }
@@ -136,7 +139,7 @@ impl Core {
             self.strangers = (second, 0);
         }
         self.strangers.1 += 1;
-        self.strangers.1 <= STRANGERS_PER_SECOND
+        self.strangers.1 <= self.settings.strangers_per_second
     }
 
     /// RST with SEQ=SEG.ACK to a segment of no connection (RFC 9293 §3.10.7.1); none to a RST.

@@ -14,7 +14,7 @@ use crate::secret::Secret;
 use crate::setup::SETUP_WINDOW;
 
 /// Connections that a status answer lists at most.
-const STATUS_CONNECTIONS: usize = 10_000;
+pub(crate) const STATUS_CONNECTIONS: usize = 10_000;
 
 /// All connections of one proxy.
 pub struct Engine {

@@ -6,11 +6,11 @@
 use std::fmt::Write as _;
 
 use netfilter::queue::{KernelCounters, queue_counters};
-use netfilter::target;
+use netfilter::target::{self, Chain};
 
 use crate::differences::differences;
-use crate::install::{install, queue_chain};
-use crate::{Error, QueueForm, Ruleset, nft};
+use crate::install::install;
+use crate::{Error, QueueForm, Ruleset, nft, queue_chain};
 
 /// What [`check`] found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,8 +23,8 @@ pub struct Report {
     pub installed: bool,
     /// Rules that differ, each with its chain: `- ` installed but not wanted, `+ ` wanted but not installed.
     pub differences: Vec<String>,
-    /// The queue as the kernel counts it; `None`: no daemon has bound it, packets are dropped.
-    pub queue: Option<KernelCounters>,
+    /// Each queue as the kernel counts it; `None`: no daemon has bound it, its packets are dropped.
+    pub queues: Vec<(u16, Option<KernelCounters>)>,
 }
 
 impl Report {
@@ -51,15 +51,21 @@ pub fn check(rules: &(dyn Ruleset + Sync), form: QueueForm) -> Result<Report, Er
             _ => Vec::new(),
         },
         refused: wanted.err(),
-        queue: queue_counters(rules.queue())?,
+        queues: rules
+            .queues()
+            .map(|queue| Ok((queue, queue_counters(queue)?)))
+            .collect::<Result<_, Error>>()?,
     })
 }
 
-/// The table in nft's words, and to which queue the target form's chain leads, which nft does not say.
+/// The table in nft's words, and to which queues the target form's chains lead, which nft does not say.
 fn listing(rules: &dyn Ruleset) -> Result<Option<String>, Error> {
     let Some(mut text) = nft::list(rules.family(), rules.table())? else { return Ok(None) };
-    if let Some(queue) = target::chain_queue(queue_chain(rules))? {
-        let _ = writeln!(text, "NFQUEUE target, queue {queue}");
+    for name in (0..rules.queues().len()).map(queue_chain) {
+        let chain = Chain { family: rules.family(), table: rules.table(), name: &name };
+        if let Some(queue) = target::chain_queue(chain)? {
+            let _ = writeln!(text, "NFQUEUE target of {name}, queue {queue}");
+        }
     }
     Ok(Some(text))
 }

@@ -17,19 +17,22 @@ pub(crate) fn differences(installed: &str, wanted: &str) -> Vec<String> {
     [signed("-", &removed, &removed_common), signed("+", &added, &added_common)].concat()
 }
 
-/// `chain NAME: RULE` for each line inside a block.
+/// `chain NAME: RULE` for each line inside a block. Blocks are sorted: their order says only when they were made.
 fn flat(listing: &str) -> Vec<String> {
     let mut block = "";
     let mut lines = Vec::new();
     for line in listing.lines().map(str::trim) {
         if let Some(name) = line.strip_suffix('{') {
             block = name.trim_end();
-            lines.push(block.to_owned());
-        } else if !line.is_empty() && line != "}" {
-            lines.push(format!("{block}: {line}"));
+            lines.push((block, block.to_owned()));
+        } else if line == "}" {
+            block = "";
+        } else if !line.is_empty() {
+            lines.push((block, format!("{block}: {line}")));
         }
     }
-    lines
+    lines.sort_by_key(|(block, _)| *block);
+    lines.into_iter().map(|(_, line)| line).collect()
 }
 
 fn signed(sign: &str, lines: &[String], common: &[usize]) -> Vec<String> {
@@ -98,6 +101,12 @@ mod tests {
     fn the_order_of_rules_counts() {
         let swapped = LISTING.replace("x\n\t\ty", "y\n\t\tx");
         assert_eq!(differences(&swapped, LISTING).len(), 2);
+    }
+
+    #[test]
+    fn the_order_of_chains_does_not() {
+        let other = "table ip t {\n\tchain b {\n\t\tz\n\t}\n\n\tchain a {\n\t\tx\n\t\ty\n\t}\n}\n";
+        assert!(differences(other, LISTING).is_empty());
     }
 
     #[test]

@@ -4,9 +4,9 @@
 //! * [`install`]: putting rules in (one transaction, no table is ever torn down), taking them out;
 //! * [`check`]: whether what is installed is what is wanted, and whether the kernel can do it.
 //!
-//! Packets reach a daemon through one chain, [`QUEUE_CHAIN`]. Where nft has a native `queue` expression it is text
-//! like the rest; elsewhere the chain stays empty in the text and [`netfilter::target`] fills it. The chain
-//! [`HAND_OVER_CHAIN`], which all rules go to, drops what the queue chain lets through: no bypass.
+//! Packets reach a daemon through one chain for each of its queues ([`queue_chain`]). Where nft has a native `queue`
+//! expression it is text like the rest; elsewhere the chain stays empty in the text and [`netfilter::target`] fills it. The
+//! chains that call them, and that all rules go to, drop what a queue's chain lets through: no bypass.
 
 pub mod check;
 mod differences;
@@ -14,14 +14,16 @@ mod error;
 pub mod install;
 pub mod logger;
 mod nft;
+pub mod placement;
 pub mod proxy;
 mod text;
 
 pub use error::Error;
 pub use logger::LoggerRules;
-pub use proxy::ProxyRules;
+pub use proxy::{ProxyRules, proxy_queues};
 
 use std::net::SocketAddr;
+use std::ops::Range;
 
 use netfilter::Family;
 
@@ -37,14 +39,21 @@ pub const PROXY_TABLE: &str = "resplice_proxy";
 pub const LOGGER_TABLE: &str = "resplice_logger";
 /// The proxy's set of client addresses and ports whose packets are queued before conntrack, untracked.
 pub const QUEUED_SET: &str = "queued";
-/// The chain that queues, in both tables.
-pub const QUEUE_CHAIN: &str = "to_queue";
-/// The chain that calls [`QUEUE_CHAIN`] and drops what comes back.
+/// The chain that hands packets to the first queue, whatever they are.
 pub const HAND_OVER_CHAIN: &str = "hand_over";
-/// The queue of `nfq-splice`.
-pub const PROXY_QUEUE: u16 = 5;
+/// The chain that hands a client's packets to its queue.
+pub const CLIENT_CHAIN: &str = "from_client";
+/// The chain that hands a backend's packets to the queue of the client that they are for.
+pub const BACKEND_CHAIN: &str = "from_backend";
+/// The first queue of `nfq-splice`; it has up to [`placement::MAX_QUEUES`].
+pub const PROXY_QUEUE: u16 = 100;
 /// The queue of `nfq-logger`.
 pub const LOGGER_QUEUE: u16 = 10;
+
+/// The name of the chain that queues to a daemon's queue number `index`, counted from 0.
+pub fn queue_chain(index: usize) -> String {
+    format!("to_queue_{index}")
+}
 
 /// How packets are queued.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
@@ -77,14 +86,14 @@ pub trait Ruleset {
     fn family(&self) -> Family;
     /// The name of its table.
     fn table(&self) -> &'static str;
-    /// The queue that its daemon reads.
-    fn queue(&self) -> u16;
+    /// The queues that its daemon reads.
+    fn queues(&self) -> Range<u16>;
     /// The set that bounds how many flows there may be, and its size.
     fn set(&self) -> Option<(&'static str, u32)> {
         None
     }
     /// One transaction for `nft -f`: makes the table as wanted, whatever it held, and keeps its sets' elements. In
-    /// the target form it does not touch [`QUEUE_CHAIN`].
+    /// the target form it leaves the chains of [`queue_chain`] as they are.
     fn render(&self, form: QueueForm) -> String;
 }
 

@@ -2,6 +2,7 @@
 //! it before it lets it pass. Later fragments and ICMP carry no TCP header and are not queued.
 
 use std::net::SocketAddr;
+use std::ops::Range;
 
 use cluster::config::Cluster;
 use netfilter::Family;
@@ -47,12 +48,12 @@ impl Ruleset for LoggerRules {
         LOGGER_TABLE
     }
 
-    fn queue(&self) -> u16 {
-        self.queue
+    fn queues(&self) -> Range<u16> {
+        self.queue..self.queue.saturating_add(1)
     }
 
     fn render(&self, form: QueueForm) -> String {
-        let mut chains = Vec::from(text::queue_chains(form, self.queue));
+        let mut chains = text::queue_chains(form, self.queues());
         chains.push(Chain::hooked("forward", "type filter hook forward priority filter", self.forward()));
         text::transaction(self.family, LOGGER_TABLE, &[], &chains)
     }

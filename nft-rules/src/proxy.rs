@@ -10,14 +10,15 @@
 //! is accepted there unchanged would be.
 
 use std::net::SocketAddr;
+use std::ops::Range;
 
 use cluster::config::Cluster;
 use netfilter::Family;
 
 use crate::text::{self, Chain, elements, to};
 use crate::{
-    BEFORE_CONNTRACK_MARK, Error, HAND_OVER_CHAIN, PROXY_QUEUE, PROXY_TABLE, QUEUED_SET, QueueForm, RAW_MARK,
-    Ruleset, SPLICED_MARK,
+    BACKEND_CHAIN, BEFORE_CONNTRACK_MARK, CLIENT_CHAIN, Error, PROXY_QUEUE, PROXY_TABLE, QUEUED_SET,
+    QueueForm, RAW_MARK, Ruleset, SPLICED_MARK, placement, queue_chain,
 };
 
 /// What the proxy's rules depend on.
@@ -25,27 +26,32 @@ use crate::{
 pub struct ProxyRules {
     service: SocketAddr,
     backends: Vec<SocketAddr>,
-    queue: u16,
+    queues: Range<u16>,
     flow_limit: u32,
 }
 
 impl ProxyRules {
-    /// `flow_limit` bounds the set of flows queued before conntrack.
+    /// `queues`: 1 to [`placement::MAX_QUEUES`] of them. `flow_limit` bounds the set of flows queued before conntrack.
     pub fn new(
         service: SocketAddr,
         backends: Vec<SocketAddr>,
-        queue: u16,
+        queues: Range<u16>,
         flow_limit: u32,
     ) -> Result<Self, Error> {
         let backends = crate::one_family(text::family(service), backends)?;
-        Ok(Self { service, backends, queue, flow_limit })
+        let count = (queues.len() as u16).clamp(1, placement::MAX_QUEUES);
+        let queues = queues.start..queues.start.saturating_add(count);
+        Ok(Self { service, backends, queues, flow_limit })
     }
 
-    /// All backends, and as many flows as the proxy has connections.
+    /// All backends, and as many flows as the proxy has connections: those of a queue, rounded up, times the queues.
     pub fn from_cluster(cluster: &Cluster) -> Result<Self, Error> {
         let backends = cluster.backends.values().map(|backend| backend.address).collect();
-        let flow_limit = u32::try_from(cluster.splice.connections).unwrap_or(u32::MAX);
-        Self::new(cluster.service.address, backends, PROXY_QUEUE, flow_limit)
+        let count = proxy_queues(cluster);
+        let flows = cluster.splice.connections.next_multiple_of(usize::from(count));
+        let flow_limit = u32::try_from(flows).unwrap_or(u32::MAX);
+        let queues = PROXY_QUEUE..PROXY_QUEUE + count;
+        Self::new(cluster.service.address, backends, queues, flow_limit)
     }
 
     /// Before conntrack: packets to be held while a splice is changed, and those translated in user space.
@@ -53,11 +59,11 @@ impl ProxyRules {
         let (ip, service, backends) = (self.family().name(), to(self.service), elements(&self.backends));
         vec![
             format!(
-                "{service} {ip} saddr . tcp sport @{QUEUED_SET} notrack meta mark set {BEFORE_CONNTRACK_MARK:#x} goto {HAND_OVER_CHAIN}"
+                "{service} {ip} saddr . tcp sport @{QUEUED_SET} notrack meta mark set {BEFORE_CONNTRACK_MARK:#x} goto {CLIENT_CHAIN}"
             ),
             format!(
                 "{ip} saddr . tcp sport {backends} {ip} daddr . tcp dport @{QUEUED_SET} \
-                 notrack meta mark set {BEFORE_CONNTRACK_MARK:#x} goto {HAND_OVER_CHAIN}"
+                 notrack meta mark set {BEFORE_CONNTRACK_MARK:#x} goto {BACKEND_CHAIN}"
             ),
         ]
     }
@@ -71,12 +77,24 @@ impl ProxyRules {
         let (ip, service, backends) = (self.family().name(), to(self.service), elements(&self.backends));
         let from_backend = format!("{ip} saddr . tcp sport {backends} fib daddr type != local");
         vec![
-            format!("{service} tcp flags & (syn | ack) == syn goto {HAND_OVER_CHAIN}"),
-            format!("{from_backend} tcp flags & (syn | rst) != 0 goto {HAND_OVER_CHAIN}"),
+            format!("{service} tcp flags & (syn | ack) == syn goto {CLIENT_CHAIN}"),
+            format!("{from_backend} tcp flags & (syn | rst) != 0 goto {BACKEND_CHAIN}"),
             format!("ct mark {SPLICED_MARK:#x} accept"),
-            format!("{service} goto {HAND_OVER_CHAIN}"),
-            format!("{from_backend} goto {HAND_OVER_CHAIN}"),
+            format!("{service} goto {CLIENT_CHAIN}"),
+            format!("{from_backend} goto {BACKEND_CHAIN}"),
         ]
+    }
+
+    /// Both directions of a connection go to the queue that the client's address and port say.
+    fn placement(&self) -> [Chain; 2] {
+        let count = self.queues.len();
+        let calls: Vec<String> =
+            (0..count).map(|index| format!("{index} : jump {}", queue_chain(index))).collect();
+        let call = |client_is_source| {
+            let hash = placement::expression(self.family(), client_is_source, count as u16);
+            format!("{hash} vmap {{ {} }}", calls.join(", "))
+        };
+        [text::hand_over(CLIENT_CHAIN, call(true)), text::hand_over(BACKEND_CHAIN, call(false))]
     }
 
     fn chains(&self) -> Vec<Chain> {
@@ -113,6 +131,13 @@ impl ProxyRules {
     }
 }
 
+/// The number of queues of a proxy: as configured, or one for each core of this host.
+pub fn proxy_queues(cluster: &Cluster) -> u16 {
+    let configured = cluster.splice.queues;
+    let wanted = if configured == 0 { netfilter::queue::online_cores() } else { configured };
+    wanted.clamp(1, placement::MAX_QUEUES)
+}
+
 /// No packet has two marks.
 const NEVER_SYNPROXY: &str = "meta mark 1 meta mark 2 tcp dport 1 ct state invalid,untracked \
                               synproxy mss 1460 wscale 7 timestamp sack-perm";
@@ -126,8 +151,8 @@ impl Ruleset for ProxyRules {
         PROXY_TABLE
     }
 
-    fn queue(&self) -> u16 {
-        self.queue
+    fn queues(&self) -> Range<u16> {
+        self.queues.clone()
     }
 
     fn set(&self) -> Option<(&'static str, u32)> {
@@ -138,7 +163,8 @@ impl Ruleset for ProxyRules {
         let address = text::address_type(self.family());
         let size = self.flow_limit.max(1);
         let set = format!("{QUEUED_SET} {{ type {address} . inet_service; size {size}; }}");
-        let mut chains = Vec::from(text::queue_chains(form, self.queue));
+        let mut chains = text::queue_chains(form, self.queues());
+        chains.extend(self.placement());
         chains.extend(self.chains());
         text::transaction(self.family(), PROXY_TABLE, &[set], &chains)
     }

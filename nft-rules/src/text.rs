@@ -2,14 +2,15 @@
 
 use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
+use std::ops::Range;
 
 use netfilter::Family;
 
-use crate::{HAND_OVER_CHAIN, QUEUE_CHAIN, QueueForm};
+use crate::{HAND_OVER_CHAIN, QueueForm, queue_chain};
 
 /// A chain: its hook, if any, and its rules.
 pub(crate) struct Chain {
-    pub(crate) name: &'static str,
+    pub(crate) name: String,
     /// `type … hook … priority …`; `None`: called by others.
     pub(crate) hook: Option<&'static str>,
     /// `None`: somebody else fills it.
@@ -18,18 +19,26 @@ pub(crate) struct Chain {
 
 impl Chain {
     pub(crate) fn hooked(name: &'static str, hook: &'static str, rules: Vec<String>) -> Self {
-        Self { name, hook: Some(hook), rules: Some(rules) }
+        Self { name: name.to_owned(), hook: Some(hook), rules: Some(rules) }
+    }
+
+    pub(crate) fn called(name: &str, rules: Vec<String>) -> Self {
+        Self { name: name.to_owned(), hook: None, rules: Some(rules) }
     }
 }
 
-/// The two chains through which packets are queued.
-pub(crate) fn queue_chains(form: QueueForm, queue: u16) -> [Chain; 2] {
-    let native = (form == QueueForm::Native).then(|| vec![format!("queue num {queue}")]);
-    let hand_over = vec![format!("jump {QUEUE_CHAIN}"), "counter drop".to_owned()];
-    [
-        Chain { name: QUEUE_CHAIN, hook: None, rules: native },
-        Chain { name: HAND_OVER_CHAIN, hook: None, rules: Some(hand_over) },
-    ]
+/// A chain for each queue, and the one through which packets come to the first.
+pub(crate) fn queue_chains(form: QueueForm, queues: Range<u16>) -> Vec<Chain> {
+    let rules = |queue| (form == QueueForm::Native).then(|| vec![format!("queue num {queue}")]);
+    let one = |(index, queue)| Chain { name: queue_chain(index), hook: None, rules: rules(queue) };
+    let mut chains: Vec<Chain> = queues.enumerate().map(one).collect();
+    chains.push(hand_over(HAND_OVER_CHAIN, format!("jump {}", queue_chain(0))));
+    chains
+}
+
+/// A chain that calls a queue's chain and drops what comes back.
+pub(crate) fn hand_over(name: &str, call: String) -> Chain {
+    Chain::called(name, vec![call, "counter drop".to_owned()])
 }
 
 /// One transaction: everything is added where it is missing, chains are flushed and filled again.
@@ -54,8 +63,8 @@ pub(crate) fn transaction(family: Family, table: &str, sets: &[String], chains: 
     text
 }
 
-fn filled(chains: &[Chain]) -> impl Iterator<Item = (&'static str, &[String])> {
-    chains.iter().filter_map(|chain| Some((chain.name, chain.rules.as_deref()?)))
+fn filled(chains: &[Chain]) -> impl Iterator<Item = (&str, &[String])> {
+    chains.iter().filter_map(|chain| Some((chain.name.as_str(), chain.rules.as_deref()?)))
 }
 
 pub(crate) fn family(address: SocketAddr) -> Family {

@@ -23,6 +23,8 @@ address = "10.0.2.2:80"
 address = "10.0.3.2:80"
 [proxy.p1]
 address = "10.0.1.1"
+[splice]
+queues = 3
 [logger.l1]
 control = "10.0.1.2:7000"
 "#;
@@ -84,8 +86,8 @@ fn the_verbs_do_what_they_say() {
 fn print_names_the_form() {
     let file = File::new("print", CLUSTER);
     let native = text(&nft_rules(&file, "print --role proxy --form native --node p1"));
-    assert!(native.starts_with("# table ip resplice_proxy, queue 5, native form\n"));
-    assert!(native.contains("queue num 5\n"));
+    assert!(native.starts_with("# table ip resplice_proxy, queues 100 to 102, native form\n"));
+    assert!(native.contains("queue num 102\n"));
     let target = text(&nft_rules(&file, "print --role logger --form target"));
     assert!(target.starts_with("# table ip resplice_logger, queue 10, target form\n"));
     assert!(!target.contains("queue num"));

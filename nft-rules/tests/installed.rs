@@ -27,7 +27,7 @@ use nft_rules::{RAW_MARK, SPLICED_MARK, install};
 const PORT: u16 = 8080;
 
 fn proxy() -> ProxyRules {
-    ProxyRules::new((SERVICE, PORT).into(), vec![(SERVER, PORT).into()], 5, 1000).unwrap()
+    ProxyRules::new((SERVICE, PORT).into(), vec![(SERVER, PORT).into()], 5..6, 1000).unwrap()
 }
 
 fn logger() -> LoggerRules {
@@ -77,11 +77,11 @@ fn check_tells_what_differs_and_install_repairs_it() {
     assert!(!none.installed && !none.is_good() && none.refused.is_none());
     let form = put(&net, &proxy());
     net.run("r", "nft insert rule ip resplice_proxy prerouting accept");
-    net.run("r", "nft flush chain ip resplice_proxy to_queue");
+    net.run("r", "nft flush chain ip resplice_proxy to_queue_0");
     let report = checked(&net, &proxy(), form);
     assert!(report.differences.contains(&"- chain prerouting: accept".to_owned()), "{report:?}");
-    assert!(report.differences.iter().any(|line| line.starts_with("+ chain to_queue: ")), "{report:?}");
-    let other = ProxyRules::new((SERVICE, PORT).into(), vec![(SERVER, 81).into()], 6, 1000).unwrap();
+    assert!(report.differences.iter().any(|line| line.starts_with("+ chain to_queue_0: ")), "{report:?}");
+    let other = ProxyRules::new((SERVICE, PORT).into(), vec![(SERVER, 81).into()], 6..7, 1000).unwrap();
     assert!(!checked(&net, &other, form).is_good());
     put(&net, &proxy());
     assert!(checked(&net, &proxy(), form).is_good());
@@ -93,7 +93,7 @@ fn check_tells_what_differs_and_install_repairs_it() {
 fn the_bound_on_flows_changes_only_without_a_daemon() {
     let Some(net) = Net::up("iz") else { return };
     let form = put(&net, &proxy());
-    let larger = ProxyRules::new((SERVICE, PORT).into(), vec![(SERVER, PORT).into()], 5, 2000).unwrap();
+    let larger = ProxyRules::new((SERVICE, PORT).into(), vec![(SERVER, PORT).into()], 5..6, 2000).unwrap();
     let queue = net.inside("r", || Queue::bind(&config(5)).unwrap());
     let refused = net.inside("r", || install::install(&larger, form));
     assert!(matches!(refused, Err(Error::SetSize(QUEUED_SET))));
@@ -122,7 +122,7 @@ fn nothing_leaks_without_a_daemon_or_with_an_empty_queue_chain() {
     net.connect(client(4000), service).unwrap();
     put(&net, &proxy());
     assert!(net.connect(client(4001), service).is_err());
-    net.run("r", "nft flush chain ip resplice_proxy to_queue");
+    net.run("r", "nft flush chain ip resplice_proxy to_queue_0");
     assert!(net.connect(client(4002), service).is_err());
     // Even what passes PREROUTING without translation stays here.
     net.run("r", "nft flush chain ip resplice_proxy prerouting");
@@ -169,7 +169,8 @@ fn a_held_packet_outlives_a_reinstall() {
         .unwrap();
         put(&net, &logger());
         put(&net, &LoggerRules::new(addresses(&["10.0.2.2:8080", "10.7.7.7:80"]), 10).unwrap());
-        let elsewhere = ProxyRules::new((SERVICE, 1).into(), addresses(&["10.7.7.7:80"]), 5, 1000).unwrap();
+        let elsewhere =
+            ProxyRules::new((SERVICE, 1).into(), addresses(&["10.7.7.7:80"]), 5..6, 1000).unwrap();
         put(&net, &elsewhere);
         let counters = net.inside("r", || queue_counters(10)).unwrap().unwrap();
         assert_eq!(counters.waiting, 1);
@@ -287,7 +288,7 @@ fn ipv6_is_spliced_and_queued_alike() {
     let [client, early, other, service, backend] =
         ["[fd00:1::2]:4000", "[fd00:1::2]:4001", "[fd00:1::2]:4002", "[fd00:9::9]:80", "[fd00:2::2]:8080"]
             .map(|a| a.parse().unwrap());
-    let rules = ProxyRules::new(service, vec![backend], 5, 1000).unwrap();
+    let rules = ProxyRules::new(service, vec![backend], 5..6, 1000).unwrap();
     let form = put(&net, &rules);
     assert!(checked(&net, &rules, form).is_good());
     let mut conntrack = net.inside("r", Conntrack::open).unwrap();

@@ -16,12 +16,12 @@ fn addresses(list: &[&str]) -> Vec<SocketAddr> {
 
 fn proxy() -> ProxyRules {
     let backends = addresses(&["10.0.3.2:8080", "10.0.2.2:8080", "10.0.2.2:8080"]);
-    ProxyRules::new("10.9.9.9:80".parse().unwrap(), backends, 5, 65_536).unwrap()
+    ProxyRules::new("10.9.9.9:80".parse().unwrap(), backends, 100..102, 65_536).unwrap()
 }
 
 fn proxy6() -> ProxyRules {
     let backends = addresses(&["[fd00:2::2]:8080", "[fd00:3::2]:8080"]);
-    ProxyRules::new("[fd00:9::9]:80".parse().unwrap(), backends, 5, 65_536).unwrap()
+    ProxyRules::new("[fd00:9::9]:80".parse().unwrap(), backends, 100..102, 65_536).unwrap()
 }
 
 fn logger() -> LoggerRules {
@@ -88,8 +88,8 @@ fn nft_accepts_the_golden_files() {
 fn mixed_families_and_no_backends_are_refused() {
     let service = "10.9.9.9:80".parse().unwrap();
     let mixed = addresses(&["10.0.2.2:80", "[fd00::2]:80"]);
-    assert!(matches!(ProxyRules::new(service, mixed.clone(), 5, 1), Err(Error::MixedFamilies(_))));
+    assert!(matches!(ProxyRules::new(service, mixed.clone(), 5..6, 1), Err(Error::MixedFamilies(_))));
     assert!(matches!(LoggerRules::new(mixed, 10), Err(Error::MixedFamilies(_))));
-    assert!(matches!(ProxyRules::new(service, Vec::new(), 5, 1), Err(Error::NoBackends)));
+    assert!(matches!(ProxyRules::new(service, Vec::new(), 5..6, 1), Err(Error::NoBackends)));
     assert!(matches!(LoggerRules::new(Vec::new(), 10), Err(Error::NoBackends)));
 }

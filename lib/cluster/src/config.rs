@@ -140,9 +140,12 @@ pub struct Splice {
     pub mss: u16,
     /// Window scale announced to clients until one is learnt from the backends.
     pub window_scale: u8,
-    /// Half-open connections; further SYNs are answered without state (SYN cookies) and counted.
+    /// Packet queues of a proxy, each with a thread of its own; 0: one for each core.
+    pub queues: u16,
+    /// Half-open connections; further SYNs are answered without state (SYN cookies) and counted. Shared evenly by the
+    /// queues.
     pub half_open: usize,
-    /// All connections of a proxy; further SYNs are dropped and counted.
+    /// All connections of a proxy; further SYNs are dropped and counted. Shared evenly by the queues.
     pub connections: usize,
     /// Longest request head, bytes; longer ones are answered 431.
     pub request_head_bytes: usize,
@@ -162,6 +165,7 @@ impl Default for Splice {
             path: SplicePath::Kernel,
             mss: 1460,
             window_scale: 10,
+            queues: 0,
             half_open: 4096,
             connections: 65_536,
             request_head_bytes: 32 << 10,

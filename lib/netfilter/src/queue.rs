@@ -12,7 +12,7 @@ use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
-pub use counters::{KernelCounters, parse_counters, queue_counters};
+pub use counters::{KernelCounters, online_cores, parse_counters, queue_counters};
 pub use verdicts::{Verdict, Verdicts};
 
 use crate::Error;

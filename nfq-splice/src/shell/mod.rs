@@ -1,207 +1,222 @@
-//! The loop around poll(2): queue, conntrack events, control socket, timers.
+//! The threads of the daemon. This one owns the control socket and the conntrack events, and hands each message to the shard
+//! that owns the client; a shard for each queue does the rest.
+#![allow(clippy::disallowed_methods, reason = "this module is a shell: it owns threads")]
 
 mod kernel;
+mod mailbox;
 mod secret_file;
+mod shard;
 
+use std::collections::BTreeSet;
 use std::os::fd::{AsFd, OwnedFd};
-use std::time::Duration;
+use std::sync::Arc;
+use std::thread::JoinHandle;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use cluster::config::Cluster;
-use cluster::control::{FromProxy, Outcome, ProxyStatus, ToProxy};
+use cluster::control::{Client, FromProxy, Outcome, ProxyStatus, ToProxy};
 use cluster::lock::DaemonLock;
 use cluster::server::{Incoming, PeerId, Server};
-use daemon::now;
 use netfilter::conntrack_events::{Event, EventKind, Events};
-use netfilter::queue::{Queue, QueueConfig, QueuedPacket, Verdict as QueueVerdict, Verdicts, queue_counters};
-use nfq_splice::{Engine, Settings, Stage, Verdict};
-use nft_rules::{BEFORE_CONNTRACK_MARK, PROXY_QUEUE, SPLICED_MARK};
-use packet::{Seq, TcpSegment, Time};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use nfq_splice::{Settings, merge};
+use nft_rules::placement::queue_of;
+use nft_rules::{PROXY_QUEUE, SPLICED_MARK, proxy_queues};
+use rustix::event::{PollFd, PollFlags, poll};
 
 use kernel::Kernel;
+use mailbox::{Mailbox, Post};
+use shard::{FromShard, Restored, Shard, ToShard};
 
-/// Packets that the kernel keeps for this daemon at most.
-const QUEUE_PACKETS: u32 = 8192;
-/// Receive buffers, bytes: the default holds about 92 full packets (design §9).
-const QUEUE_BUFFER: usize = 64 << 20;
 const EVENT_BUFFER: usize = 8 << 20;
-/// Batches taken from the queue before other sockets get their turn.
-const BATCHES: usize = 8;
+/// Events handed on before other sockets get their turn.
+const EVENTS: usize = 4096;
+/// Messages that may wait in a shard's mailbox; then the control thread waits.
+const SHARD_MAIL: usize = 1024;
+/// Messages that may wait for the control thread; further ones are lost, because a shard never waits for it.
+const CONTROL_MAIL: usize = 1 << 16;
 
-/// All that the engine must not own.
+/// The control thread.
 pub(crate) struct Shell {
-    engine: Engine,
     kernel: Kernel,
-    queue: Queue,
     events: Events,
     server: Server,
     subscribers: Vec<PeerId>,
-    bad_checksums: u64,
+    shards: Vec<Post<ToShard>>,
+    threads: Vec<JoinHandle<()>>,
+    mailbox: Mailbox<FromShard>,
+    asking: Asking,
+}
+
+/// A status that is being put together: who wants it, and the parts that came.
+#[derive(Default)]
+struct Asking {
+    peers: Vec<PeerId>,
+    parts: Vec<ProxyStatus>,
 }
 
 impl Shell {
-    /// Restores the table from conntrack, then binds the queue.
+    /// Restores the table from conntrack, binds the queues and starts a thread for each.
     pub(crate) fn start(cluster: &Cluster, lock: &DaemonLock) -> Result<Self> {
         let secret = secret_file::load(&lock.socket().with_file_name("nfq-splice.secret"))?;
-        let mut engine = Engine::new(Settings::new(cluster), secret);
         let mut kernel = Kernel::open(cluster)?;
         let events = Events::subscribe(EVENT_BUFFER).context("conntrack events")?;
-        for entry in kernel.entries()? {
-            engine.handle_restored(now(), &entry);
+        let queues = proxy_queues(cluster);
+        let restored = Restored::by_queue(kernel.entries()?, kernel.resume_all()?, queues);
+        let (control, mailbox) = mailbox::mailbox(CONTROL_MAIL)?;
+        let settings = Settings::new(cluster).share(queues);
+        let (mut shards, mut threads) = (Vec::new(), Vec::new());
+        for (index, restored) in (0..queues).zip(&restored) {
+            let (post, own) = mailbox::mailbox(SHARD_MAIL)?;
+            let engine = (settings.clone(), secret.clone());
+            let number = PROXY_QUEUE + index;
+            let shard = Shard::start(cluster, number, engine, restored, (own, control.clone()))?;
+            threads.push(spawn(shard, number, control.clone())?);
+            shards.push(post);
         }
-        for client in kernel.resume_all()? {
-            engine.handle_lost(client);
-        }
-        let config =
-            QueueConfig { number: PROXY_QUEUE, max_packets: QUEUE_PACKETS, receive_buffer: QUEUE_BUFFER };
-        let queue = Queue::bind(&config).context("binding the proxy's queue")?;
         let server = Server::unix(lock)?;
-        let restored = engine.status().total;
-        tracing::info!(service = %cluster.service.address, restored, "ready");
-        Ok(Self { engine, kernel, queue, events, server, subscribers: Vec::new(), bad_checksums: 0 })
+        let restored: usize = restored.iter().map(|part| part.entries.len()).sum();
+        tracing::info!(service = %cluster.service.address, queues, restored, "ready");
+        let asking = Asking::default();
+        Ok(Self { kernel, events, server, subscribers: Vec::new(), shards, threads, mailbox, asking })
     }
 
     /// Until `stop` becomes readable. Connections translated by the kernel go on.
     pub(crate) fn run(mut self, stop: &OwnedFd) -> Result<()> {
-        loop {
-            if self.wait(stop)? {
-                tracing::info!("stopping; connections spliced in the kernel go on");
-                return Ok(());
-            }
-            self.receive()?;
+        while !self.wait(stop)? {
             self.watch_entries()?;
-            self.serve()?;
-            self.engine.handle_timeout(now());
-            self.act()?;
+            self.serve();
+            self.hear()?;
         }
+        self.shards.iter().for_each(|shard| shard.send(ToShard::Stop));
+        for thread in self.threads {
+            thread.join().map_err(|_| anyhow!("a queue's thread panicked"))?;
+        }
+        tracing::info!("stopping; connections spliced in the kernel go on");
+        Ok(())
     }
 
     /// True if it is time to stop.
     fn wait(&self, stop: &OwnedFd) -> Result<bool> {
-        let timeout = self.engine.poll_timeout().map(|time| time.since(now()) + Duration::from_micros(100));
-        let timeout = timeout.and_then(|time| Timespec::try_from(time).ok());
         let mut fds = vec![
             PollFd::from_borrowed_fd(stop.as_fd(), PollFlags::IN),
-            PollFd::from_borrowed_fd(self.queue.as_fd(), PollFlags::IN),
+            PollFd::from_borrowed_fd(self.mailbox.as_fd(), PollFlags::IN),
             PollFd::from_borrowed_fd(self.events.as_fd(), PollFlags::IN),
         ];
         let interest = self.server.interest();
         fds.extend(interest.into_iter().map(|(fd, flags)| PollFd::from_borrowed_fd(fd, flags)));
-        match poll(&mut fds, timeout.as_ref()) {
+        match poll(&mut fds, None) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(error).context("poll"),
         }
         Ok(fds.first().is_some_and(|fd| !fd.revents().is_empty()))
     }
 
-    fn receive(&mut self) -> Result<()> {
-        for _ in 0..BATCHES {
-            let Self { engine, queue, bad_checksums, .. } = self;
-            let time = now();
-            let mut handler = |packet: QueuedPacket<'_>, verdicts: &mut Verdicts| {
-                let id = packet.id;
-                let verdict = handle(engine, packet, time, bad_checksums);
-                if let Err(error) = verdicts.push(id, verdict) {
-                    tracing::warn!(%error, "verdict not given");
-                }
-            };
-            let count = queue.recv_batch(&mut handler).context("receiving from the queue")?;
-            queue.flush().context("sending verdicts")?;
-            self.act()?;
-            if count == 0 {
-                break;
-            }
-        }
-        Ok(())
-    }
-
     fn watch_entries(&mut self) -> Result<()> {
-        while let Some(event) = self.events.next().context("conntrack events")? {
-            match event {
-                Event::Change(change)
+        let mut destroyed = vec![Vec::new(); self.shards.len()];
+        let mut lost = false;
+        for _ in 0..EVENTS {
+            match self.events.next().context("conntrack events")? {
+                Some(Event::Change(change))
                     if change.mark == SPLICED_MARK && change.kind == EventKind::Destroyed =>
                 {
-                    // The entry may have been replaced meanwhile.
-                    if !self.kernel.has_entry(change.client)? {
-                        self.engine.handle_entry_destroyed(now(), change.client);
+                    if let Some(clients) = destroyed.get_mut(self.index(change.client)) {
+                        clients.push(change.client);
                     }
                 }
-                Event::Change(_) => {}
-                Event::Overrun => self.compare_entries()?,
+                Some(Event::Change(_)) => {}
+                Some(Event::Overrun) => lost = true,
+                None => break,
             }
         }
-        Ok(())
-    }
-
-    /// Events were lost: see which connections still have an entry.
-    fn compare_entries(&mut self) -> Result<()> {
-        let present: std::collections::BTreeSet<_> =
-            self.kernel.entries()?.into_iter().map(|entry| entry.client).collect();
-        let ended: Vec<_> = self.engine.kernel_clients().filter(|client| !present.contains(client)).collect();
-        for client in ended {
-            self.engine.handle_entry_destroyed(now(), client);
+        for (shard, clients) in self.shards.iter().zip(destroyed).filter(|(_, clients)| !clients.is_empty()) {
+            shard.send(ToShard::Destroyed(clients));
         }
+        if lost { self.compare_entries() } else { Ok(()) }
+    }
+
+    /// Events were lost: the shards see which connections still have an entry.
+    fn compare_entries(&mut self) -> Result<()> {
+        let present: BTreeSet<Client> =
+            self.kernel.entries()?.into_iter().map(|entry| entry.client).collect();
+        let present = Arc::new(present);
+        self.shards.iter().for_each(|shard| shard.send(ToShard::Present(Arc::clone(&present))));
         Ok(())
     }
 
-    fn serve(&mut self) -> Result<()> {
+    fn serve(&mut self) {
         for incoming in self.server.handle_ready::<ToProxy>() {
             match incoming {
                 Incoming::Connected(_) => {}
-                Incoming::Disconnected(peer, _) => self.subscribers.retain(|known| *known != peer),
+                Incoming::Disconnected(peer, _) => self.forget(peer),
                 Incoming::Message(peer, message) => self.handle_message(peer, message),
             }
-            self.act()?;
         }
-        Ok(())
+    }
+
+    fn forget(&mut self, peer: PeerId) {
+        self.subscribers.retain(|known| *known != peer);
+        self.asking.peers.retain(|known| *known != peer);
     }
 
     fn handle_message(&mut self, peer: PeerId, message: ToProxy) {
         match message {
             ToProxy::Subscribe => self.subscribers.push(peer),
-            ToProxy::Recover(order) => self.engine.handle_order(now(), *order),
+            ToProxy::Recover(order) => self.post(order.flow.client, ToProxy::Recover(order)),
             ToProxy::Reset { flow, ack_cl, reason } => {
                 tracing::warn!(client = %flow.client, backend = %flow.backend, reason, "client reset");
-                self.engine.handle_reset(now(), flow, ack_cl.map(Seq));
+                self.post(flow.client, ToProxy::Reset { flow, ack_cl, reason });
             }
             ToProxy::Backend { backend, up } => {
                 tracing::info!(%backend, up, "backend state changed");
-                self.engine.handle_backend_state(backend, up);
-            }
-            ToProxy::Status => {
-                let status = self.status();
-                self.server.send(peer, &FromProxy::Status(status));
-            }
-        }
-    }
-
-    fn status(&self) -> ProxyStatus {
-        let mut status = self.engine.status();
-        status.counters.insert("bad_checksum_dropped".to_owned(), self.bad_checksums);
-        if let Ok(Some(counters)) = queue_counters(PROXY_QUEUE) {
-            status.counters.insert("queue_waiting".to_owned(), counters.waiting);
-            status.counters.insert("queue_full_dropped".to_owned(), counters.queue_dropped);
-            status.counters.insert("queue_buffer_dropped".to_owned(), counters.user_dropped);
-        }
-        status
-    }
-
-    fn act(&mut self) -> Result<()> {
-        loop {
-            while let Some(action) = self.engine.poll_action() {
-                if let Some(told) = self.kernel.execute(action)? {
-                    self.tell(&told);
+                for shard in &self.shards {
+                    shard.send(ToShard::Control(ToProxy::Backend { backend, up }));
                 }
             }
-            self.kernel.flush();
-            let answers = self.kernel.take_answers();
-            if answers.is_empty() {
-                return Ok(());
+            ToProxy::Status => self.ask(peer),
+        }
+    }
+
+    fn index(&self, client: Client) -> usize {
+        usize::from(queue_of(client, self.shards.len() as u16))
+    }
+
+    /// To the shard that owns the client.
+    fn post(&self, client: Client, message: ToProxy) {
+        if let Some(shard) = self.shards.get(self.index(client)) {
+            shard.send(ToShard::Control(message));
+        }
+    }
+
+    /// Who asks while parts are awaited gets the same answer.
+    fn ask(&mut self, peer: PeerId) {
+        if self.asking.peers.is_empty() {
+            self.asking.parts.clear();
+            self.shards.iter().for_each(|shard| shard.send(ToShard::Status));
+        }
+        self.asking.peers.push(peer);
+    }
+
+    /// What the shards have to tell. The first that ends ends the daemon: nobody else reads its queue.
+    fn hear(&mut self) -> Result<()> {
+        let messages: Vec<FromShard> = self.mailbox.take().collect();
+        for message in messages {
+            match message {
+                FromShard::Tell(message) => self.tell(&message),
+                FromShard::Status(part) => self.answer(part),
+                FromShard::Ended(result) => return result.and(Err(anyhow!("a queue's thread ended"))),
             }
-            for answer in answers {
-                answer.give(&mut self.engine, now());
-            }
+        }
+        Ok(())
+    }
+
+    fn answer(&mut self, part: ProxyStatus) {
+        self.asking.parts.push(part);
+        if self.asking.parts.len() < self.shards.len() {
+            return;
+        }
+        let status = FromProxy::Status(merge(std::mem::take(&mut self.asking.parts)));
+        for peer in std::mem::take(&mut self.asking.peers) {
+            self.server.send(peer, &status);
         }
     }
 
@@ -220,16 +235,19 @@ impl Shell {
     }
 }
 
-fn handle<'a>(engine: &mut Engine, packet: QueuedPacket<'a>, time: Time, bad: &mut u64) -> QueueVerdict<'a> {
-    let QueuedPacket { mark, gso, checksum_ready, checksum_verified, payload, .. } = packet;
-    let unverified = checksum_ready && !checksum_verified && !gso;
-    if unverified && !TcpSegment::parse(payload).is_ok_and(|segment| segment.checksums_valid()) {
-        *bad += 1;
-        return QueueVerdict::Drop;
+/// Tells the control thread that a shard's thread ends, also by a panic.
+struct Ending(Post<FromShard>, Result<()>);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        self.0.send(FromShard::Ended(std::mem::replace(&mut self.1, Ok(()))));
     }
-    let stage = if mark == BEFORE_CONNTRACK_MARK { Stage::Raw } else { Stage::Tracked };
-    match engine.handle_packet(time, payload, stage) {
-        Verdict::Drop => QueueVerdict::Drop,
-        Verdict::Rewritten => QueueVerdict::AcceptWith(payload),
-    }
+}
+
+fn spawn(shard: Shard, number: u16, control: Post<FromShard>) -> Result<JoinHandle<()>> {
+    let run = move || {
+        let mut ending = Ending(control, Err(anyhow!("the thread of queue {number} panicked")));
+        ending.1 = shard.run().with_context(|| format!("queue {number}"));
+    };
+    std::thread::Builder::new().name(format!("queue-{number}")).spawn(run).context("starting a thread")
 }

@@ -68,6 +68,7 @@ const SPLICE: &[Key] = &[
     may("mss", Kind::Integer(536, 65_495)),
     // RFC 7323 §2.3.
     may("window_scale", Kind::Integer(0, 14)),
+    may("queues", Kind::Integer(0, 64)),
     may("half_open", Kind::Integer(1, MIB)),
     may("connections", Kind::Integer(1, 16 * MIB)),
     may("request_head_bytes", Kind::Integer(KIB, MIB)),

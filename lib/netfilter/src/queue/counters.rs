@@ -26,6 +26,22 @@ pub fn queue_counters(number: u16) -> io::Result<Option<KernelCounters>> {
     Ok(parse_counters(&text).find(|counters| counters.number == number))
 }
 
+/// The cores of this host, whatever this process may use of them: the rules and the daemon must agree on it.
+pub fn online_cores() -> u16 {
+    let cores = std::fs::read_to_string("/sys/devices/system/cpu/online").unwrap_or_default();
+    count_cores(&cores).max(1)
+}
+
+/// Ranges like `0-3,8`.
+fn count_cores(ranges: &str) -> u16 {
+    let length = |range: &str| {
+        let (first, last) = range.split_once('-').unwrap_or((range, range));
+        let (first, last) = (first.parse::<u16>().ok()?, last.parse::<u16>().ok()?);
+        last.checked_sub(first)?.checked_add(1)
+    };
+    ranges.trim().split(',').filter_map(length).fold(0, u16::saturating_add)
+}
+
 pub(super) fn is_bound(number: u16) -> bool {
     matches!(queue_counters(number), Ok(Some(_)))
 }
@@ -47,7 +63,13 @@ pub fn parse_counters(text: &str) -> impl Iterator<Item = KernelCounters> + '_ {
 
 #[cfg(test)]
 mod tests {
-    use super::parse_counters;
+    use super::{count_cores, parse_counters};
+
+    #[test]
+    fn ranges_of_cores_are_added_up() {
+        let counts = ["0\n", "0-3,8", "0-1,x,5-4,7", "", "0-65535"].map(count_cores);
+        assert_eq!(counts, [1, 5, 3, 0, 0]);
+    }
 
     #[test]
     fn the_kernels_lines_are_read_and_others_skipped() {

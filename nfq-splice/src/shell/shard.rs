@@ -1,0 +1,256 @@
+//! One thread: its queue, its engine, its sockets. The loop around poll(2).
+
+use std::collections::BTreeSet;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use cluster::config::Cluster;
+use cluster::control::{Client, FromProxy, ProxyStatus, ToProxy};
+use daemon::now;
+use netfilter::queue::{Queue, QueueConfig, QueuedPacket, Verdict as QueueVerdict, Verdicts, queue_counters};
+use nfq_splice::{Engine, KernelSplice, Secret, Settings, Stage, Verdict};
+use nft_rules::BEFORE_CONNTRACK_MARK;
+use nft_rules::placement::queue_of;
+use packet::{Seq, TcpSegment, Time};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use super::kernel::Kernel;
+use super::mailbox::{Mailbox, Post};
+
+/// Packets that the kernel keeps for one queue at most.
+const QUEUE_PACKETS: u32 = 8192;
+/// Receive buffer of one queue, bytes: the default holds about 92 full packets (design §9).
+const QUEUE_BUFFER: usize = 64 << 20;
+/// Batches taken from the queue before the mailbox gets its turn.
+const BATCHES: usize = 8;
+
+/// What the control thread asks of a shard.
+pub(super) enum ToShard {
+    /// A message that concerns one of its clients, or all shards.
+    Control(ToProxy),
+    /// Conntrack entries of these clients are gone.
+    Destroyed(Vec<Client>),
+    /// Events were lost: these clients have entries.
+    Present(Arc<BTreeSet<Client>>),
+    /// Asks for its part of the status.
+    Status,
+    /// Asks it to end.
+    Stop,
+}
+
+/// What a shard tells the control thread.
+pub(super) enum FromShard {
+    /// For the recovery managers.
+    Tell(FromProxy),
+    /// The answer to [`ToShard::Status`].
+    Status(ProxyStatus),
+    /// Its thread has ended.
+    Ended(Result<()>),
+}
+
+/// What an earlier daemon left for one shard.
+#[derive(Default)]
+pub(super) struct Restored {
+    /// Splices that are in the kernel.
+    pub(super) entries: Vec<KernelSplice>,
+    /// Clients whose connections nobody translates any more.
+    pub(super) lost: Vec<Client>,
+}
+
+impl Restored {
+    /// To each queue its own.
+    pub(super) fn by_queue(entries: Vec<KernelSplice>, lost: Vec<Client>, queues: u16) -> Vec<Self> {
+        let mut parts: Vec<Self> = (0..queues).map(|_| Self::default()).collect();
+        let index = |client| usize::from(queue_of(client, queues));
+        for entry in entries {
+            if let Some(part) = parts.get_mut(index(entry.client)) {
+                part.entries.push(entry);
+            }
+        }
+        for client in lost {
+            if let Some(part) = parts.get_mut(index(client)) {
+                part.lost.push(client);
+            }
+        }
+        parts
+    }
+}
+
+/// A part of the proxy's clients: those whose packets come to its queue.
+pub(super) struct Shard {
+    number: u16,
+    engine: Engine,
+    kernel: Kernel,
+    queue: Queue,
+    mailbox: Mailbox<ToShard>,
+    control: Post<FromShard>,
+    bad_checksums: u64,
+    /// Messages that the control thread had no room for.
+    untold: u64,
+}
+
+impl Shard {
+    /// Binds queue `number`. `settings` are this shard's part, `restored` what it has to take over.
+    pub(super) fn start(
+        cluster: &Cluster,
+        number: u16,
+        (settings, secret): (Settings, Secret),
+        restored: &Restored,
+        (mailbox, control): (Mailbox<ToShard>, Post<FromShard>),
+    ) -> Result<Self> {
+        let mut engine = Engine::new(settings, secret);
+        for entry in &restored.entries {
+            engine.handle_restored(now(), entry);
+        }
+        for client in &restored.lost {
+            engine.handle_lost(*client);
+        }
+        let config = QueueConfig { number, max_packets: QUEUE_PACKETS, receive_buffer: QUEUE_BUFFER };
+        let queue = Queue::bind(&config).context("binding the proxy's queue")?;
+        let kernel = Kernel::open(cluster)?;
+        Ok(Self { number, engine, kernel, queue, mailbox, control, bad_checksums: 0, untold: 0 })
+    }
+
+    /// Until told to stop.
+    pub(super) fn run(mut self) -> Result<()> {
+        loop {
+            self.wait()?;
+            self.receive()?;
+            if self.serve()? {
+                return Ok(());
+            }
+            self.engine.handle_timeout(now());
+            self.act()?;
+        }
+    }
+
+    fn wait(&self) -> Result<()> {
+        let timeout = self.engine.poll_timeout().map(|time| time.since(now()) + Duration::from_micros(100));
+        let timeout = timeout.and_then(|time| Timespec::try_from(time).ok());
+        let mut fds = [
+            PollFd::from_borrowed_fd(self.queue.as_fd(), PollFlags::IN),
+            PollFd::from_borrowed_fd(self.mailbox.as_fd(), PollFlags::IN),
+        ];
+        match poll(&mut fds, timeout.as_ref()) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+            Err(error) => Err(error).context("poll"),
+        }
+    }
+
+    fn receive(&mut self) -> Result<()> {
+        for _ in 0..BATCHES {
+            let Self { engine, queue, bad_checksums, .. } = self;
+            let time = now();
+            let mut handler = |packet: QueuedPacket<'_>, verdicts: &mut Verdicts| {
+                let id = packet.id;
+                let verdict = handle(engine, packet, time, bad_checksums);
+                if let Err(error) = verdicts.push(id, verdict) {
+                    tracing::warn!(%error, "verdict not given");
+                }
+            };
+            let count = queue.recv_batch(&mut handler).context("receiving from the queue")?;
+            queue.flush().context("sending verdicts")?;
+            self.act()?;
+            if count == 0 {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// True if it is time to stop.
+    fn serve(&mut self) -> Result<bool> {
+        let messages: Vec<ToShard> = self.mailbox.take().collect();
+        for message in messages {
+            match message {
+                ToShard::Control(message) => self.handle_message(message),
+                ToShard::Destroyed(clients) => self.handle_destroyed(&clients)?,
+                ToShard::Present(present) => self.compare_entries(&present)?,
+                ToShard::Status => {
+                    let status = self.status();
+                    self.tell(FromShard::Status(status));
+                }
+                ToShard::Stop => return Ok(true),
+            }
+            self.act()?;
+        }
+        Ok(false)
+    }
+
+    fn handle_message(&mut self, message: ToProxy) {
+        match message {
+            ToProxy::Recover(order) => self.engine.handle_order(now(), *order),
+            ToProxy::Reset { flow, ack_cl, .. } => self.engine.handle_reset(now(), flow, ack_cl.map(Seq)),
+            ToProxy::Backend { backend, up } => self.engine.handle_backend_state(backend, up),
+            ToProxy::Subscribe | ToProxy::Status => {}
+        }
+    }
+
+    /// An entry may have been replaced meanwhile.
+    fn handle_destroyed(&mut self, clients: &[Client]) -> Result<()> {
+        for client in clients {
+            if !self.kernel.has_entry(*client)? {
+                self.engine.handle_entry_destroyed(now(), *client);
+            }
+        }
+        Ok(())
+    }
+
+    fn compare_entries(&mut self, present: &BTreeSet<Client>) -> Result<()> {
+        let ended: Vec<Client> =
+            self.engine.kernel_clients().filter(|client| !present.contains(client)).collect();
+        self.handle_destroyed(&ended)
+    }
+
+    fn status(&self) -> ProxyStatus {
+        let mut status = self.engine.status();
+        status.counters.insert("bad_checksum_dropped".to_owned(), self.bad_checksums);
+        status.counters.insert("control_messages_lost".to_owned(), self.untold);
+        if let Ok(Some(counters)) = queue_counters(self.number) {
+            status.counters.insert("queue_waiting".to_owned(), counters.waiting);
+            status.counters.insert("queue_full_dropped".to_owned(), counters.queue_dropped);
+            status.counters.insert("queue_buffer_dropped".to_owned(), counters.user_dropped);
+        }
+        status
+    }
+
+    fn tell(&mut self, message: FromShard) {
+        if !self.control.offer(message) {
+            self.untold += 1;
+        }
+    }
+
+    fn act(&mut self) -> Result<()> {
+        loop {
+            while let Some(action) = self.engine.poll_action() {
+                if let Some(told) = self.kernel.execute(action)? {
+                    self.tell(FromShard::Tell(told));
+                }
+            }
+            self.kernel.flush();
+            let answers = self.kernel.take_answers();
+            if answers.is_empty() {
+                return Ok(());
+            }
+            for answer in answers {
+                answer.give(&mut self.engine, now());
+            }
+        }
+    }
+}
+
+fn handle<'a>(engine: &mut Engine, packet: QueuedPacket<'a>, time: Time, bad: &mut u64) -> QueueVerdict<'a> {
+    let QueuedPacket { mark, gso, checksum_ready, checksum_verified, payload, .. } = packet;
+    let unverified = checksum_ready && !checksum_verified && !gso;
+    if unverified && !TcpSegment::parse(payload).is_ok_and(|segment| segment.checksums_valid()) {
+        *bad += 1;
+        return QueueVerdict::Drop;
+    }
+    let stage = if mark == BEFORE_CONNTRACK_MARK { Stage::Raw } else { Stage::Tracked };
+    match engine.handle_packet(time, payload, stage) {
+        Verdict::Drop => QueueVerdict::Drop,
+        Verdict::Rewritten => QueueVerdict::AcceptWith(payload),
+    }
+}
