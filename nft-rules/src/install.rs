@@ -39,7 +39,9 @@ fn surplus_chains(rules: &dyn Ruleset, listing: &str) -> String {
     let surplus = (rules.queues().len()..usize::from(MAX_QUEUES))
         .map(queue_chain)
         .filter(|name| listing.lines().any(|line| line.trim() == format!("chain {name} {{")));
-    surplus.map(|name| format!("flush chain {table} {name}\ndelete chain {table} {name}\n")).collect()
+    surplus.fold(String::new(), |text, name| {
+        text + &format!("flush chain {table} {name}\ndelete chain {table} {name}\n")
+    })
 }
 
 /// What must go first, in the same transaction, if the installed set has another size: the rules that use it, and the
