@@ -348,6 +348,10 @@ impl Core {
                 self.resume_packets(flow);
                 *flow = self.accept(segment);
             }
+            State::Answering(answering) if answering.is_reopened(segment) => {
+                self.counters.count("port_reused");
+                *flow = self.accept(segment);
+            }
             _ => self.challenge(flow, segment),
         }
     }

@@ -166,8 +166,12 @@ pub(crate) struct Answering {
     pub(crate) sender: Sender,
     /// The client's next byte.
     pub(crate) client_next: Seq,
+    /// The client has closed, and everything it sent has come.
+    pub(crate) client_fin: bool,
     /// Forgotten then.
     pub(crate) deadline: Time,
+    /// Forgotten then, whatever the client still sends.
+    pub(crate) end: Time,
 }
 
 impl Setup {

@@ -90,6 +90,11 @@ impl Sender {
         self.base + self.end() as u32
     }
 
+    /// One after the last byte (or FIN) that was ever sent.
+    pub fn sent_seq(&self) -> Seq {
+        self.base + self.highest as u32
+    }
+
     /// The bytes from `seq` on, if it lies within them or at their end, and whether a FIN follows.
     pub fn from(&self, seq: Seq) -> Option<(&[u8], bool)> {
         let at = usize::try_from(seq.since(self.base)).ok()?;

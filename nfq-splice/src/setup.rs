@@ -139,8 +139,10 @@ impl Core {
         let end = segment.seq() + segment.payload().len() as u32;
         let fin_here = flags.fin() && end == setup.reassembly.next();
         if setup.connect.is_none() {
-            self.route(flow, segment);
-            self.end_without_request(flow, fin_here);
+            if !(fin_here && setup.request.is_empty()) {
+                self.route(flow, segment);
+            }
+            self.handle_setup_fin(flow, fin_here);
         }
     }
 
@@ -169,14 +171,19 @@ impl Core {
         }
     }
 
-    /// A client that closes before its request is complete gets a reset: there is nobody to answer.
-    fn end_without_request(&mut self, flow: &mut Flow, fin: bool) {
-        let State::Setup(setup) = &flow.state else { return };
-        if fin && setup.connect.is_none() {
-            let ack = setup.reassembly.next() + 1;
-            self.send(flow.leg.reset(self.now, setup.iss + 1, ack));
-            self.counters.count("setup_closed_by_client");
-            flow.state = State::Gone;
+    /// A client that closes with a whole request waits for its answer; a backend gets the FIN from the client again.
+    fn handle_setup_fin(&mut self, flow: &mut Flow, fin: bool) {
+        match &flow.state {
+            _ if !fin => {}
+            State::Setup(setup) if setup.connect.is_none() && setup.request.is_empty() => {
+                self.close(flow);
+                self.take_fin(flow);
+            }
+            State::Setup(setup) if setup.connect.is_none() => {
+                self.answer(flow, 400, "the request is incomplete");
+                self.take_fin(flow);
+            }
+            _ => self.take_fin(flow),
         }
     }
 
@@ -221,8 +228,10 @@ impl Core {
         if now >= setup.head_deadline {
             let silent = setup.request.is_empty();
             self.counters.count("request_head_timeout");
-            return if silent {
-                self.close_silently(flow);
+            return if silent && !setup.established {
+                flow.state = State::Gone;
+            } else if silent {
+                self.close(flow);
             } else {
                 self.answer(flow, 408, "request head took too long");
             };
@@ -232,15 +241,5 @@ impl Core {
             self.counters.count("syn_ack_repeated");
             self.send_syn_ack(flow);
         }
-    }
-
-    /// A client that never said anything is reset if it finished the handshake, forgotten if not.
-    fn close_silently(&mut self, flow: &mut Flow) {
-        if let State::Setup(setup) = &flow.state
-            && setup.established
-        {
-            self.send(flow.leg.reset(self.now, setup.iss + 1, setup.irs + 1));
-        }
-        flow.state = State::Gone;
     }
 }
