@@ -2,9 +2,10 @@
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, VecDeque};
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use crate::addresses::router;
 use packet::{SegmentBuilder, Seq, TcpSegment, Time};
 use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
 use smoltcp::phy::{Device, DeviceCapabilities, Medium, RxToken, TxToken};
@@ -108,15 +109,18 @@ pub(crate) struct Host {
 }
 
 impl Host {
-    pub(crate) fn new(number: usize, address: Ipv4Addr, seed: u64, timestamps: bool, mtu: usize) -> Self {
+    pub(crate) fn new(number: usize, address: IpAddr, seed: u64, timestamps: bool, mtu: usize) -> Self {
         let mut wire = Wire { incoming: VecDeque::new(), outgoing: Vec::new(), mtu };
         let mut config = Config::new(HardwareAddress::Ip);
         config.random_seed = seed;
         let mut interface = Interface::new(config, &mut wire, Instant::ZERO);
         interface.update_ip_addrs(|list| {
-            list.push(IpCidr::new(address.into(), 24)).unwrap();
+            list.push(IpCidr::new(address.into(), if address.is_ipv4() { 24 } else { 112 })).unwrap();
         });
-        interface.routes_mut().add_default_ipv4_route(Ipv4Addr::new(10, 0, 0, 254)).unwrap();
+        match router() {
+            IpAddr::V4(router) => interface.routes_mut().add_default_ipv4_route(router).unwrap(),
+            IpAddr::V6(router) => interface.routes_mut().add_default_ipv6_route(router).unwrap(),
+        };
         Self {
             number,
             interface,
@@ -217,7 +221,9 @@ impl Host {
     pub(crate) fn poll(&mut self, now: Time) -> Vec<Vec<u8>> {
         MILLIS.set(now.as_nanos() / 1_000_000);
         self.interface.poll(instant(now), &mut self.wire, &mut self.sockets);
-        let packets = std::mem::take(&mut self.wire.outgoing);
+        let mut packets = std::mem::take(&mut self.wire.outgoing);
+        // IPv6 hosts also say that they listen to multicast.
+        packets.retain(|packet| TcpSegment::parse(packet).is_ok());
         packets.into_iter().map(|packet| self.probe(packet)).collect()
     }
 

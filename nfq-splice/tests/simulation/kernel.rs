@@ -33,6 +33,10 @@ impl Entry {
         if self.reset || self.acked == [true; 2] { EntryState::Closed } else { EntryState::Open }
     }
 
+    pub(crate) fn is_open(&self) -> bool {
+        self.state() == EntryState::Open
+    }
+
     /// `segment` in the client's space.
     fn note(&mut self, now: Time, segment: &TcpSegment<'_>, from_client: bool) {
         let (mine, other) = if from_client { (0, 1) } else { (1, 0) };

@@ -9,10 +9,11 @@
 //! **Fault budget**. Each link (client–proxy, proxy–logger, logger–backend) may lose, duplicate, corrupt and reorder
 //! packets, [`scenario::FAULTS_PER_LINK`] at most, then it is clean: so progress is certain and can be demanded. At most
 //! two of three backends fail (silent, killed with FIN or RST, or wrongly suspected), at a time or after so many logged
-//! bytes; the report comes late. The daemon dies at most twice. The kernel may refuse any splice. One backend may answer
+//! bytes; the report comes late. The daemon dies at most twice, at any time or *at any step*: with a packet in hand, or between
+//! two of its actions; it stays away for up to 0.7 s and then knows what conntrack knows. The kernel may refuse any splice. One backend may answer
 //! with another body byte, another version, or without ranges. Control messages are late, but neither lost nor reordered.
 //! Not simulated: server bytes that the client has beyond a hole in the log (the modelled logger passes none), ICMP,
-//! GSO packets, IPv6, more than one proxy or logger, a transactionalizer that reports wrongly.
+//! GSO packets, more than one proxy or logger, a transactionalizer that reports wrongly.
 //!
 //! **What must hold**: each answer is byte for byte that of one execution, and complete, unless a reset is the specified
 //! outcome; timestamps seen by the client never go back; nothing from a fenced backend passes; nothing untranslated and no
@@ -20,6 +21,7 @@
 
 #![allow(clippy::unwrap_used, reason = "what cannot be in a model is a bug of the test, and ends it")]
 
+mod addresses;
 mod apps;
 mod checks;
 mod content;
@@ -39,8 +41,27 @@ fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok().and_then(|value| value.parse().ok())
 }
 
-/// `Ok`: re-splices and excused clients.
-fn run(seed: u64, trace: bool) -> Result<(u32, Vec<String>), (String, Vec<String>)> {
+/// What happened in a run, or in many.
+#[derive(Debug, Default)]
+struct Tally {
+    resplices: u32,
+    crashes: u32,
+    /// Clients that could be cut off, by reason.
+    excused: BTreeMap<String, u32>,
+}
+
+impl Tally {
+    fn add(&mut self, other: Self) {
+        self.resplices += other.resplices;
+        self.crashes += other.crashes;
+        for (why, times) in other.excused {
+            *self.excused.entry(why).or_default() += times;
+        }
+    }
+}
+
+/// `Err`: what went wrong, and the whole story.
+fn run(seed: u64, trace: bool) -> Result<Tally, (String, Vec<String>)> {
     let mut world = World::new(seed, trace);
     let outcome = catch_unwind(AssertUnwindSafe(|| world.run())).unwrap_or_else(|_| Err("panic".to_owned()));
     let mut story = vec![format!("{:#?}", world.scenario)];
@@ -53,7 +74,11 @@ fn run(seed: u64, trace: bool) -> Result<(u32, Vec<String>), (String, Vec<String
                     println!("{line}");
                 }
             }
-            Ok((world.resplices, world.excuses.values().map(|why| kind_of(why)).collect()))
+            let mut tally = Tally { resplices: world.resplices, crashes: world.crashes, ..Tally::default() };
+            for why in world.excuses.values() {
+                *tally.excused.entry(kind_of(why)).or_default() += 1;
+            }
+            Ok(tally)
         }
         Err(why) => Err((why, story)),
     }
@@ -77,15 +102,10 @@ fn every_seed_holds() {
     }
     let first = number("SIM_FIRST").unwrap_or(1);
     let seeds = number("SIM_SEEDS").unwrap_or(300);
-    let (mut resplices, mut excused, mut failed) = (0, BTreeMap::<String, u32>::new(), Vec::new());
+    let (mut tally, mut failed) = (Tally::default(), Vec::new());
     for seed in first..first + seeds {
         match run(seed, false) {
-            Ok((more, reasons)) => {
-                resplices += more;
-                for why in reasons {
-                    *excused.entry(why).or_default() += 1;
-                }
-            }
+            Ok(more) => tally.add(more),
             Err((why, _)) => {
                 println!(
                     "seed {seed}: {why}\n  SIM_SEED={seed} cargo test -p nfq-splice --test simulation -- --nocapture"
@@ -97,8 +117,6 @@ fn every_seed_holds() {
             break;
         }
     }
-    println!(
-        "{seeds} seeds from {first}: {resplices} re-splices; clients that could be cut off, by reason: {excused:#?}"
-    );
+    println!("{seeds} seeds from {first}: {tally:#?}");
     assert!(failed.is_empty(), "failed: {failed:?}");
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use cluster::config::{Cluster, SplicePath};
 use packet::Time;
 
+use crate::addresses::{backend, router, service, set_family};
 use crate::apps::{Ending, Habits};
 use crate::content::{Request, Variant};
 use crate::rng::Rng;
@@ -13,26 +14,30 @@ pub(crate) const BACKENDS: usize = 3;
 /// Packets that one link spoils at most: the fault budget that makes progress certain.
 pub(crate) const FAULTS_PER_LINK: u32 = 60;
 
-const CONFIG: &str = r#"
+fn config() -> String {
+    let backends: String =
+        (0..BACKENDS).map(|n| format!("[backend.b{n}]\naddress = \"{}\"\n", backend(n))).collect();
+    format!(
+        r#"
 [cluster]
 name = "simulation"
 [service]
-address = "203.0.113.80:80"
+address = "{}"
 [[route]]
 pool = "web"
 [pool.web]
-backends = ["b1", "b2", "b3"]
-[backend.b1]
-address = "10.0.1.11:80"
-[backend.b2]
-address = "10.0.1.12:80"
-[backend.b3]
-address = "10.0.1.13:80"
+backends = ["b0", "b1", "b2"]
+{backends}
 [proxy.p1]
-address = "10.0.2.2"
+address = "{}"
 [logger.l1]
-control = "10.0.2.1:7070"
-"#;
+control = "{}"
+"#,
+        service(),
+        router(),
+        std::net::SocketAddr::new(router(), 7070)
+    )
+}
 
 /// Per mille of packets, and delays in microseconds.
 #[derive(Debug, Clone, Default)]
@@ -75,9 +80,24 @@ pub(crate) struct Kill {
     pub(crate) down: bool,
 }
 
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum CrashAt {
+    Time(Time),
+    /// The daemon's step: after a packet was handled and before its verdict, or before an action.
+    Step(u64),
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Crash {
+    pub(crate) at: CrashAt,
+    /// Until it is back.
+    pub(crate) down: Duration,
+}
+
 #[derive(Debug, Clone)]
 pub(crate) struct Scenario {
     pub(crate) cluster: Cluster,
+    pub(crate) v6: bool,
     pub(crate) client_timestamps: bool,
     pub(crate) backend_timestamps: [bool; BACKENDS],
     pub(crate) client_mtu: usize,
@@ -88,7 +108,7 @@ pub(crate) struct Scenario {
     pub(crate) clients: Vec<Habits>,
     pub(crate) variants: Vec<Variant>,
     pub(crate) kills: Vec<Kill>,
-    pub(crate) crashes: Vec<Time>,
+    pub(crate) crashes: Vec<Crash>,
     /// Per mille of splices that the kernel refuses.
     pub(crate) refusals: u64,
     pub(crate) control_delay: Duration,
@@ -102,7 +122,9 @@ pub(crate) fn millis(n: u64) -> Time {
 
 impl Scenario {
     pub(crate) fn new(rng: &mut Rng) -> Self {
-        let mut cluster = Cluster::parse(CONFIG, "simulation").unwrap();
+        let v6 = rng.chance(250);
+        set_family(v6);
+        let mut cluster = Cluster::parse(&config(), "simulation").unwrap();
         let kernel = rng.chance(650);
         cluster.splice.path = if kernel { SplicePath::Kernel } else { SplicePath::Userspace };
         cluster.recovery.range_from_bytes = rng.pick(&[1000, 10_000, 60_000, 1 << 40]);
@@ -115,9 +137,9 @@ impl Scenario {
             receive_buffers = receive_buffers.map(|_| rng.pick(&[30_000, 65_535, 130_000, 400_000]));
         }
         cluster.splice.window_scale = if rng.chance(500) { scale(buffer) } else { rng.below(11) as u8 };
-        let client_mtu = rng.pick(&[1500, 1500, 1500, 1400, 600]);
+        let client_mtu = rng.pick(&[1500, 1500, 1500, 1400, if v6 { 1280 } else { 600 }]);
         // smoltcp forgets the timestamp option when it fills a segment, and drops what is too long.
-        cluster.splice.mss = client_mtu as u16 - 52;
+        cluster.splice.mss = client_mtu as u16 - if v6 { 72 } else { 52 };
         let timestamps = rng.chance(700);
         let clients = (0..rng.pick(&[1, 1, 2, 3])).map(|_| habits(rng)).collect();
         let kills = kills(rng);
@@ -132,12 +154,11 @@ impl Scenario {
             clients,
             variants: variants(rng),
             kills,
-            crashes: (0..rng.pick(if kernel { &[0, 0, 0, 1, 2] } else { &[0, 0, 0, 0, 0, 0, 0, 0, 0, 1] }))
-                .map(|_| millis(rng.between(1, 1500)))
-                .collect(),
+            crashes: crashes(rng, kernel),
             refusals: rng.pick(&[0, 0, 0, 100, 500]),
             control_delay: Duration::from_micros(rng.between(50, 5000)),
             cluster,
+            v6,
         }
     }
 
@@ -145,6 +166,20 @@ impl Scenario {
     pub(crate) fn differs(&self) -> bool {
         self.variants.windows(2).any(|pair| pair[0] != pair[1])
     }
+}
+
+fn crashes(rng: &mut Rng, kernel: bool) -> Vec<Crash> {
+    let number = rng.pick(if kernel { &[0, 0, 0, 1, 2] } else { &[0, 0, 0, 0, 0, 0, 0, 0, 0, 1] });
+    let crash = |_| Crash {
+        at: if rng.chance(400) {
+            CrashAt::Time(millis(rng.between(1, 1500)))
+        } else {
+            let among = rng.pick(&[30, 100, 300, 1000]);
+            CrashAt::Step(rng.between(1, among))
+        },
+        down: Duration::from_micros(rng.pick(&[0, 1000, 50_000, 700_000])),
+    };
+    (0..number).map(crash).collect()
 }
 
 /// The scale that smoltcp offers for a buffer.

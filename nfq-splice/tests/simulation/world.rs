@@ -1,5 +1,6 @@
 //! Everything together, on one virtual clock: packets travel, daemons work, things fail.
 
+mod crash;
 mod judge;
 mod links;
 mod logger;
@@ -7,7 +8,7 @@ mod proxy;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use cluster::control::{Client as ClientAddress, Evidence, FromLog, FromProxy, Outcome, ToProxy};
@@ -15,15 +16,15 @@ use nfq_splice::{Action, Engine, KernelSplice, Secret, Settings, Stage, Verdict}
 use packet::{Seq, TcpSegment, Time};
 use recovery_manager::{LoggerId, Manager, Now};
 
+use crate::addresses::{backend, backend_number, client_address, client_host, service, set_family};
 use crate::apps::{Client, Phase, Server};
 use crate::checks::Checks;
 use crate::hosts::{HOSTS, Host, set_clocks};
-use crate::kernel::{Kernel, Path};
+use crate::kernel::{Entry, Kernel, Path};
 use crate::log::FlowLog;
 use crate::rng::Rng;
-use crate::scenario::{BACKENDS, FAULTS_PER_LINK, Faults, Kill, Kind, Scenario, When};
+use crate::scenario::{BACKENDS, CrashAt, FAULTS_PER_LINK, Faults, Kill, Kind, Scenario, When};
 
-const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
 /// Virtual time after which a client that is not done is stalled.
 const PATIENCE: Duration = Duration::from_secs(300);
 /// Virtual time after which everything must be forgotten.
@@ -54,9 +55,13 @@ enum Event {
     Arrive(Node, Packet),
     Kill(usize),
     Notice(usize),
-    ToProxy(ToProxy),
+    /// On the connection of one life of the daemon.
+    ToProxy(u64, ToProxy),
     FromProxy(FromProxy),
-    Crash,
+    Crash(Duration),
+    Restart,
+    Disconnected,
+    Connected(u64),
     Destroyed(ClientAddress),
 }
 
@@ -91,22 +96,12 @@ pub(crate) struct World {
     pub(crate) resplices: u32,
     steps: u64,
     youngest: u64,
-}
-
-pub(crate) fn service() -> SocketAddr {
-    SocketAddr::new(IpAddr::V4(Ipv4Addr::new(203, 0, 113, 80)), 80)
-}
-
-pub(crate) fn backend(number: usize) -> SocketAddr {
-    SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 0, 1, 11 + number as u8)), 80)
-}
-
-fn backend_number(address: SocketAddr) -> Option<usize> {
-    (0..BACKENDS).find(|number| backend(*number) == address)
-}
-
-fn client_address(port: u16) -> ClientAddress {
-    SocketAddr::new(IpAddr::V4(CLIENT), port)
+    daemon_steps: u64,
+    /// There is no daemon.
+    down: bool,
+    /// Lives of the daemon that are over.
+    session: u64,
+    pub(crate) crashes: u32,
 }
 
 const KEY: [u8; 16] = *b"simulation key 1";
@@ -115,12 +110,17 @@ impl World {
     pub(crate) fn new(seed: u64, trace: bool) -> Self {
         let mut rng = Rng::new(seed);
         let scenario = Scenario::new(&mut rng);
+        Self::of(scenario, rng, trace)
+    }
+
+    pub(crate) fn of(scenario: Scenario, mut rng: Rng, trace: bool) -> Self {
+        set_family(scenario.v6);
         set_clocks([(); HOSTS].map(|()| rng.next() as u32));
         let mut hosts =
-            vec![Host::new(0, CLIENT, rng.next(), scenario.client_timestamps, scenario.client_mtu)];
+            vec![Host::new(0, client_host(), rng.next(), scenario.client_timestamps, scenario.client_mtu)];
         let mut servers = Vec::new();
         for number in 0..BACKENDS {
-            let IpAddr::V4(address) = backend(number).ip() else { unreachable!() };
+            let address = backend(number).ip();
             let mut host =
                 Host::new(number + 1, address, rng.next(), scenario.backend_timestamps[number], 1600);
             let mut server = Server::new(
@@ -168,6 +168,10 @@ impl World {
             resplices: 0,
             steps: 0,
             youngest: 0,
+            daemon_steps: 0,
+            down: false,
+            session: 0,
+            crashes: 0,
             events: BinaryHeap::new(),
             bodies: BTreeMap::new(),
             serial: 0,
@@ -184,8 +188,10 @@ impl World {
                 self.schedule(at + Duration::from_secs(1), Event::Kill(index));
             }
         }
-        for at in self.scenario.crashes.clone() {
-            self.schedule(at + Duration::from_secs(1), Event::Crash);
+        for crash in self.scenario.crashes.clone() {
+            if let CrashAt::Time(at) = crash.at {
+                self.schedule(at + Duration::from_secs(1), Event::Crash(crash.down));
+            }
         }
         for client in &mut self.clients {
             client.habits.start = client.habits.start + Duration::from_secs(1);
@@ -210,10 +216,14 @@ impl World {
         event
             .into_iter()
             .chain(hosts)
-            .chain(self.engine.poll_timeout())
+            .chain(self.engine_due())
             .chain(self.manager.poll_timeout())
             .chain(self.kernel.next_expiry())
             .min()
+    }
+
+    fn engine_due(&self) -> Option<Time> {
+        self.engine.poll_timeout().filter(|_| !self.down)
     }
 
     /// Runs until all clients are done and all has been forgotten. `Err`: what went wrong.
@@ -256,7 +266,7 @@ impl World {
             let event = self.bodies.remove(&serial).unwrap();
             self.handle(event);
         }
-        if self.engine.poll_timeout().is_some_and(|at| at <= self.now) {
+        if self.engine_due().is_some_and(|at| at <= self.now) {
             self.engine.handle_timeout(self.now);
             self.act(None);
         }
@@ -266,8 +276,7 @@ impl World {
         }
         for client in self.kernel.expire(self.now) {
             self.note(|| format!("entry of {client} expired"));
-            self.engine.handle_entry_destroyed(self.now, client);
-            self.act(None);
+            self.destroyed(client);
         }
         self.run_hosts();
         self.excuse_no_backend();
@@ -287,18 +296,36 @@ impl World {
             Event::Arrive(node, packet) => self.arrive(node, packet),
             Event::Kill(index) => self.kill(index),
             Event::Notice(index) => self.notice(index),
-            Event::ToProxy(message) => self.order(message),
+            Event::ToProxy(session, message) if session == self.session && !self.down => self.order(message),
+            Event::ToProxy(..) => {}
             Event::FromProxy(message) => {
                 self.manager.handle_proxy(Now { monotonic: self.now, unix_ms: 0 }, message);
                 self.manage();
             }
-            Event::Crash => self.crash(),
+            Event::Crash(down) => self.crash(down),
+            Event::Restart => self.restart(),
+            Event::Disconnected => {
+                self.manager.handle_proxy_disconnected(self.now);
+                self.manage();
+            }
+            Event::Connected(session) if session == self.session => {
+                self.manager.handle_proxy_connected();
+                self.manage();
+            }
+            Event::Connected(_) => {}
             Event::Destroyed(client) => {
                 if !self.kernel.entries.contains_key(&client) {
-                    self.engine.handle_entry_destroyed(self.now, client);
-                    self.act(None);
+                    self.destroyed(client);
                 }
             }
+        }
+    }
+
+    /// Nobody hears of it while there is no daemon.
+    fn destroyed(&mut self, client: ClientAddress) {
+        if !self.down {
+            self.engine.handle_entry_destroyed(self.now, client);
+            self.act(None);
         }
     }
 }
@@ -306,7 +333,7 @@ impl World {
 /// Corruption may have made it another connection's, with a checksum that fits by accident.
 fn known(segment: &TcpSegment<'_>) -> bool {
     let ours = |address: SocketAddr| {
-        address.ip() == IpAddr::V4(CLIENT) || address == service() || backend_number(address).is_some()
+        address.ip() == client_host() || address == service() || backend_number(address).is_some()
     };
     ours(segment.source()) && ours(segment.destination())
 }

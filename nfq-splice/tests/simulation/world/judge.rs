@@ -40,6 +40,9 @@ impl World {
             if client.phase != Phase::Done && !excused {
                 return Err(format!("{address} is not done: {}", client.progress()));
             }
+            if client.phase == Phase::Running {
+                return Err(format!("{address} is left hanging: {}", client.progress()));
+            }
         }
         Ok(())
     }

@@ -136,7 +136,7 @@ impl World {
             match action {
                 recovery_manager::Action::ToProxy(message) => {
                     let at = self.now + self.scenario.control_delay;
-                    self.schedule(at, Event::ToProxy(message));
+                    self.schedule(at, Event::ToProxy(self.session, message));
                 }
                 recovery_manager::Action::ToLog(..) => {}
                 recovery_manager::Action::Tell(story) => self.note(|| format!("manager: {story:?}")),

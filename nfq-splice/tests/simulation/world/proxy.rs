@@ -34,33 +34,6 @@ impl World {
         self.act(None);
     }
 
-    pub(super) fn crash(&mut self) {
-        let status = self.engine.status();
-        self.note(|| "CRASH of the daemon".to_owned());
-        for connection in status.connections.iter().filter(|connection| connection.state != "spliced-kernel")
-        {
-            self.excuses
-                .insert(connection.client, format!("the daemon died while it was {}", connection.state));
-        }
-        self.engine = Engine::new(Settings::new(&self.scenario.cluster), Secret::new(KEY));
-        for client in std::mem::take(&mut self.kernel.queued) {
-            self.engine.handle_lost(client);
-        }
-        let entries: Vec<KernelSplice> = self
-            .kernel
-            .entries
-            .values()
-            .filter(|entry| entry.state() == nfq_splice::EntryState::Open)
-            .map(|entry| entry.splice)
-            .collect();
-        for entry in entries {
-            self.engine.handle_restored(self.now, &entry);
-        }
-        self.manager.handle_proxy_disconnected(self.now);
-        self.manager.handle_proxy_connected();
-        self.manage();
-    }
-
     pub(super) fn arrive_at_proxy(&mut self, mut packet: Packet) {
         let path = self.kernel.receive(self.now, &mut packet.bytes, service());
         let stage = match path {
@@ -68,8 +41,14 @@ impl World {
             Path::Raw => Stage::Raw,
             Path::Tracked => Stage::Tracked,
         };
+        if self.down {
+            return self.note(|| format!("no daemon for {}", show(&packet.bytes)));
+        }
         self.note(|| format!("queued {stage:?} {}", show(&packet.bytes)));
         let verdict = self.engine.handle_packet(self.now, &mut packet.bytes, stage);
+        if self.dies_now() {
+            return;
+        }
         let born = packet.born;
         // What the engine sends meanwhile may carry the time of any packet of a backend before.
         self.youngest = self.youngest.max(born);
@@ -93,7 +72,7 @@ impl World {
         if !segment.checksums_valid() {
             return self.checks.fail(format!("bad checksum sent: {}", show(&packet.bytes)));
         }
-        if destination.ip() == IpAddr::V4(CLIENT) {
+        if destination.ip() == client_host() {
             if source != service() {
                 return self
                     .checks
@@ -112,6 +91,9 @@ impl World {
     /// Executes the engine's actions.
     pub(super) fn act(&mut self, inherited: Option<u64>) {
         while let Some(action) = self.engine.poll_action() {
+            if self.dies_now() {
+                return;
+            }
             match action {
                 Action::Send(bytes) => {
                     self.serial += 1;

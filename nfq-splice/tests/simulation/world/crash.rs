@@ -1,0 +1,67 @@
+//! The daemon dies at any step: with a packet in hand, between two of its actions; and comes back after a while.
+
+use super::*;
+
+impl World {
+    /// The daemon makes one more step. `true`: it has died at it.
+    pub(super) fn dies_now(&mut self) -> bool {
+        self.daemon_steps += 1;
+        let step = self.daemon_steps;
+        let due =
+            self.scenario.crashes.iter().find(|crash| matches!(crash.at, CrashAt::Step(at) if at == step));
+        let Some(down) = due.map(|crash| crash.down).filter(|_| !self.down) else { return false };
+        self.crash(down);
+        true
+    }
+
+    /// Everything in its memory is lost, also what it was about to do; its sockets close.
+    pub(super) fn crash(&mut self, down: Duration) {
+        if self.down {
+            return;
+        }
+        let step = self.daemon_steps;
+        self.note(|| format!("CRASH of the daemon at its step {step}"));
+        self.crashes += 1;
+        for connection in self.engine.status().connections {
+            let kept = self.kernel.entries.get(&connection.client).is_some_and(Entry::is_open);
+            if !kept {
+                let why = format!("the daemon died while it was {}", connection.state);
+                self.excuses.insert(connection.client, why);
+            }
+        }
+        if self.scenario.differs() {
+            self.excuse_unknown();
+        }
+        self.engine = Engine::new(Settings::new(&self.scenario.cluster), Secret::new(KEY));
+        self.down = true;
+        self.session += 1;
+        self.schedule(self.now + down, Event::Restart);
+        self.schedule(self.now + self.scenario.control_delay, Event::Disconnected);
+    }
+
+    /// The reset for a mismatch may have been about to leave.
+    fn excuse_unknown(&mut self) {
+        for client in self.clients.iter().filter(|client| client.phase == Phase::Running) {
+            let address = client_address(client.port);
+            let known = self.engine.status().connections.iter().any(|known| known.client == address);
+            if !known && !self.kernel.entries.contains_key(&address) {
+                self.excuses.insert(address, "mismatch".to_owned());
+            }
+        }
+    }
+
+    /// As the shell starts: the table from conntrack, nobody's packets queued before it.
+    pub(super) fn restart(&mut self) {
+        self.note(|| "the daemon is back".to_owned());
+        self.down = false;
+        for client in std::mem::take(&mut self.kernel.queued) {
+            self.engine.handle_lost(client);
+        }
+        let entries: Vec<KernelSplice> =
+            self.kernel.entries.values().filter(|entry| entry.is_open()).map(|entry| entry.splice).collect();
+        for entry in entries {
+            self.engine.handle_restored(self.now, &entry);
+        }
+        self.schedule(self.now + self.scenario.control_delay, Event::Connected(self.session));
+    }
+}
