@@ -19,9 +19,12 @@ pub(crate) struct Worker {
     /// Answers and when they are ready.
     ready: VecDeque<(Time, Vec<u8>)>,
     outgoing: Vec<u8>,
+    written: usize,
 }
 
 pub(crate) struct Server {
+    /// Nothing is written after so many bytes of a connection.
+    pub(crate) stalls: Option<usize>,
     pub(crate) workers: Vec<Worker>,
     pub(crate) variant: Variant,
     pub(crate) service_time: Duration,
@@ -44,10 +47,18 @@ impl Server {
                 incoming: Vec::new(),
                 ready: VecDeque::new(),
                 outgoing: Vec::new(),
+                written: 0,
             })
             .collect();
         for_each_listen(host, &workers);
-        Self { workers, variant, service_time: Duration::ZERO, number: host.number, killed: false }
+        Self {
+            stalls: None,
+            workers,
+            variant,
+            service_time: Duration::ZERO,
+            number: host.number,
+            killed: false,
+        }
     }
 
     /// The process dies: its kernel closes, or resets, all connections.
@@ -74,6 +85,7 @@ impl Server {
         let mut next = None;
         for worker in &mut self.workers {
             worker.step(host, now, self.variant, self.service_time, &date);
+            worker.write(host, self.stalls.unwrap_or(usize::MAX));
             next = next.into_iter().chain(worker.ready.front().map(|(at, _)| *at)).min();
         }
         next
@@ -95,6 +107,7 @@ impl Worker {
                 incoming: Vec::new(),
                 ready: VecDeque::new(),
                 outgoing: Vec::new(),
+                written: 0,
             };
             socket.listen(80).unwrap();
             return;
@@ -109,10 +122,15 @@ impl Worker {
         while self.ready.front().is_some_and(|(at, _)| *at <= now) {
             self.outgoing.extend(self.ready.pop_front().unwrap().1);
         }
+    }
+
+    fn write(&mut self, host: &mut Host, stalls: usize) {
         let socket = host.socket(self.handle);
-        if socket.can_send() && !self.outgoing.is_empty() {
-            let sent = socket.send_slice(&self.outgoing).unwrap();
+        let may = self.outgoing.len().min(stalls - self.written);
+        if socket.can_send() && may > 0 {
+            let sent = socket.send_slice(&self.outgoing[..may]).unwrap();
             self.outgoing.drain(..sent);
+            self.written += sent;
         }
         if socket.state() == State::CloseWait && self.outgoing.is_empty() && self.ready.is_empty() {
             socket.close();
@@ -157,8 +175,28 @@ pub(crate) struct Habits {
     /// Bytes read at once, and the pause after them.
     pub(crate) read: (usize, Duration),
     pub(crate) ending: Ending,
+    /// After so many bytes it writes nothing for a while.
+    pub(crate) pause_at: Option<(usize, Duration)>,
     pub(crate) receive_buffer: usize,
     pub(crate) send_buffer: usize,
+}
+
+impl Habits {
+    /// Asks, reads, asks the next, closes.
+    pub(crate) fn plain(requests: Vec<Request>) -> Self {
+        Self {
+            requests,
+            start: Time::default(),
+            pipelined: false,
+            write: (usize::MAX, Duration::ZERO),
+            think: Duration::ZERO,
+            read: (usize::MAX, Duration::ZERO),
+            ending: Ending::Close,
+            pause_at: None,
+            receive_buffer: 65_535,
+            send_buffer: 65_535,
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -286,6 +324,11 @@ impl Client {
         let allowed = self.asked.checked_sub(1).map_or(0, |last| self.ends[last]);
         if self.sent < allowed {
             let to = allowed.min(self.sent.saturating_add(self.habits.write.0));
+            if let Some((at, pause)) = self.habits.pause_at.filter(|(at, _)| self.sent < *at && *at <= to) {
+                self.sent += socket.send_slice(&self.stream[self.sent..at]).unwrap();
+                self.write_at = now + pause;
+                return;
+            }
             self.sent += socket.send_slice(&self.stream[self.sent..to]).unwrap();
             self.write_at = now + self.habits.write.1;
         }

@@ -1,4 +1,5 @@
-//! Deterministic simulation of the proxy's engine between independent TCP stacks, with checkers.
+//! Deterministic simulation of the proxy's engine between independent TCP stacks, with checkers. Beside random runs it sweeps
+//! a failure over every byte of a small exchange, and the daemon's death over every step of one ([`sweep`]).
 //!
 //! One seed is one run: everything, the clock included, is computed from it. `SIM_SEEDS=N` runs N seeds, from
 //! `SIM_FIRST` on; `SIM_SEED=S` replays one and shows every packet.
@@ -30,6 +31,7 @@ mod kernel;
 mod log;
 mod rng;
 mod scenario;
+mod sweep;
 mod world;
 
 use std::collections::BTreeMap;

@@ -15,8 +15,7 @@ pub(crate) const BACKENDS: usize = 3;
 pub(crate) const FAULTS_PER_LINK: u32 = 60;
 
 fn config() -> String {
-    let backends: String =
-        (0..BACKENDS).map(|n| format!("[backend.b{n}]\naddress = \"{}\"\n", backend(n))).collect();
+    let backends = [0, 1, 2].map(|n| format!("[backend.b{n}]\naddress = \"{}\"\n", backend(n))).concat();
     format!(
         r#"
 [cluster]
@@ -107,6 +106,8 @@ pub(crate) struct Scenario {
     pub(crate) links: [Faults; 3],
     pub(crate) clients: Vec<Habits>,
     pub(crate) variants: Vec<Variant>,
+    /// This backend's application stops after so many bytes of a connection.
+    pub(crate) stalls: Option<(usize, usize)>,
     pub(crate) kills: Vec<Kill>,
     pub(crate) crashes: Vec<Crash>,
     /// Per mille of splices that the kernel refuses.
@@ -153,10 +154,37 @@ impl Scenario {
             links: links(rng),
             clients,
             variants: variants(rng),
+            stalls: None,
             kills,
             crashes: crashes(rng, kernel),
             refusals: rng.pick(&[0, 0, 0, 100, 500]),
             control_delay: Duration::from_micros(rng.between(50, 5000)),
+            cluster,
+            v6,
+        }
+    }
+
+    /// One client, perfect links, nothing fails.
+    pub(crate) fn plain(v6: bool, client: Habits) -> Self {
+        set_family(v6);
+        let mut cluster = Cluster::parse(&config(), "simulation").unwrap();
+        cluster.splice.mss = 1400;
+        let link = Faults { delay: (50, 50), ..Faults::default() };
+        Self {
+            client_timestamps: true,
+            backend_timestamps: [true; BACKENDS],
+            client_mtu: 1500,
+            receive_buffers: [65_535; BACKENDS],
+            send_buffer: 65_535,
+            service_time: Duration::ZERO,
+            links: [(); 3].map(|()| link.clone()),
+            clients: vec![client],
+            variants: vec![Variant::default(); BACKENDS],
+            stalls: None,
+            kills: Vec::new(),
+            crashes: Vec::new(),
+            refusals: 0,
+            control_delay: Duration::from_micros(100),
             cluster,
             v6,
         }
@@ -219,6 +247,7 @@ fn habits(rng: &mut Rng) -> Habits {
             (usize::MAX, Duration::ZERO)
         },
         ending,
+        pause_at: None,
         receive_buffer,
         send_buffer: rng.pick(&[2_000, 40_000]),
     }

@@ -96,7 +96,7 @@ pub(crate) struct World {
     pub(crate) resplices: u32,
     steps: u64,
     youngest: u64,
-    daemon_steps: u64,
+    pub(crate) daemon_steps: u64,
     /// There is no daemon.
     down: bool,
     /// Lives of the daemon that are over.
@@ -131,6 +131,8 @@ impl World {
                 scenario.variants[number],
             );
             server.service_time = scenario.service_time;
+            server.stalls =
+                scenario.stalls.filter(|(stalling, _)| *stalling == number).map(|(_, bytes)| bytes);
             servers.push(server);
             hosts.push(host);
         }
@@ -297,7 +299,6 @@ impl World {
             Event::Kill(index) => self.kill(index),
             Event::Notice(index) => self.notice(index),
             Event::ToProxy(session, message) if session == self.session && !self.down => self.order(message),
-            Event::ToProxy(..) => {}
             Event::FromProxy(message) => {
                 self.manager.handle_proxy(Now { monotonic: self.now, unix_ms: 0 }, message);
                 self.manage();
@@ -312,7 +313,7 @@ impl World {
                 self.manager.handle_proxy_connected();
                 self.manage();
             }
-            Event::Connected(_) => {}
+            Event::ToProxy(..) | Event::Connected(_) => {}
             Event::Destroyed(client) => {
                 if !self.kernel.entries.contains_key(&client) {
                     self.destroyed(client);
