@@ -12,6 +12,9 @@ use crate::common::Core;
 use crate::cookie::{self, Handshake, LIFETIME};
 use crate::flow::{Flow, State};
 
+/// The greatest window scale (RFC 7323 §2.3).
+const MAX_SCALE: u8 = 14;
+
 /// When cookies are taken, and from whom not.
 #[derive(Debug, Default)]
 pub(crate) struct Stateless {
@@ -73,8 +76,12 @@ impl Core {
         Some(flow)
     }
 
-    /// The scales that clients in set-up may have been told: the backends' may have changed since.
+    /// The scales that clients in set-up may have been told: the backends' may have changed since. An earlier daemon may have
+    /// learnt any, of which nothing is known here until a backend answers.
     fn announced_scales(&self) -> BTreeSet<u8> {
+        if self.learnt_scale.is_none() {
+            return (0..=MAX_SCALE).collect();
+        }
         [Some(self.scale()), self.former_scale, Some(self.settings.splice.window_scale)]
             .into_iter()
             .flatten()
