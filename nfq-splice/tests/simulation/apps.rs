@@ -20,6 +20,15 @@ pub(crate) struct Worker {
     ready: VecDeque<(Time, Vec<u8>)>,
     outgoing: Vec<u8>,
     written: usize,
+    /// It has had a peer.
+    used: bool,
+}
+
+impl Worker {
+    fn new(handle: SocketHandle) -> Self {
+        let (incoming, outgoing) = (Vec::new(), Vec::new());
+        Self { handle, incoming, ready: VecDeque::new(), outgoing, written: 0, used: false }
+    }
 }
 
 pub(crate) struct Server {
@@ -41,15 +50,7 @@ impl Server {
         send: usize,
         variant: Variant,
     ) -> Self {
-        let workers = (0..sockets)
-            .map(|_| Worker {
-                handle: host.add_socket(receive, send),
-                incoming: Vec::new(),
-                ready: VecDeque::new(),
-                outgoing: Vec::new(),
-                written: 0,
-            })
-            .collect();
+        let workers = (0..sockets).map(|_| Worker::new(host.add_socket(receive, send))).collect();
         for_each_listen(host, &workers);
         Self {
             stalls: None,
@@ -101,17 +102,15 @@ fn for_each_listen(host: &mut Host, workers: &Vec<Worker>) {
 impl Worker {
     fn step(&mut self, host: &mut Host, now: Time, variant: Variant, service_time: Duration, date: &str) {
         let socket = host.socket(self.handle);
-        if !socket.is_open() {
-            *self = Self {
-                handle: self.handle,
-                incoming: Vec::new(),
-                ready: VecDeque::new(),
-                outgoing: Vec::new(),
-                written: 0,
-            };
+        // A reset in SYN-RECEIVED leads smoltcp back to LISTEN with remains of the old connection, which stall the next one.
+        let again = socket.state() == State::Listen && self.used;
+        if !socket.is_open() || again {
+            *self = Self::new(self.handle);
+            socket.abort();
             socket.listen(80).unwrap();
             return;
         }
+        self.used |= socket.state() != State::Listen;
         while socket.can_recv() {
             let _ = socket.recv(|bytes| {
                 self.incoming.extend_from_slice(bytes);
@@ -182,6 +181,11 @@ pub(crate) struct Habits {
 }
 
 impl Habits {
+    /// Before the first answer it sends no more.
+    pub(crate) fn begins_with_one_segment(&self) -> bool {
+        !self.pipelined && self.write.0 == usize::MAX && self.requests[0].bytes().len() < 500
+    }
+
     /// Asks, reads, asks the next, closes.
     pub(crate) fn plain(requests: Vec<Request>) -> Self {
         Self {

@@ -12,6 +12,8 @@ struct Seen {
     /// The greatest timestamp received, when the packet that carried it came into being, and when it left the proxy.
     timestamp: Option<(u32, u64, u64)>,
     announced_scale: u8,
+    /// What the SYN-ACK acknowledged, and the highest acknowledgement since.
+    acked: Option<(Seq, Seq)>,
     /// Highest right edge that a receiver gave, client's sequence space.
     granted: Option<Seq>,
 }
@@ -73,8 +75,16 @@ impl Checks {
         if segment.flags().syn() {
             seen.announced_scale = segment.syn_options().window_scale.unwrap_or(0);
             seen.timestamp = None;
+            seen.acked = Some((segment.ack(), segment.ack()));
             seen.granted = Some(segment.ack() + u32::from(segment.window()));
+        } else if let Some((_, acked)) = seen.acked.as_mut().filter(|_| segment.flags().ack()) {
+            *acked = acked.max(segment.ack());
         }
+    }
+
+    /// Bytes of its request have been acknowledged to the client: it will not repeat them.
+    pub(crate) fn has_acknowledged(&self, client: Client) -> bool {
+        self.clients.get(&client).and_then(|seen| seen.acked).is_some_and(|(first, acked)| acked != first)
     }
 
     pub(crate) fn departs_to_backend(&mut self, packet: &Packet, backend: usize) {

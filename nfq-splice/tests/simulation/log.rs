@@ -65,6 +65,10 @@ impl FlowLog {
         self.irs
     }
 
+    pub(crate) fn is_over(&self) -> bool {
+        self.ended || self.client_reset
+    }
+
     pub(crate) fn note_client(&mut self, segment: &TcpSegment<'_>) {
         if segment.flags().rst() {
             self.client_reset |= segment.seq() == self.from_client.next();

@@ -11,7 +11,7 @@
 //! packets, [`scenario::FAULTS_PER_LINK`] at most, then it is clean: so progress is certain and can be demanded. At most
 //! two of three backends fail (silent, killed with FIN or RST, or wrongly suspected), at a time or after so many logged
 //! bytes; the report comes late. The daemon dies at most twice, at any time or *at any step*: with a packet in hand, or between
-//! two of its actions; it stays away for up to 0.7 s and then knows what conntrack knows. The kernel may refuse any splice. One backend may answer
+//! two of its actions; it stays away for up to 0.7 s and then knows what conntrack knows; set-ups go on, where the client repeats all it has sent. The kernel may refuse any splice. One backend may answer
 //! with another body byte, another version, or without ranges. Control messages are late, but neither lost nor reordered.
 //! Not simulated: server bytes that the client has beyond a hole in the log (the modelled logger passes none), ICMP,
 //! GSO packets, more than one proxy or logger, a transactionalizer that reports wrongly.

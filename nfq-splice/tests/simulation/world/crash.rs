@@ -1,5 +1,7 @@
 //! The daemon dies at any step: with a packet in hand, between two of its actions; and comes back after a while.
 
+use cluster::control::ConnectionStatus;
+
 use super::*;
 
 impl World {
@@ -24,7 +26,7 @@ impl World {
         self.crashes += 1;
         for connection in self.engine.status().connections {
             let kept = self.kernel.entries.get(&connection.client).is_some_and(Entry::is_open);
-            if !kept {
+            if !kept && !self.will_repeat(&connection) {
                 let why = format!("the daemon died while it was {}", connection.state);
                 self.excuses.insert(connection.client, why);
             }
@@ -37,6 +39,16 @@ impl World {
         self.session += 1;
         self.schedule(self.now + down, Event::Restart);
         self.schedule(self.now + self.scenario.control_delay, Event::Disconnected);
+    }
+
+    /// A set-up goes on if the first segment that comes then begins with the client's first byte.
+    fn will_repeat(&self, connection: &ConnectionStatus) -> bool {
+        let one_segment = |client: &Client| {
+            client_address(client.port) == connection.client && client.habits.begins_with_one_segment()
+        };
+        matches!(&*connection.state, "syn-received" | "collecting" | "connecting")
+            && !self.checks.has_acknowledged(connection.client)
+            && self.clients.iter().any(one_segment)
     }
 
     /// The reset for a mismatch may have been about to leave.

@@ -42,7 +42,7 @@ impl World {
         let key = (client, number);
         if segment.flags().syn() {
             self.fenced.remove(&key);
-            let same = self.logs.get(&key).is_some_and(|log| !log.ended && log.irs() == segment.seq());
+            let same = self.logs.get(&key).is_some_and(|log| !log.is_over() && log.irs() == segment.seq());
             if !same {
                 let t_l = self.t_l.get(&client).copied().unwrap_or(0);
                 self.logs.insert(key, FlowLog::new(segment, t_l));
