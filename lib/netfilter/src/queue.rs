@@ -4,7 +4,7 @@
 //! [`Queue::recv_batch`] (or [`Queue::recv_into`]) until it returns nothing, and [`Queue::flush`].
 
 mod counters;
-mod message;
+pub(crate) mod message;
 mod verdicts;
 
 use std::io;

@@ -14,20 +14,20 @@ const GSO: u32 = 2;
 const CHECKSUM_NOT_VERIFIED: u32 = 4;
 
 /// A datagram, understood.
-pub(super) enum Received {
+pub(crate) enum Received {
     Packet(Parsed),
     /// The kernel refused a verdict.
     Refused,
     Unknown,
 }
 
-pub(super) struct Parsed {
-    pub(super) meta: QueuedMeta,
+pub(crate) struct Parsed {
+    pub(crate) meta: QueuedMeta,
     /// The payload is the whole packet.
-    pub(super) whole: bool,
+    pub(crate) whole: bool,
 }
 
-pub(super) fn parse(datagram: &[u8]) -> Received {
+pub(crate) fn parse(datagram: &[u8]) -> Received {
     let Some(message) = netlink::messages(datagram).next() else { return Received::Unknown };
     match message.kind {
         MESSAGE_PACKET => packet(message.attributes()).map_or(Received::Unknown, Received::Packet),
@@ -66,7 +66,7 @@ fn packet(attributes: Attributes<'_>) -> Option<Parsed> {
 }
 
 /// The packet id of a message whose end is missing: the packet header is its first attribute.
-pub(super) fn truncated_id(beginning: &[u8]) -> Option<u32> {
+pub(crate) fn truncated_id(beginning: &[u8]) -> Option<u32> {
     let kind = u16::from_ne_bytes(netlink::read(beginning, 4)?);
     let attribute = u16::from_ne_bytes(netlink::read(beginning, 22)?);
     let id = u32::from_be_bytes(netlink::read(beginning, 24)?);
