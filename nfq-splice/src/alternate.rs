@@ -6,7 +6,7 @@ use packet::{Reassembly, Seq, TcpSegment};
 use crate::common::Core;
 use crate::connect::BACKEND_TIMEOUT;
 use crate::flow::{Attempt, Debts, Flow, Recovery, State, TakingIn};
-use crate::leg::BackendLeg;
+use crate::leg::{BackendLeg, ClientLeg};
 use crate::recovery::ASSUMED_WINDOW;
 use crate::sender::{Piece, Sender};
 use crate::take_in::{Comparison, Verdict};
@@ -15,6 +15,8 @@ use crate::take_in::{Comparison, Verdict};
 const REORDER_BYTES: usize = 1 << 20;
 /// Receive window towards the alternate at most, bytes.
 const TAKE_IN_WINDOW: u64 = 4 << 20;
+/// Bytes beyond the splice point that the alternate may send before the splice.
+const SURPLUS: u32 = 16 << 10;
 
 impl TakingIn {
     /// One after the last byte of the alternate that the proxy takes in; what lies beyond is the client's to acknowledge.
@@ -29,9 +31,22 @@ impl TakingIn {
         let ahead = segment.seq().since(self.reassembly.next());
         self.leg.irs.before_or_at(segment.seq()) && ahead <= REORDER_BYTES as i32
     }
+}
 
-    fn window(&self) -> u32 {
-        self.comparison.window().clamp(1 << self.leg.client_scale, TAKE_IN_WINDOW) as u32
+impl Recovery {
+    /// What the alternate may send: up to the splice point, and beyond it what the client takes, so that nothing overshoots.
+    /// A whole segment in any case: a sender does not use less before its timer ends (RFC 9293 §3.8.6.2.1). For the same
+    /// reason never more at once than the client ever offered: senders make their segments smaller than half the greatest
+    /// window they saw, and would wait for that timer with every segment that a smaller window has no room for.
+    fn window(&self, leg: &ClientLeg, taking: &TakingIn, mss: u16) -> u32 {
+        let segment = u32::from(mss);
+        let room = leg.room_from(self.point).unwrap_or(SURPLUS).min(SURPLUS).max(segment);
+        let most = match self.order.client_window.most {
+            0 => TAKE_IN_WINDOW,
+            most => u64::from(most).min(TAKE_IN_WINDOW),
+        };
+        let window = (taking.comparison.lacking() + u64::from(room)).min(most) as u32;
+        window.max(1 << taking.leg.client_scale)
     }
 }
 
@@ -83,10 +98,11 @@ impl Core {
 
     /// Sends what the alternate's window allows of the replayed requests.
     pub(crate) fn replay(&mut self, flow: &mut Flow) {
-        let now = self.now;
+        let (now, mss) = (self.now, self.mss());
         let State::Recovering(recovery) = &mut flow.state else { return };
+        let Attempt::TakingIn(taking) = &recovery.attempt else { return };
+        let (ack, window) = (taking.next(), recovery.window(&flow.leg, taking, mss));
         let Attempt::TakingIn(taking) = &mut recovery.attempt else { return };
-        let (ack, window) = (taking.next(), taking.window());
         while let Some(piece) = taking.replay.poll(now) {
             self.send_to_backend(&flow.leg, &taking.leg, &piece, ack, window);
         }
@@ -96,7 +112,8 @@ impl Core {
         let State::Recovering(recovery) = &flow.state else { return };
         let Attempt::TakingIn(taking) = &recovery.attempt else { return };
         let seq = taking.replay.unacknowledged();
-        let packet = taking.leg.segment(&flow.leg, seq, taking.next(), taking.window()).build();
+        let window = recovery.window(&flow.leg, taking, self.mss());
+        let packet = taking.leg.segment(&flow.leg, seq, taking.next(), window).build();
         self.send(packet);
     }
 
@@ -161,7 +178,7 @@ impl Core {
         let TakingIn { leg, replay, comparison, .. } = *taking;
         let start = leg.irs + 1 + comparison.taken() as u32;
         let delta = recovery.point.0.wrapping_sub(start.0);
-        let window = flow.leg.window.unwrap_or(ASSUMED_WINDOW);
+        let window = flow.leg.room_from(recovery.point).unwrap_or(ASSUMED_WINDOW);
         let debts = debts(&mut recovery, replay, &leg, start);
         self.splice(flow, &leg, delta, debts);
         flow.resplices += 1;

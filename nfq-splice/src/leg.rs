@@ -90,6 +90,11 @@ impl ClientLeg {
         }
     }
 
+    /// Bytes that the client takes from `point` on; `None`: not known.
+    pub(crate) fn room_from(&self, point: Seq) -> Option<u32> {
+        self.window.map(|window| (self.acked + window).since(point).max(0).unsigned_abs())
+    }
+
     /// A segment to the client, without data yet.
     pub(crate) fn segment(&self, now: Time, seq: Seq, ack: Seq, window: u32) -> SegmentBuilder<'static> {
         SegmentBuilder {

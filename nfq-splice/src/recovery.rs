@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use cluster::control::{FromProxy, Outcome, RecoveryOrder};
+use cluster::control::{ClientWindow, FromProxy, Outcome, RecoveryOrder};
 use packet::{Flags, Reassembly, SegmentBuilder, Seq, TcpSegment};
 
 use crate::action::Action;
@@ -91,7 +91,8 @@ impl Core {
             flow.leg.acked = first;
         }
         if splice.kernel {
-            flow.leg.window = None;
+            let ClientWindow { now, most } = order.client_window;
+            flow.leg.window = (most > 0).then_some(now);
             flow.leg.overtake_unseen();
         }
         let resend = self.resend(flow, splice, first, bytes);

@@ -6,9 +6,6 @@ use xxhash_rust::xxh3::Xxh3;
 
 /// Longest head an alternate may answer a `Range` request with, bytes.
 const MAX_HEAD: usize = 64 << 10;
-/// Window beyond the splice point, bytes: a sender does not fill a window that is smaller than a segment before its
-/// timer ends (RFC 9293 §3.8.6.2.1), and an answer to a `Range` request has a head of unknown length.
-const SURPLUS: u64 = 16_384;
 /// Bytes shown of each side of a mismatch.
 const CONTEXT: usize = 32;
 
@@ -52,12 +49,13 @@ impl Comparison {
         Self { expected, head: Vec::new(), head_done: false, hash: Xxh3::new(), body: 0, taken: 0 }
     }
 
-    /// Bytes the alternate may send now; a receive window. What lies behind the splice point goes on to the client.
-    pub fn window(&self) -> u64 {
+    /// Bytes that the alternate sends before the splice point; of the head of an answer to a `Range` request the length is
+    /// not known.
+    pub fn lacking(&self) -> u64 {
         match &self.expected {
             TakeIn::Nothing => 0,
-            TakeIn::Prefix { head, body_bytes, .. } => head.len() as u64 + body_bytes - self.taken + SURPLUS,
-            TakeIn::Range { overlap, .. } => (overlap.len() as u64 + SURPLUS).saturating_sub(self.body),
+            TakeIn::Prefix { head, body_bytes, .. } => head.len() as u64 + body_bytes - self.taken,
+            TakeIn::Range { overlap, .. } => (overlap.len() as u64).saturating_sub(self.body),
         }
     }
 

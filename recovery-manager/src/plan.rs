@@ -46,6 +46,7 @@ impl Steps {
             flow: report.flow,
             alternate: self.alternate,
             options: report.options,
+            client_window: report.client_window,
             client_next: report.client_next,
             client_fin: report.client_fin,
             replay: self.replay,

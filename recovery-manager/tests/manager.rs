@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 
 use cluster::config::Cluster;
 use cluster::control::{
-    ConnectionReport, Evidence, Flow, FromLog, FromProxy, LogStatus, Outcome, PartialResponse,
+    ClientWindow, ConnectionReport, Evidence, Flow, FromLog, FromProxy, LogStatus, Outcome, PartialResponse,
     PendingRequest, RecoveryOrder, Tags, TakeIn, ToLog, ToProxy,
 };
 use packet::Time;
@@ -69,6 +69,7 @@ fn report(port: u16, failed: u8) -> ConnectionReport {
         t_l: 0,
         ack_tl: 1,
         ack_cl: 1,
+        client_window: ClientWindow::default(),
         client_next: 1,
         client_fin: false,
         pending: vec![request],

@@ -7,8 +7,8 @@ use std::net::SocketAddr;
 
 use cluster::config::Cluster;
 use cluster::control::{
-    ConnectionReport, Evidence, Flow, FromLog, FromProxy, Outcome, PartialResponse, PendingRequest,
-    RecoveryOrder, Tags, ToLog, ToProxy,
+    ClientWindow, ConnectionReport, Evidence, Flow, FromLog, FromProxy, Outcome, PartialResponse,
+    PendingRequest, RecoveryOrder, Tags, ToLog, ToProxy,
 };
 use packet::Time;
 use proptest::collection::vec;
@@ -83,6 +83,7 @@ fn report(client: u16, failed: u8, epoch: u32, update: bool) -> ConnectionReport
         t_l: 0,
         ack_tl: 0,
         ack_cl: 0,
+        client_window: ClientWindow::default(),
         client_next: epoch,
         client_fin: false,
         pending: vec![request],

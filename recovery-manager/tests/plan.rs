@@ -5,7 +5,7 @@
 use std::net::SocketAddr;
 
 use cluster::config::Recovery;
-use cluster::control::{ConnectionReport, Flow, PartialResponse, PendingRequest, Tags, TakeIn};
+use cluster::control::{ClientWindow, ConnectionReport, Flow, PartialResponse, PendingRequest, Tags, TakeIn};
 use recovery_manager::{AlternateState, Plan, Steps, plan};
 
 const READ_ONLY: Tags = Tags { deterministic: false, read_only: true, idempotent: false };
@@ -30,6 +30,7 @@ fn idle() -> ConnectionReport {
         t_l: 7,
         ack_tl: 1000,
         ack_cl: 1000,
+        client_window: ClientWindow::default(),
         client_next: 77,
         client_fin: false,
         pending: Vec::new(),

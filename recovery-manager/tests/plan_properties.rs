@@ -6,7 +6,9 @@
 use std::net::SocketAddr;
 
 use cluster::config::Recovery;
-use cluster::control::{ConnectionReport, Flow, PartialResponse, PendingRequest, TAIL_BYTES, Tags, TakeIn};
+use cluster::control::{
+    ClientWindow, ConnectionReport, Flow, PartialResponse, PendingRequest, TAIL_BYTES, Tags, TakeIn,
+};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use recovery_manager::{AlternateState, Plan, plan};
@@ -74,6 +76,7 @@ fn world() -> impl Strategy<Value = World> {
                 t_l,
                 ack_tl,
                 ack_cl: ack_tl.wrapping_add(p).wrapping_sub(unacked as u32),
+                client_window: ClientWindow::default(),
                 client_next,
                 client_fin,
                 pending: number(requests, t_l, last_complete),

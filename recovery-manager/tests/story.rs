@@ -6,8 +6,8 @@ use std::net::SocketAddr;
 
 use cluster::config::Cluster;
 use cluster::control::{
-    ConnectionReport, Evidence, Flow, FromLog, FromProxy, Outcome, PartialResponse, PendingRequest, Tags,
-    ToProxy,
+    ClientWindow, ConnectionReport, Evidence, Flow, FromLog, FromProxy, Outcome, PartialResponse,
+    PendingRequest, Tags, ToProxy,
 };
 use packet::Time;
 use recovery_manager::{Action, Limits, LoggerId, Manager, Now};
@@ -64,6 +64,7 @@ fn download() -> ConnectionReport {
         t_l: 4,
         ack_tl: 0,
         ack_cl: (HEAD.len() as u64 + body_bytes) as u32 - 14_480,
+        client_window: ClientWindow::default(),
         client_next: 0,
         client_fin: false,
         pending: vec![request(5, "GET /files/10m", REQUEST, true)],

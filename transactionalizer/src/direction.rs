@@ -27,6 +27,9 @@ pub struct Direction {
     acked: u64,
     /// Greatest stream offset that the receiver's window has allowed.
     edge: u64,
+    /// The receiver's window from `acked` on, bytes.
+    window: u32,
+    greatest_window: u32,
     scale: u8,
     fin: Option<u64>,
     /// Bytes that came again with other content.
@@ -37,7 +40,18 @@ impl Direction {
     /// A stream whose SYN had the sequence number `isn`; at most `max` bytes are kept beyond a gap.
     pub fn new(isn: Seq, max: usize) -> Self {
         let stream = Reassembly::new(isn + 1, max);
-        Self { isn, stream, delivered: 0, acked: 0, edge: 65_535, scale: 0, fin: None, conflicts: 0 }
+        Self {
+            isn,
+            stream,
+            delivered: 0,
+            acked: 0,
+            edge: 65_535,
+            window: 0,
+            greatest_window: 0,
+            scale: 0,
+            fin: None,
+            conflicts: 0,
+        }
     }
 
     /// The receiver's window fields are to be shifted by `scale`.
@@ -58,6 +72,16 @@ impl Direction {
     /// Bytes acknowledged by the receiver.
     pub fn acked(&self) -> u64 {
         self.acked
+    }
+
+    /// Bytes that the receiver takes from what it has acknowledged on; 0 if nothing was acknowledged yet.
+    pub fn window(&self) -> u32 {
+        self.window
+    }
+
+    /// The most that the receiver ever took.
+    pub fn greatest_window(&self) -> u32 {
+        self.greatest_window
     }
 
     /// Bytes beyond a gap.
@@ -119,7 +143,9 @@ impl Direction {
         }
         if offset >= self.acked as i64 {
             self.acked = self.acked.max((offset as u64).min(self.delivered));
-            self.edge = self.edge.max(offset as u64 + (u64::from(window) << self.scale));
+            self.window = u32::from(window) << self.scale;
+            self.greatest_window = self.greatest_window.max(self.window);
+            self.edge = self.edge.max(offset as u64 + u64::from(self.window));
         }
         true
     }

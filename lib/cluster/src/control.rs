@@ -98,6 +98,15 @@ pub struct PartialResponse {
 /// Bytes of [`PartialResponse::tail`] at most.
 pub const TAIL_BYTES: usize = 16 << 10;
 
+/// A client's receive window as its acknowledgements offered it, bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct ClientWindow {
+    /// From Ack_CL on.
+    pub now: u32,
+    /// The largest one; 0: none was logged.
+    pub most: u32,
+}
+
 /// One connection of a failed backend, as far as it was logged (paper §4.2).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ConnectionReport {
@@ -111,6 +120,8 @@ pub struct ConnectionReport {
     pub ack_tl: u32,
     /// Ack_CL: the client's last acknowledgement that was logged.
     pub ack_cl: u32,
+    /// What the client takes.
+    pub client_window: ClientWindow,
     /// S: the client's next sequence number, one after its last logged byte.
     pub client_next: u32,
     /// The client's FIN was logged (it sits at `client_next`, which does not count it).
@@ -236,6 +247,8 @@ pub struct RecoveryOrder {
     pub alternate: SocketAddr,
     /// What the client offered, for a proxy that did not conduct its handshake.
     pub options: Option<SynOptions>,
+    /// What the client takes, from `resend_from` on.
+    pub client_window: ClientWindow,
     /// S: the client's next sequence number as logged.
     pub client_next: u32,
     /// The client's FIN was logged at `client_next`: it follows the replay, the client may not repeat it.

@@ -3,7 +3,9 @@
 
 use std::net::SocketAddr;
 
-use cluster::control::{ConnectionReport, Flow, PartialResponse, PendingRequest, TAIL_BYTES, Tags};
+use cluster::control::{
+    ClientWindow, ConnectionReport, Flow, PartialResponse, PendingRequest, TAIL_BYTES, Tags,
+};
 use http1::{RequestFraming, ResponseFraming};
 use packet::{Reassembly, Seq, SynOptions, TcpSegment};
 use xxhash_rust::xxh3::xxh3_128;
@@ -19,6 +21,7 @@ pub(crate) struct FlowLog {
     server: Option<(Seq, Reassembly)>,
     pub(crate) responses: Vec<u8>,
     ack_cl: Seq,
+    client_window: ClientWindow,
     /// Where the client's FIN is, perhaps beyond a hole.
     client_fin: Option<Seq>,
     /// One after the FIN with which the backend closed in good order.
@@ -51,6 +54,7 @@ impl FlowLog {
             server: None,
             responses: Vec::new(),
             ack_cl: Seq(0),
+            client_window: ClientWindow::default(),
             client_fin: None,
             server_fin: None,
             client_reset: false,
@@ -81,6 +85,10 @@ impl FlowLog {
             self.client_fin = Some(end);
         }
         let Some((isn, stream)) = &self.server else { return };
+        if segment.flags().ack() && self.ack_cl.before_or_at(segment.ack()) {
+            let now = u32::from(segment.window()) << self.options.window_scale.unwrap_or(0);
+            self.client_window = ClientWindow { now, most: now.max(self.client_window.most) };
+        }
         if segment.flags().ack()
             && self.ack_cl.before(segment.ack())
             && segment.ack().before_or_at(stream.next() + 1)
@@ -191,6 +199,7 @@ impl FlowLog {
             t_l: self.t_l_before + parsed.answered as u16,
             ack_tl: (isn + 1 + parsed.answered_bytes as u32).0,
             ack_cl: self.ack_cl.0,
+            client_window: self.client_window,
             client_next: self.from_client.next().0,
             client_fin: self.client_fin == Some(self.from_client.next()),
             pending,

@@ -80,7 +80,7 @@ impl Recent {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use cluster::control::PartialResponse;
+    use cluster::control::{ClientWindow, PartialResponse};
 
     fn report(port: u16) -> ConnectionReport {
         let address = |port| SocketAddr::from(([203, 0, 113, 5], port));
@@ -90,6 +90,7 @@ mod tests {
             t_l: 0,
             ack_tl: 0,
             ack_cl: 0,
+            client_window: ClientWindow::default(),
             client_next: 0,
             client_fin: false,
             pending: Vec::new(),

@@ -11,8 +11,8 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use cluster::control::{
-    ConnectionReport, Evidence, Flow, FromLog, FromProxy, LogStatus, ManagerStatus, PartialResponse,
-    PendingRequest, RecoveryOrder, Tags, ToLog, ToManager, ToProxy,
+    ClientWindow, ConnectionReport, Evidence, Flow, FromLog, FromProxy, LogStatus, ManagerStatus,
+    PartialResponse, PendingRequest, RecoveryOrder, Tags, ToLog, ToManager, ToProxy,
 };
 use cluster::frame;
 
@@ -192,6 +192,7 @@ pub(crate) fn report(port: u16) -> ConnectionReport {
         t_l: 0,
         ack_tl: 1000,
         ack_cl: 1000,
+        client_window: ClientWindow::default(),
         client_next: 5000,
         client_fin: false,
         pending: vec![request],

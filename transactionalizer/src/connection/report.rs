@@ -1,6 +1,6 @@
 //! What recovery can ask for: kept, trimmed, reported (paper §4.2).
 
-use cluster::control::{ConnectionReport, TAIL_BYTES};
+use cluster::control::{ClientWindow, ConnectionReport, TAIL_BYTES};
 
 use crate::spans::LogBytes;
 
@@ -44,6 +44,7 @@ impl Connection {
             t_l: self.t_l,
             ack_tl: self.backend.seq(self.end_of_t_l).0,
             ack_cl: self.backend.seq(self.backend.acked()).0,
+            client_window: ClientWindow { now: self.backend.window(), most: self.backend.greatest_window() },
             client_next: self.client_next().0,
             client_fin: self.client.finished(),
             pending: self.requests.report(),

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use cluster::control::{Client, ConnectionReport, Flow, PartialResponse};
+use cluster::control::{Client, ClientWindow, ConnectionReport, Flow, PartialResponse};
 use packet::{Seq, SynOptions, TcpSegment, Time};
 
 use crate::connection::{Connection, Handshake};
@@ -46,6 +46,7 @@ impl Middle {
             t_l: 0,
             ack_tl: self.ack_cl.0,
             ack_cl: self.ack_cl.0,
+            client_window: ClientWindow::default(),
             client_next: self.client_next.0,
             client_fin: false,
             pending: vec![],
