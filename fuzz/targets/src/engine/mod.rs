@@ -5,7 +5,7 @@ mod checks;
 mod peers;
 mod world;
 
-use cluster::control::{Flow, RecoveryOrder, TakeIn};
+use cluster::control::{ClientWindow, Flow, RecoveryOrder, TakeIn};
 use nfq_splice::{EntryState, Stage};
 use std::time::Duration;
 
@@ -79,6 +79,11 @@ fn order(world: &World, from: usize, to: usize, input: &mut Input<'_>) -> Recove
         flow: Flow { client: client(from), backend: world.backend_of(from).unwrap_or(backend(to)) },
         alternate: backend(to),
         options: (choices & 32 != 0).then(|| peers::syn_options(input.byte())),
+        client_window: if choices & 128 == 0 {
+            ClientWindow::default()
+        } else {
+            ClientWindow { now: 9, most: 1200 }
+        },
         client_next: world.client_number(from, input).0,
         client_fin: choices & 64 != 0,
         replay,
