@@ -7,8 +7,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Context, Result};
 use cluster::config::{
-    Backend, Cluster, Detector, Identity, Logger, Pool, Proxy, Recovery, Route, Service, Splice, SplicePath,
-    TagRule,
+    Backend, Balance, Cluster, Detector, Identity, Logger, Pool, Proxy, Recovery, Route, Service, Splice,
+    SplicePath, TagRule,
 };
 
 use crate::settings::{Path, Settings};
@@ -32,7 +32,8 @@ fn cluster(name: &str, settings: &Settings) -> Cluster {
     let address = |node: Node, port| SocketAddr::new(IpAddr::V4(node.address()), port);
     let backends = settings.backends();
     let names = backends.iter().map(|node| node.name().to_owned()).collect();
-    let backend = |node: Node| (node.name().to_owned(), Backend { address: address(node, SERVICE_PORT) });
+    let backend = |node: Node| (node.name().to_owned(), Backend::new(address(node, SERVICE_PORT)));
+    let pool = Pool { backends: names, balance: Balance::default(), balance_on: None };
     let logger = Logger { control: address(Node::Logger, CONTROL_PORT), ring_bytes: RING_BYTES };
     let path = match settings.path {
         Path::Kernel => SplicePath::Kernel,
@@ -41,8 +42,8 @@ fn cluster(name: &str, settings: &Settings) -> Cluster {
     Cluster {
         cluster: Identity { name: name.to_owned() },
         service: Service { address: SocketAddr::new(IpAddr::V4(VIP), PORT) },
-        routes: vec![Route { host: None, path_prefix: None, pool: "web".to_owned() }],
-        pools: BTreeMap::from([("web".to_owned(), Pool { backends: names })]),
+        routes: vec![Route { pool: "web".to_owned(), ..Route::default() }],
+        pools: BTreeMap::from([("web".to_owned(), pool)]),
         backends: backends.into_iter().map(backend).collect(),
         proxies: BTreeMap::from([("proxy".to_owned(), Proxy { address: IpAddr::V4(Node::Proxy.address()) })]),
         loggers: BTreeMap::from([("logger".to_owned(), logger)]),

@@ -39,7 +39,7 @@ impl Lab {
             let (manager, proxy) = (self.manager_status()?, self.proxy_status()?);
             let connected =
                 manager.proxy_connected && manager.loggers.iter().all(|(_, connected)| *connected);
-            let up = proxy.backends.iter().filter(|(_, up)| *up).count();
+            let up = proxy.backends.iter().filter(|backend| backend.serves()).count();
             Ok(connected && manager.down.is_empty() && up == Node::BACKENDS.len())
         })
     }

@@ -1,6 +1,6 @@
 //! What all states share: settings, the actions collected so far, counters.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -43,6 +43,13 @@ impl Settings {
             strangers_per_second: STRANGERS_PER_SECOND,
             recovery_timeout: Duration::from_millis(cluster.recovery.timeout_ms),
         }
+    }
+
+    /// Takes another configuration; `used` are the backends that have connections.
+    pub(crate) fn reload(&mut self, cluster: &Cluster, used: &BTreeSet<SocketAddr>) {
+        self.routing.reload(cluster, used);
+        self.splice = cluster.splice.clone();
+        self.recovery_timeout = Duration::from_millis(cluster.recovery.timeout_ms);
     }
 }
 

@@ -3,12 +3,13 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use http1::RequestHead;
 use packet::{Flags, SegmentBuilder, Seq, TcpSegment};
 
 use crate::common::Core;
 use crate::flow::{Closing, Connect, Debts, Flow, Repeat, Setup, Splice, State};
 use crate::leg::{self, BackendLeg, ClientLeg};
-use crate::routing::NoBackend;
+use crate::routing::{NoBackend, Unusable};
 use crate::sender::{Piece, Sender};
 
 /// First distance of repeated SYNs to a backend: it is near.
@@ -20,33 +21,31 @@ pub(crate) const BACKEND_TIMEOUT: Duration = Duration::from_millis(50);
 
 impl Core {
     /// Chooses a backend that was not tried yet and sends it a SYN, or answers the client.
-    pub(crate) fn connect(
-        &mut self,
-        flow: &mut Flow,
-        host: Option<String>,
-        path: String,
-        mut tried: Vec<SocketAddr>,
-    ) {
+    pub(crate) fn connect(&mut self, flow: &mut Flow, request: &RequestHead, mut tried: Vec<SocketAddr>) {
         let State::Setup(setup) = &mut flow.state else { return };
-        match self.settings.routing.choose(host.as_deref(), &path, &tried) {
+        match self.settings.routing.choose(request, flow.leg.client.ip(), &tried) {
             Ok(backend) => {
                 let packet = leg::syn(&flow.leg, backend, setup.irs);
                 tried.push(backend);
-                setup.connect = Some(Connect { backend, tried, host, path });
+                setup.connect = Some(Connect { backend, tried });
                 setup.repeat = Some(Repeat::after(self.now, SYN_TIMEOUT));
                 self.send(packet);
             }
-            Err(NoBackend::NoRoute) => self.answer(flow, 404, "no route matches this host and path"),
-            Err(NoBackend::NoneUsable) if tried.is_empty() => self.answer(flow, 503, "no backend is usable"),
-            Err(NoBackend::NoneUsable) => self.answer(flow, 502, "no backend answers"),
+            Err(NoBackend::NoRoute) => self.answer(flow, 404, "no route matches this request"),
+            Err(NoBackend::NoneUsable(why)) => self.answer(flow, 503, in_words(why)),
+            Err(NoBackend::NoneAnswers) => self.answer(flow, 502, "no backend answers"),
         }
     }
 
+    /// Routes anew, by the routes of now: they may have been changed meanwhile.
     pub(crate) fn connect_next(&mut self, flow: &mut Flow) {
         let State::Setup(setup) = &mut flow.state else { return };
-        if let Some(Connect { host, path, tried, .. }) = setup.connect.take() {
-            self.counters.count("backend_connect_failed");
-            self.connect(flow, host, path, tried);
+        let Some(Connect { tried, .. }) = setup.connect.take() else { return };
+        self.counters.count("backend_connect_failed");
+        match http1::parse_request(&setup.request, self.settings.splice.request_head_bytes) {
+            Ok(Some(head)) => self.connect(flow, &head, tried),
+            // The limit was lowered meanwhile.
+            Ok(None) | Err(_) => self.answer(flow, 502, "no backend answers"),
         }
     }
 
@@ -159,5 +158,13 @@ impl Core {
             idle: self.busy(),
         });
         self.settle(flow);
+    }
+}
+
+fn in_words(why: Unusable) -> &'static str {
+    match why {
+        Unusable::Down => "no backend is usable: all are down",
+        Unusable::Drained => "no backend is usable: all are drained",
+        Unusable::DownOrDrained => "no backend is usable: some are down, the others drained",
     }
 }

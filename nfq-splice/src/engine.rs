@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
 
+use cluster::config::{BackendState, Cluster};
 use cluster::control::{Client, ConnectionStatus, FromProxy, Outcome, ProxyStatus, RecoveryOrder};
 use packet::{Flags, Seq, TcpSegment, Time};
 
@@ -10,6 +11,7 @@ use crate::action::{Action, EntryState, KernelSplice, Stage, Verdict};
 use crate::common::{Core, Settings};
 use crate::flow::{Closing, Flow, Splice, State};
 use crate::leg::ClientLeg;
+use crate::routing::Routing;
 use crate::secret::Secret;
 use crate::setup::SETUP_WINDOW;
 
@@ -163,6 +165,7 @@ impl Engine {
         if entry.window_scales.is_some() {
             self.core.learn_scale(server_scale);
         }
+        self.core.settings.routing.remember(entry.backend);
         self.put(Flow { leg, resplices: 0, suspended: false, state: State::Spliced(splice), timer: None });
     }
 
@@ -204,6 +207,22 @@ impl Engine {
         self.core.settings.routing.set(backend, up);
     }
 
+    /// What the operator wants of the backend called `name`; false if there is none.
+    pub fn handle_backend_order(&mut self, name: &str, state: BackendState) -> bool {
+        self.core.settings.routing.order(name, state)
+    }
+
+    /// Another configuration, which may replace the one before ([`Cluster::check_reload`]). Connections stay as they are.
+    pub fn handle_reload(&mut self, cluster: &Cluster) {
+        let used = self.flows.values().filter_map(Flow::backend).collect();
+        self.core.settings.reload(cluster, &used);
+    }
+
+    /// Routes, pools and what is known of backends.
+    pub fn routing(&self) -> &Routing {
+        &self.core.settings.routing
+    }
+
     /// When [`Self::handle_timeout`] is due.
     pub fn poll_timeout(&self) -> Option<Time> {
         self.timers.first().map(|(time, _)| *time)
@@ -236,10 +255,14 @@ impl Engine {
             state: flow.state_name().to_owned(),
             resplices: flow.resplices,
         };
+        let mut with = BTreeMap::new();
+        for backend in self.flows.values().filter_map(Flow::backend) {
+            *with.entry(backend).or_default() += 1;
+        }
         ProxyStatus {
             connections: self.flows.values().take(STATUS_CONNECTIONS).map(connection).collect(),
             total: self.flows.len() as u64,
-            backends: self.core.settings.routing.states(),
+            backends: self.core.settings.routing.states(&with),
             counters: self.counters(),
         }
     }
@@ -247,6 +270,7 @@ impl Engine {
     /// What happened, and what is held against a bound at present.
     fn counters(&self) -> BTreeMap<String, u64> {
         let mut counters = self.core.counters.snapshot();
+        counters.extend(self.core.settings.routing.counters());
         counters.insert("half_open_now".to_owned(), self.half_open as u64);
         counters.insert("setup_bytes_now".to_owned(), self.core.setup_bytes as u64);
         counters

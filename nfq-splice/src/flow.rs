@@ -67,8 +67,6 @@ pub(crate) struct Connect {
     pub(crate) backend: SocketAddr,
     /// Those that refused or were silent, and the present one.
     pub(crate) tried: Vec<SocketAddr>,
-    pub(crate) host: Option<String>,
-    pub(crate) path: String,
 }
 
 /// A splice: what is needed to translate, and to undo it.

@@ -1,22 +1,34 @@
-//! Which backend gets a request: routes by host and path prefix to pools, then the next usable backend of the pool.
+//! Which backend gets a request: the first route that matches leads to a pool, the pool chooses among its usable backends.
+//!
+//! * [`conditions`]: whether a route matches a request;
+//! * [`pool`]: turn by turn or by consistent hash, in proportion to weights;
+//! * [`backends`]: what is known of the backends, and what the operator wants of them.
+
+mod backends;
+mod conditions;
+mod pool;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
-use cluster::config::{Cluster, Route};
+use cluster::config::{BackendState, Cluster, Route};
+use cluster::control::BackendStatus;
+use http1::RequestHead;
+
+use backends::Backends;
+use pool::Pool;
+
+pub use pool::Unusable;
 
 /// The configuration's routes and pools, with the backends' states.
 #[derive(Debug, Clone)]
 pub struct Routing {
-    routes: Vec<Route>,
-    pools: BTreeMap<String, Pool>,
-    down: BTreeSet<SocketAddr>,
-}
-
-#[derive(Debug, Clone)]
-struct Pool {
-    backends: Vec<SocketAddr>,
-    next: usize,
+    /// Each with its pool's place.
+    routes: Vec<(Route, usize)>,
+    pools: Vec<Pool>,
+    backends: Backends,
+    /// Requests that no route matched.
+    unrouted: u64,
 }
 
 /// Why no backend was found; each is answered by the proxy itself.
@@ -24,97 +36,118 @@ struct Pool {
 pub enum NoBackend {
     /// No route matches: 404.
     NoRoute,
-    /// Every backend of the pool is down or was tried: 503.
-    NoneUsable,
+    /// No backend of the pool may get a new connection: 503.
+    NoneUsable(Unusable),
+    /// All that may were tried: 502.
+    NoneAnswers,
 }
 
 impl Routing {
-    /// Takes the routes and pools of a checked configuration.
+    /// Takes routes, pools and backends of a checked configuration.
     pub fn new(cluster: &Cluster) -> Self {
-        let address = |name: &String| cluster.backends.get(name).map(|backend| backend.address);
-        let pool = |pool: &cluster::config::Pool| Pool {
-            backends: pool.backends.iter().filter_map(address).collect(),
-            next: 0,
+        let mut routing = Self {
+            routes: routes(cluster),
+            pools: cluster.pools.iter().map(|(name, pool)| Pool::new(cluster, name, pool)).collect(),
+            backends: Backends::new(cluster),
+            unrouted: 0,
         };
-        Self {
-            routes: cluster.routes.clone(),
-            pools: cluster.pools.iter().map(|(name, members)| (name.clone(), pool(members))).collect(),
-            down: BTreeSet::new(),
-        }
+        routing.tell_pools();
+        routing
     }
 
-    /// The pool's next usable backend that is not in `tried`, round robin.
+    /// Takes another configuration: what failed stays down, what the operator said of a backend that is still there holds,
+    /// and those of `used` that are not there any more stay known, because connections to them go on.
+    pub fn reload(&mut self, cluster: &Cluster, used: &BTreeSet<SocketAddr>) {
+        let mut pools: Vec<_> =
+            cluster.pools.iter().map(|(name, pool)| Pool::new(cluster, name, pool)).collect();
+        for old in &self.pools {
+            pools
+                .iter_mut()
+                .filter(|pool| pool.name() == old.name())
+                .for_each(|pool| pool.go_on_counting(old));
+        }
+        self.routes = routes(cluster);
+        self.pools = pools;
+        self.backends.reload(cluster, used);
+        self.tell_pools();
+    }
+
+    /// A backend for a new connection that is not in `tried`.
     pub fn choose(
         &mut self,
-        host: Option<&str>,
-        path: &str,
+        request: &RequestHead,
+        client: IpAddr,
         tried: &[SocketAddr],
     ) -> Result<SocketAddr, NoBackend> {
-        let route = self.routes.iter().find(|route| matches(route, host, path)).ok_or(NoBackend::NoRoute)?;
-        let pool = self.pools.get_mut(&route.pool).ok_or(NoBackend::NoRoute)?;
-        for _ in 0..pool.backends.len() {
-            let candidate = pool.backends.get(pool.next % pool.backends.len()).copied();
-            pool.next = (pool.next + 1) % pool.backends.len();
-            if let Some(backend) =
-                candidate.filter(|backend| !self.down.contains(backend) && !tried.contains(backend))
-            {
-                return Ok(backend);
-            }
-        }
-        Err(NoBackend::NoneUsable)
+        let route = self.routes.iter().find(|(route, _)| conditions::fit(route, request));
+        let pool = route.and_then(|(_, pool)| self.pools.get_mut(*pool));
+        let Some(pool) = pool else {
+            self.unrouted += 1;
+            return Err(NoBackend::NoRoute);
+        };
+        pool.choose(request, client, tried)
     }
 
-    /// New connections avoid `backend`, or may use it again.
+    /// A backend failed, or answers again.
     pub fn set(&mut self, backend: SocketAddr, up: bool) {
-        if up {
-            self.down.remove(&backend);
-        } else if self.all().any(|known| known == backend) {
-            self.down.insert(backend);
+        if self.backends.set_down(backend, !up) {
+            self.tell_pools();
         }
     }
 
-    /// `address` is one of the backends.
+    /// What the operator wants of the backend of this name, whatever the configuration says; false if there is none.
+    pub fn order(&mut self, name: &str, state: BackendState) -> bool {
+        let known = self.backends.order(name, state);
+        if known {
+            self.tell_pools();
+        }
+        known
+    }
+
+    /// All that the operator said and that the configuration does not.
+    pub fn orders(&self) -> &BTreeMap<String, BackendState> {
+        self.backends.orders()
+    }
+
+    /// `address` is one of the backends, or was one and still has connections.
     pub fn knows(&self, address: SocketAddr) -> bool {
-        self.all().any(|known| known == address)
+        self.backends.knows(address)
     }
 
-    fn all(&self) -> impl Iterator<Item = SocketAddr> + '_ {
-        self.pools.values().flat_map(|pool| pool.backends.iter().copied())
+    /// A connection to this backend was found, which the configuration may not name any more.
+    pub fn remember(&mut self, backend: SocketAddr) {
+        self.backends.remember(backend);
     }
 
-    /// Every backend once, and whether new connections may use it.
-    pub fn states(&self) -> Vec<(SocketAddr, bool)> {
-        let all: BTreeSet<SocketAddr> = self.all().collect();
-        all.into_iter().map(|backend| (backend, !self.down.contains(&backend))).collect()
+    /// Backends that the configuration does not name any more, but that had connections when it was read.
+    pub fn former(&self) -> impl Iterator<Item = SocketAddr> + '_ {
+        self.backends.former()
     }
-}
 
-fn matches(route: &Route, host: Option<&str>, path: &str) -> bool {
-    let host_fits =
-        route.host.as_deref().is_none_or(|wanted| host.is_some_and(|host| host.eq_ignore_ascii_case(wanted)));
-    host_fits && route.path_prefix.as_deref().is_none_or(|prefix| has_prefix(path, prefix))
-}
+    /// Every backend once, with so many connections as `connections` says.
+    pub fn states(&self, connections: &BTreeMap<SocketAddr, u64>) -> Vec<BackendStatus> {
+        self.backends.states(connections)
+    }
 
-/// `/a` covers `/a` and `/a/b`, not `/ab`.
-fn has_prefix(path: &str, prefix: &str) -> bool {
-    path.strip_prefix(prefix)
-        .is_some_and(|rest| rest.is_empty() || prefix.ends_with('/') || rest.starts_with('/'))
-}
+    /// Each backend of the configuration, and what the operator wants of it.
+    pub fn wanted(&self) -> Vec<(SocketAddr, BackendState)> {
+        self.backends.wanted()
+    }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+    /// What was counted, by name.
+    pub fn counters(&self) -> impl Iterator<Item = (String, u64)> + '_ {
+        let unrouted = (self.unrouted > 0).then(|| ("no_route".to_owned(), self.unrouted));
+        self.pools.iter().flat_map(Pool::counters).chain(unrouted)
+    }
 
-    #[test]
-    fn prefixes_end_at_segments() {
-        for (path, prefix, fits) in [
-            ("/a/b", "/a", true),
-            ("/a", "/a", true),
-            ("/ab", "/a", false),
-            ("/ab", "/", true),
-            ("/", "/a", false),
-        ] {
-            assert_eq!(has_prefix(path, prefix), fits, "{path} under {prefix}");
+    fn tell_pools(&mut self) {
+        for pool in &mut self.pools {
+            pool.set_states(&|address| self.backends.unusable(address));
         }
     }
+}
+
+fn routes(cluster: &Cluster) -> Vec<(Route, usize)> {
+    let place = |route: &Route| cluster.pools.keys().position(|name| *name == route.pool);
+    cluster.routes.iter().filter_map(|route| Some((route.clone(), place(route)?))).collect()
 }

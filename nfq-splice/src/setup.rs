@@ -199,10 +199,7 @@ impl Core {
         }
         setup.parsed = setup.request.len();
         match http1::parse_request(&setup.request, max_head) {
-            Ok(Some(head)) => {
-                let (host, path) = (head.host.clone(), head.path.clone());
-                self.connect(flow, host, path, Vec::new());
-            }
+            Ok(Some(head)) => self.connect(flow, &head, Vec::new()),
             Ok(None) => self.acknowledge_head(flow, segment),
             Err(refusal) => self.answer(flow, refusal.status, &refusal.to_string()),
         }

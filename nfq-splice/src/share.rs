@@ -1,6 +1,6 @@
 //! Several engines make one proxy: each owns the clients whose packets come to its queue, and shares nothing with the others.
 
-use cluster::control::ProxyStatus;
+use cluster::control::{BackendStatus, ProxyStatus};
 
 use crate::common::Settings;
 use crate::engine::STATUS_CONNECTIONS;
@@ -17,17 +17,24 @@ impl Settings {
     }
 }
 
-/// What the engines of one proxy say, as one: counts are added; the backends' states are the same in all.
+/// What the engines of one proxy say, as one: counts are added; what is known of a backend is the same in all.
 pub fn merge(parts: impl IntoIterator<Item = ProxyStatus>) -> ProxyStatus {
     let mut whole = ProxyStatus::default();
     for part in parts {
         let room = STATUS_CONNECTIONS.saturating_sub(whole.connections.len());
         whole.connections.extend(part.connections.into_iter().take(room));
         whole.total += part.total;
-        whole.backends = part.backends;
+        part.backends.into_iter().for_each(|backend| add_backend(&mut whole.backends, backend));
         for (name, count) in part.counters {
             *whole.counters.entry(name).or_default() += count;
         }
     }
     whole
+}
+
+fn add_backend(backends: &mut Vec<BackendStatus>, part: BackendStatus) {
+    match backends.iter_mut().find(|known| known.address == part.address) {
+        Some(known) => known.connections += part.connections,
+        None => backends.push(part),
+    }
 }

@@ -1,6 +1,6 @@
 //! The status as one JSON object, for programs.
 
-use cluster::control::{ConnectionStatus, RecoveryRecord};
+use cluster::control::{BackendStatus, ConnectionStatus, RecoveryRecord};
 use serde_json::{Value, json};
 
 use crate::status::{BackendView, Status};
@@ -36,9 +36,14 @@ fn connection(connection: &ConnectionStatus) -> Value {
 }
 
 fn backend(backend: &BackendView) -> Value {
+    let proxy = backend.proxy.as_ref();
     json!({
+        "name": proxy.and_then(|proxy| proxy.name.as_deref()),
         "address": backend.address,
-        "nfq-splice": backend.proxy,
+        "state": proxy.map(|proxy| proxy.state.name()),
+        "connections": proxy.map(|proxy| proxy.connections),
+        "serves": proxy.map(BackendStatus::serves),
+        "nfq-splice": proxy.map(|proxy| !proxy.down),
         "transactionalizer": backend.log,
         "recovery-manager": backend.manager,
     })

@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use cluster::control::{
-    FromLog, FromProxy, LogStatus, LoggerStatus, ManagerStatus, ProxyStatus, ToLog, ToLogger, ToManager,
-    ToProxy,
+    BackendStatus, FromLog, FromProxy, LogStatus, LoggerStatus, ManagerStatus, ProxyStatus, ToLog, ToLogger,
+    ToManager, ToProxy,
 };
 use cluster::runtime::Runtime;
 
@@ -23,11 +23,11 @@ pub(crate) struct Status {
 }
 
 /// One backend as each daemon sees it; `None` if it says nothing of it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct BackendView {
     pub(crate) address: SocketAddr,
-    /// The proxy gives it new connections.
-    pub(crate) proxy: Option<bool>,
+    /// The proxy's view, and what the operator wants.
+    pub(crate) proxy: Option<BackendStatus>,
     /// The transactionalizer believes it to be up.
     pub(crate) log: Option<bool>,
     /// The recovery manager does.
@@ -82,7 +82,7 @@ impl Status {
     /// All backends that any daemon speaks of.
     pub(crate) fn backends(&self) -> Vec<BackendView> {
         let proxy: BTreeMap<_, _> =
-            self.proxy.got().map(|s| s.backends.iter().copied().collect()).unwrap_or_default();
+            self.proxy.got().map(|s| s.backends.iter().map(|b| (b.address, b)).collect()).unwrap_or_default();
         let log: BTreeMap<_, _> =
             self.log.got().map(|s| s.backends.iter().copied().collect()).unwrap_or_default();
         let down: Option<&[SocketAddr]> = self.manager.got().map(|status| status.down.as_slice());
@@ -90,7 +90,7 @@ impl Status {
         let addresses: BTreeSet<SocketAddr> = spoken_of.copied().collect();
         let view = |address| BackendView {
             address,
-            proxy: proxy.get(&address).copied(),
+            proxy: proxy.get(&address).map(|backend| (*backend).clone()),
             log: log.get(&address).copied(),
             manager: down.map(|down| !down.contains(&address)),
         };

@@ -55,9 +55,14 @@ fn backends(backends: &[BackendView]) -> String {
         None => "-",
     };
     let row = |view: &BackendView| {
+        let proxy = view.proxy.as_ref();
+        let name = proxy.map_or("-", |proxy| proxy.name.as_deref().unwrap_or("(removed)"));
         vec![
+            name.to_owned(),
             view.address.to_string(),
-            word(view.proxy).to_owned(),
+            proxy.map_or("-", |proxy| proxy.state.name()).to_owned(),
+            proxy.map_or_else(|| "-".to_owned(), |proxy| proxy.connections.to_string()),
+            word(proxy.map(|proxy| !proxy.down)).to_owned(),
             word(view.log).to_owned(),
             word(view.manager).to_owned(),
         ]
@@ -66,7 +71,9 @@ fn backends(backends: &[BackendView]) -> String {
     if rows.is_empty() {
         return String::new();
     }
-    format!("Backends\n{}", table(&["address", "nfq-splice", "transactionalizer", "recovery-manager"], &rows))
+    let header =
+        ["name", "address", "state", "connections", "nfq-splice", "transactionalizer", "recovery-manager"];
+    format!("Backends\n{}", table(&header, &rows))
 }
 
 fn recoveries(manager: &ManagerStatus, now_ms: u64) -> String {

@@ -10,9 +10,10 @@ use std::process::{Command, Output};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 
+use cluster::config::BackendState;
 use cluster::control::{
-    ConnectionStatus, Evidence, Flow, FromLog, FromProxy, LogStatus, LoggerStatus, ManagerStatus,
-    ProxyStatus, RecoveryRecord, ToLog, ToLogger, ToManager, ToProxy,
+    BackendStatus, ConnectionStatus, Evidence, Flow, FromLog, FromProxy, LogStatus, LoggerStatus,
+    ManagerStatus, ProxyStatus, RecoveryRecord, ToLog, ToLogger, ToManager, ToProxy,
 };
 use cluster::frame;
 use serde::{Serialize, de::DeserializeOwned};
@@ -103,7 +104,22 @@ fn proxy_status() -> ProxyStatus {
     ProxyStatus {
         connections: vec![connection],
         total: 7,
-        backends: vec![(address("10.0.2.11:80"), false), (address("10.0.2.12:80"), true)],
+        backends: vec![
+            BackendStatus {
+                name: Some("b1".to_owned()),
+                address: address("10.0.2.11:80"),
+                state: BackendState::Up,
+                down: true,
+                connections: 0,
+            },
+            BackendStatus {
+                name: Some("b2".to_owned()),
+                address: address("10.0.2.12:80"),
+                state: BackendState::Drain,
+                down: false,
+                connections: 7,
+            },
+        ],
         counters: counters("syn", 12),
     }
 }
@@ -162,6 +178,7 @@ fn status_shows_what_each_daemon_says() {
         "backend 10.0.2.11:80 -> 10.0.2.12:80",
         "l1 NOT connected",
         "transactions",
+        "b2    10.0.2.12:80  drain  7",
     ] {
         assert!(output.contains(part), "{part:?} is missing in\n{output}");
     }
@@ -183,6 +200,10 @@ fn status_as_json_is_one_object() {
         assert_eq!(object["backends"][0][daemon], false, "{daemon}");
     }
     assert_eq!(object["backends"][1]["transactionalizer"], serde_json::Value::Null);
+    assert_eq!(object["backends"][1]["name"], "b2");
+    assert_eq!(object["backends"][1]["state"], "drain");
+    assert_eq!(object["backends"][1]["connections"], 7);
+    assert_eq!(object["backends"][1]["serves"], false);
     assert_eq!(object["recoveries"][0]["p"], 150_000_000);
     assert_eq!(object["recoveries"][0]["evidence"], "premature FIN");
     assert_eq!(object["recoveries"][0]["steps"][1]["us"], 4200);
@@ -244,7 +265,8 @@ fn config_check_summarises_a_right_file() {
     for part in [
         "is right",
         "203.0.113.80:80",
-        "pool images: b2 (10.0.2.12:80), b3 (10.0.2.13:8080)",
+        "GET or POST, Accept: image/…, X-Canary: yes, cookie session=beta -> pool images: \
+         b2 (10.0.2.12:80), b3 (10.0.2.13:8080, weight 3, drain); by header X-User",
         "l1 (10.0.1.1:7070)",
     ] {
         assert!(output.contains(part), "{part:?} is missing in\n{output}");
@@ -265,7 +287,7 @@ fn config_check_lists_all_mistakes_of_a_wrong_one() {
     let lines: Vec<_> = errors.lines().collect();
     assert_eq!(lines.len(), 2, "{errors}");
     assert!(
-        lines[0].starts_with(&format!("{file}:20:19: pool.images.backends[1]: backend `b7`")),
+        lines[0].starts_with(&format!("{file}:33:19: pool.images.backends[1]: backend `b7`")),
         "{errors}"
     );
     assert!(lines[1].contains("splice.mms") && lines[1].contains("did you mean `mss`"), "{errors}");

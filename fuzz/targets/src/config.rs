@@ -21,7 +21,7 @@ fn serves(cluster: &Cluster) {
     let known: BTreeSet<_> = cluster.backends.values().map(|backend| backend.address).collect();
     assert!(!known.is_empty());
     let settings = Settings::new(cluster);
-    assert!(settings.routing.states().iter().all(|(backend, _)| known.contains(backend)));
+    assert!(settings.routing.wanted().iter().all(|(backend, _)| known.contains(backend)));
     for path in ["/", "/a", "/files/../x", "*", ""] {
         let _ = tags_for(&cluster.tags, "GET", Some("example.org"), path);
     }

@@ -9,12 +9,18 @@ mod addresses;
 mod error;
 mod load;
 mod lookup;
+mod reload;
 mod report;
+mod routes;
+mod routing;
 mod rules;
 mod schema;
 mod shape;
 
 pub use error::{ConfigError, Problem};
+pub use routing::{
+    Backend, BackendState, Balance, CookieMatch, HeaderMatch, Pool, Route, host_fits, path_fits,
+};
 
 /// The whole file.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
@@ -66,34 +72,6 @@ pub struct Identity {
 #[serde(deny_unknown_fields)]
 pub struct Service {
     /// The virtual address V and its port. No interface carries the address; it is routed to the proxies.
-    pub address: SocketAddr,
-}
-
-/// `[[route]]`: host and path prefix of an HTTP/1.1 request to a pool.
-#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
-pub struct Route {
-    /// Host without port, compared without case. Absent: any host.
-    pub host: Option<String>,
-    /// Prefix of the path, at a segment boundary. Absent: any path.
-    pub path_prefix: Option<String>,
-    /// A key of `[pool]`.
-    pub pool: String,
-}
-
-/// `[pool.NAME]`
-#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
-pub struct Pool {
-    /// Keys of `[backend]`, at least one. The alternate of a backend is another one of its pool.
-    pub backends: Vec<String>,
-}
-
-/// `[backend.NAME]`
-#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
-pub struct Backend {
-    /// Where its web server listens.
     pub address: SocketAddr,
 }
 

@@ -14,6 +14,8 @@ use std::net::SocketAddr;
 use packet::SynOptions;
 use serde::{Deserialize, Serialize};
 
+use crate::config::BackendState;
+
 /// A client's address and port: with the service, the name of a connection everywhere.
 pub type Client = SocketAddr;
 
@@ -338,10 +340,32 @@ pub struct ProxyStatus {
     pub connections: Vec<ConnectionStatus>,
     /// Connections known, also those left out above.
     pub total: u64,
-    /// Backends and whether new connections may use them.
-    pub backends: Vec<(SocketAddr, bool)>,
+    /// All that are configured, and those that still have connections.
+    pub backends: Vec<BackendStatus>,
     /// Counters by name.
     pub counters: BTreeMap<String, u64>,
+}
+
+/// One backend at the proxy.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackendStatus {
+    /// `None`: it is not configured any more.
+    pub name: Option<String>,
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// What the operator wants of it.
+    pub state: BackendState,
+    /// It failed, and does not answer again yet.
+    pub down: bool,
+    /// Connections that are with it now.
+    pub connections: u64,
+}
+
+impl BackendStatus {
+    /// New connections may go to it.
+    pub fn serves(&self) -> bool {
+        self.name.is_some() && self.state == BackendState::Up && !self.down
+    }
 }
 
 /// One connection at the proxy.

@@ -29,6 +29,12 @@ fn without(header: &str) -> String {
     [&GOOD[..start], &GOOD[end..]].concat()
 }
 
+/// The good configuration with `ROUTES` in the place of its routes.
+fn with_other_routes() -> String {
+    let place = |text| GOOD.find(text).unwrap_or_else(|| panic!("{text} is not there"));
+    format!("{}ROUTES\n{}", &GOOD[..place("[[route]]")], &GOOD[place("[pool.web]")..])
+}
+
 #[test]
 fn the_good_one_is_good() {
     let cluster = Cluster::parse(GOOD, FILE).unwrap();
@@ -53,10 +59,10 @@ const MISTAKES: &[Mistake] = &[
     ),
     (
         "[backend.b1]",
-        "[backend.b1]\nweight = 3",
-        "backend.b1.weight",
+        "[backend.b1]\nweigth = 3",
+        "backend.b1.weigth",
         "not a known key",
-        "known here are address",
+        "did you mean `weight`",
     ),
     ("name = \"shop-1\"", "", "cluster.name", "is missing", "add name"),
     ("address = \"203.0.113.80:80\"", "", "service.address", "is missing", "add address"),
@@ -111,8 +117,8 @@ const MISTAKES: &[Mistake] = &[
         "without query",
     ),
     (
-        "host = \"img.example.org\"\npath_prefix = \"/thumbs\"",
-        "",
+        "[[route]]\nhost = \"img.example.org\"\npath_prefix = \"/thumbs\"",
+        "[[route]]\npool = \"web\"\n[[route]]\nhost = \"img.example.org\"\npath_prefix = \"/thumbs\"",
         "route[1]",
         "never reached: route[0]",
         "move it before",
@@ -124,6 +130,76 @@ const MISTAKES: &[Mistake] = &[
         "not a host",
         "without port",
     ),
+    (
+        "host = \"img.example.org\"\npath_prefix = \"/thumbs\"",
+        "host = \"img.*.org\"",
+        "route[0].host",
+        "not a host",
+        "without port",
+    ),
+    ("[\"GET\", \"POST\"]", "[\"get\"]", "route[0].method[0]", "not a method", "write \"GET\""),
+    ("[\"GET\", \"POST\"]", "[]", "route[0].method", "no request matches", "leave it out"),
+    ("[\"GET\", \"POST\"]", "\"GET\"", "route[0].method", "is \"GET\"", "list of texts"),
+    (
+        "name = \"X-Canary\"",
+        "name = \"X Canary\"",
+        "route[0].header[1].name",
+        "not a field name",
+        "without colon",
+    ),
+    (
+        "name = \"X-Canary\"",
+        "nam = \"X-Canary\"",
+        "route[0].header[1].nam",
+        "not a known key",
+        "did you mean `name`",
+    ),
+    (
+        "value = \"yes\"",
+        "value = \"yes\"\nprefix = \"y\"",
+        "route[0].header[1]",
+        "both value and prefix",
+        "keep one",
+    ),
+    ("value = \"yes\"", "value = \" yes\"", "route[0].header[1].value", "no field has", "spaces around"),
+    (
+        "value = \"yes\"",
+        "value = \"a\\nb\"",
+        "route[0].header[1].value",
+        "no field has",
+        "control characters",
+    ),
+    ("prefix = \"image/\"", "prefix = \"\"", "route[0].header[0].prefix", "is empty", "leave it out"),
+    ("prefix = \"image/\"", "prefix = \" i\"", "route[0].header[0].prefix", "begins so", "spaces before"),
+    (
+        "name = \"session\"",
+        "name = \"a=b\"",
+        "route[0].cookie[0].name",
+        "not a cookie's name",
+        "like \"session\"",
+    ),
+    ("value = \"beta\"", "value = \"a; b\"", "route[0].cookie[0].value", "no cookie has", "as it is sent"),
+    (
+        "[[route.cookie]]\nname = \"session\"\nvalue = \"beta\"",
+        "[route.cookie]\nname = \"session\"",
+        "route[0].cookie",
+        "is a table",
+        "[[route.cookie]]",
+    ),
+    // Pools and backends.
+    ("balance = \"header\"", "balance = \"hash\"", "pool.images.balance", "is \"hash\"", "round-robin"),
+    (
+        "balance = \"header\"",
+        "balance = \"path\"",
+        "pool.images.balance_on",
+        "only headers and cookies",
+        "remove it",
+    ),
+    ("balance_on = \"X-User\"", "", "pool.images.balance_on", "is missing", "X-User"),
+    ("balance_on = \"X-User\"", "balance_on = \"X:\"", "pool.images.balance_on", "not a name", "X-User"),
+    ("weight = 3", "weight = 0", "backend.b3.weight", "is 0", "1 to 1000"),
+    ("weight = 3", "weight = 1001", "backend.b3.weight", "is 1001", "1 to 1000"),
+    ("state = \"drain\"", "state = \"drained\"", "backend.b3.state", "is \"drained\"", "maintenance"),
     // Addresses.
     (
         "10.0.2.12:80",
@@ -212,7 +288,11 @@ fn one_mistake_gives_one_message() {
     // Those that are two mistakes in fact: the misspelt key is also missing, the entry is also too few.
     for (from, to, key, ..) in MISTAKES {
         let found = problems(&with(from, to));
-        let several = to.is_empty() || to.contains("mms") || key.is_empty();
+        let several = to.is_empty()
+            || to.contains("mms")
+            || to.contains("nam =")
+            || to.contains("web")
+            || key.is_empty();
         assert!(found.len() == 1 || several, "{to:?}: {found:#?}");
     }
 }
@@ -268,7 +348,7 @@ fn a_message_names_file_line_key_and_remedy() {
         .unwrap_err();
     assert_eq!(
         error.to_string(),
-        "/etc/resplice/cluster.toml:17:19: pool.web.backends[1]: backend `zz` of pool `web` is not defined: \
+        "/etc/resplice/cluster.toml:30:19: pool.web.backends[1]: backend `zz` of pool `web` is not defined: \
          add [backend.zz] or remove it; defined are b1, b2, b3"
     );
 }
@@ -288,7 +368,7 @@ fn unreachable_routes_are_recognised_only_if_unreachable() {
             |name: &str, value: Option<&str>| value.map(|v| format!("{name} = {v:?}\n")).unwrap_or_default();
         format!("[[route]]\n{}{}pool = \"web\"\n", key("host", host), key("path_prefix", prefix))
     };
-    let base = without("[[route]]\nhost").replace("[[route]]\npool = \"web\"\n", "ROUTES");
+    let base = with_other_routes();
     for (first, second, unreachable) in [
         ((None, None), (Some("a"), Some("/x")), true),
         ((None, Some("/")), (None, Some("/x")), true),
@@ -309,6 +389,39 @@ fn unreachable_routes_are_recognised_only_if_unreachable() {
             unreachable,
             "{first:?} {second:?} {found:?}"
         );
+    }
+}
+
+#[test]
+fn conditions_make_a_route_narrower() {
+    let base = with_other_routes();
+    let header = |rest: &str| format!("header = [{{ name = \"X-A\"{rest} }}]");
+    let cookie = |rest: &str| format!("cookie = [{{ name = \"c\"{rest} }}]");
+    let text = str::to_owned;
+    for (first, second, unreachable) in [
+        (text("host = \"*.a.org\""), text("host = \"b.A.org\""), true),
+        (text("host = \"*.a.org\""), text("host = \"*.b.a.org\""), true),
+        (text("host = \"*.a.org\""), text("host = \"a.org\""), false),
+        (text("host = \"b.a.org\""), text("host = \"*.a.org\""), false),
+        (text("method = [\"GET\", \"HEAD\"]"), text("method = [\"HEAD\"]"), true),
+        (text("method = [\"GET\"]"), text("method = [\"GET\", \"HEAD\"]"), false),
+        (text("method = [\"GET\"]"), text(""), false),
+        (header(""), header(", value = \"1\""), true),
+        (header(""), text(""), false),
+        (header(", prefix = \"ab\""), header(", value = \"abc\""), true),
+        (header(", prefix = \"ab\""), header(", prefix = \"abc\""), true),
+        (header(", prefix = \"ab\""), header(", prefix = \"a\""), false),
+        (header(", value = \"ab\""), header(", prefix = \"ab\""), false),
+        (header(", value = \"1\""), header(", value = \"2\""), false),
+        (cookie(""), cookie(", value = \"1\""), true),
+        (cookie(", value = \"1\""), cookie(""), false),
+        (text(""), cookie(""), true),
+    ] {
+        let route = |conditions: &str| format!("[[route]]\n{conditions}\npool = \"web\"\n");
+        let found = problems(&base.replace("ROUTES", &[route(&first), route(&second)].concat()));
+        let never = found.iter().any(|p| p.what.contains("never reached"));
+        assert_eq!(never, unreachable, "{first} then {second}: {found:?}");
+        assert_eq!(found.len(), usize::from(unreachable), "{found:?}");
     }
 }
 
@@ -338,6 +451,47 @@ fn lookups() {
     let error: ConfigError = cluster.find_logger("p2").unwrap_err();
     let text = error.to_string();
     assert!(text.contains("logger.p2") && text.contains("l1") && text.contains("--node"), "{text}");
+}
+
+#[test]
+fn a_reload_changes_what_can_change() {
+    let old = Cluster::parse(GOOD, FILE).unwrap();
+    for (from, to) in [
+        ("pool = \"web\"", "pool = \"images\""),
+        ("[\"b1\", \"b2\"]", "[\"b1\", \"b2\", \"b3\"]"),
+        ("10.0.2.11:80", "10.0.2.111:80"),
+        ("[backend.b1]", "[backend.b9]\naddress = \"10.0.2.19:80\"\n[backend.b1]"),
+        ("weight = 3", "weight = 4"),
+        ("mss = 1400", "mss = 1300"),
+        ("read_only = true", ""),
+        ("history = 256", "history = 7"),
+    ] {
+        let new = Cluster::parse(&with(from, to), FILE).unwrap();
+        assert_ne!(old, new);
+        assert_eq!(old.check_reload(&new, FILE), Ok(()), "{to}");
+    }
+}
+
+#[test]
+fn what_cannot_change_is_named() {
+    let old = Cluster::parse(GOOD, FILE).unwrap();
+    for (from, to, key, remedy) in [
+        ("\"shop-1\"", "\"shop-2\"", "cluster.name", "put it back to \"shop-1\""),
+        ("203.0.113.80:80", "203.0.113.81:80", "service.address", "put it back to \"203.0.113.80:80\""),
+        ("\"10.0.1.2\"", "\"10.0.1.4\"", "proxy.p1.address", "put it back"),
+        ("[proxy.p1]", "[proxy.p0]", "proxy.p0", "remove it"),
+        ("[proxy.p1]", "[proxy.p0]", "proxy.p1", "put it back"),
+        ("ring_bytes = 67108864", "", "logger.l1.ring_bytes", "put it back to 67108864"),
+        ("connections = 1000", "connections = 1001", "splice.connections", "put it back to 1000"),
+        ("heartbeat_ms = 1000", "heartbeat_ms = 900", "detector.heartbeat_ms", "put it back to 1000"),
+    ] {
+        let new = Cluster::parse(&with(from, to), FILE).unwrap();
+        let error = old.check_reload(&new, FILE).unwrap_err();
+        let named = |p: &Problem| p.key == key && p.remedy.contains(remedy) && p.remedy.contains("restart");
+        assert!(error.problems.iter().any(named), "{error}");
+        assert_eq!(error.problems.len(), if to.contains("p0") { 2 } else { 1 }, "{error}");
+        assert!(error.to_string().starts_with(FILE), "{error}");
+    }
 }
 
 /// Whatever is in the file: no panic, and a refusal always says something.

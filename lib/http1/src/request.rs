@@ -47,6 +47,15 @@ impl RequestHead {
         self.fields.get(name)
     }
 
+    /// The values of all cookies called `name`, compared with case (RFC 6265 §4.2.1), as sent: quotes included.
+    pub fn cookies<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
+        self.fields.all("cookie").flat_map(|value| value.split(|b| *b == b';')).filter_map(|pair| {
+            let pair = pair.trim_ascii();
+            let (found, value) = pair.split_at(pair.iter().position(|b| *b == b'=')?);
+            (found == name.as_bytes()).then(|| value.get(1..).unwrap_or_default())
+        })
+    }
+
     /// `raw` ends with the head's empty line.
     pub(crate) fn parse(raw: &[u8]) -> Result<Self, Refusal> {
         let mut headers = [httparse::EMPTY_HEADER; MAX_FIELDS];

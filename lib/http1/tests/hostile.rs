@@ -160,6 +160,16 @@ fn targets_and_hosts() {
 }
 
 #[test]
+fn cookies_are_found_as_sent() {
+    let head = accepted(&get("Cookie: a=1; b=x=y;a=\"2\" ;  A=3\r\nX: a=9\r\ncookie: ;;=;a;a=\r\n"));
+    let values = |name| head.cookies(name).map(String::from_utf8_lossy).collect::<Vec<_>>();
+    assert_eq!(values("a"), ["1", "\"2\"", ""]);
+    assert_eq!(values("A"), ["3"]);
+    assert_eq!(values("b"), ["x=y"]);
+    assert_eq!(values("c"), [""; 0]);
+}
+
+#[test]
 fn framing_and_persistence_of_requests() {
     for (fields, framing, keep_alive) in [
         ("", RequestFraming::None, true),

@@ -48,8 +48,8 @@ pub(super) const FILE: &[Key] = &[
     must("cluster", Kind::Table(&[must("name", Kind::Text)])),
     must("service", Kind::Table(&[must("address", Kind::Address)])),
     may("route", Kind::List(ROUTE)),
-    may("pool", Kind::Named(&[must("backends", Kind::Texts)])),
-    may("backend", Kind::Named(&[must("address", Kind::Address)])),
+    may("pool", Kind::Named(POOL)),
+    may("backend", Kind::Named(BACKEND)),
     may("proxy", Kind::Named(&[must("address", Kind::Ip)])),
     may("logger", Kind::Named(LOGGER)),
     may("splice", Kind::Table(SPLICE)),
@@ -58,7 +58,28 @@ pub(super) const FILE: &[Key] = &[
     may("tag", Kind::List(TAG)),
 ];
 
-const ROUTE: &[Key] = &[may("host", Kind::Text), may("path_prefix", Kind::Text), must("pool", Kind::Text)];
+const ROUTE: &[Key] = &[
+    may("host", Kind::Text),
+    may("path_prefix", Kind::Text),
+    may("method", Kind::Texts),
+    may("header", Kind::List(HEADER)),
+    may("cookie", Kind::List(&[must("name", Kind::Text), may("value", Kind::Text)])),
+    must("pool", Kind::Text),
+];
+
+const HEADER: &[Key] = &[must("name", Kind::Text), may("value", Kind::Text), may("prefix", Kind::Text)];
+
+const POOL: &[Key] = &[
+    must("backends", Kind::Texts),
+    may("balance", Kind::OneOf(&["round-robin", "client", "path", "header", "cookie"])),
+    may("balance_on", Kind::Text),
+];
+
+const BACKEND: &[Key] = &[
+    must("address", Kind::Address),
+    may("weight", Kind::Integer(1, 1000)),
+    may("state", Kind::OneOf(&["up", "drain", "maintenance"])),
+];
 
 const LOGGER: &[Key] = &[must("control", Kind::Address), may("ring_bytes", Kind::Integer(MIB, 64 * GIB))];
 
@@ -114,6 +135,15 @@ mod tests {
     use crate::config::Cluster;
     use toml::Value;
 
+    /// One table with the keys of all, as they are where they come first: some keys exclude each other.
+    fn together<'v>(tables: impl IntoIterator<Item = &'v Value>) -> Value {
+        let mut all = toml::Table::new();
+        for (key, value) in tables.into_iter().flat_map(|table| table.as_table().unwrap()) {
+            all.entry(key).or_insert_with(|| value.clone());
+        }
+        Value::Table(all)
+    }
+
     fn assert_same(keys: &[Key], value: &Value, path: &str) {
         let table = value.as_table().unwrap_or_else(|| panic!("{path} is not a table"));
         let mut known: Vec<_> = keys.iter().map(|key| key.name).collect();
@@ -125,10 +155,8 @@ mod tests {
             let (value, path) = (&table[key.name], format!("{path}.{}", key.name));
             match key.kind {
                 Kind::Table(keys) => assert_same(keys, value, &path),
-                Kind::Named(keys) => {
-                    assert_same(keys, value.as_table().unwrap().values().next().unwrap(), &path);
-                }
-                Kind::List(keys) => assert_same(keys, &value[0], &path),
+                Kind::Named(keys) => assert_same(keys, &together(value.as_table().unwrap().values()), &path),
+                Kind::List(keys) => assert_same(keys, &together(value.as_array().unwrap()), &path),
                 Kind::Integer(min, max) => {
                     let number = value.as_integer().unwrap() as u64;
                     assert!((min..=max).contains(&number), "{path}");

@@ -161,9 +161,7 @@ impl Kind {
             Self::Ip => "write an address, like \"10.0.0.1\" or \"2001:db8::1\"".to_owned(),
             Self::Table(_) => format!("write it as a table, [{path}]"),
             Self::Named(_) => format!("write one table for each, like [{path}.NAME]"),
-            Self::List(_) => {
-                format!("write one table for each, [[{}]]", path.split('[').next().unwrap_or(path))
-            }
+            Self::List(_) => format!("write one table for each, [[{}]]", without_indices(path)),
         }
     }
 
@@ -190,6 +188,11 @@ impl Kind {
 fn nobodys_address(path: &str) -> Ipv4Addr {
     let hash = path.bytes().fold(0u32, |hash, byte| hash.wrapping_mul(31).wrapping_add(byte.into()));
     Ipv4Addr::from_bits(0xf000_0000 | hash & 0x00ff_ffff)
+}
+
+/// `route.header` for `route[1].header[0]`.
+fn without_indices(path: &str) -> String {
+    path.split('[').map(|part| part.split_once(']').map_or(part, |(_, rest)| rest)).collect()
 }
 
 fn child(path: &str, name: &str) -> String {
