@@ -10,6 +10,7 @@ use crate::leg::{BackendLeg, ClientLeg};
 use crate::recovery::ASSUMED_WINDOW;
 use crate::sender::{Piece, Sender};
 use crate::take_in::{Comparison, Verdict};
+use crate::window::Window;
 
 /// Bytes of the alternate's response kept beyond a gap.
 const REORDER_BYTES: usize = 1 << 20;
@@ -180,7 +181,11 @@ impl Core {
         let delta = recovery.point.0.wrapping_sub(start.0);
         let window = flow.leg.room_from(recovery.point).unwrap_or(ASSUMED_WINDOW);
         let debts = debts(&mut recovery, replay, &leg, start);
-        self.splice(flow, &leg, delta, debts);
+        let next = recovery.isn() + 1;
+        let client_end = recovery.client_ack() + recovery.held.len() as u32;
+        let server_end = recovery.point + beyond.len() as u32 + u32::from(fin);
+        let allowed = self.settings.splice.hold_bytes as u32;
+        self.splice(flow, &leg, delta, debts, Window::new(next, client_end, server_end, allowed));
         flow.resplices += 1;
         self.release(flow, &recovery, &leg, start, window);
         self.forward_beyond(flow, &recovery, beyond, fin);

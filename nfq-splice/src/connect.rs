@@ -11,6 +11,8 @@ use crate::flow::{Closing, Connect, Debts, Flow, Repeat, Setup, Splice, State};
 use crate::leg::{self, BackendLeg, ClientLeg};
 use crate::routing::{NoBackend, Unusable};
 use crate::sender::{Piece, Sender};
+use crate::setup::SETUP_WINDOW;
+use crate::window::Window;
 
 /// First distance of repeated SYNs to a backend: it is near.
 pub(crate) const SYN_TIMEOUT: Duration = Duration::from_millis(100);
@@ -88,7 +90,9 @@ impl Core {
         let first = setup.irs + 1;
         let debts = self.request_debts(&flow.leg, &to, setup);
         let backend_next = to.irs + 1;
-        self.splice(flow, &to, (setup.iss + 1).0.wrapping_sub(backend_next.0), debts);
+        let delta = (setup.iss + 1).0.wrapping_sub(backend_next.0);
+        let window = Window::new(first, first + setup.request.len() as u32, setup.iss + 1, SETUP_WINDOW);
+        self.splice(flow, &to, delta, debts, window);
         let State::Spliced(splice) = &mut flow.state else { return };
         if let Some(debts) = &mut splice.debts {
             self.pay_backend(&flow.leg, debts);
@@ -144,7 +148,14 @@ impl Core {
     }
 
     /// Makes the connection a splice, by the kernel if it can express it.
-    pub(crate) fn splice(&mut self, flow: &mut Flow, to: &BackendLeg, delta: u32, debts: Option<Box<Debts>>) {
+    pub(crate) fn splice(
+        &mut self,
+        flow: &mut Flow,
+        to: &BackendLeg,
+        delta: u32,
+        debts: Option<Box<Debts>>,
+        window: Window,
+    ) {
         let ts = to.has_timestamps(&flow.leg).then(|| flow.leg.clock(self.now).wrapping_sub(to.ts_recent));
         flow.state = State::Spliced(Splice {
             backend: to.backend,
@@ -155,6 +166,7 @@ impl Core {
             kernel: false,
             debts,
             closing: Closing::default(),
+            window: Some(window),
             idle: self.busy(),
         });
         self.settle(flow);

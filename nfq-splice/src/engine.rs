@@ -13,7 +13,6 @@ use crate::flow::{Closing, Flow, Splice, State};
 use crate::leg::ClientLeg;
 use crate::routing::Routing;
 use crate::secret::Secret;
-use crate::setup::SETUP_WINDOW;
 
 /// Connections that a status answer lists at most.
 pub(crate) const STATUS_CONNECTIONS: usize = 10_000;
@@ -159,6 +158,7 @@ impl Engine {
             kernel: true,
             debts: None,
             closing: Closing::default(),
+            window: None,
             idle: self.core.busy(),
         };
         self.core.counters.count("connections_restored");
@@ -302,7 +302,7 @@ impl Engine {
 }
 
 /// No TCP sends these: neither SYN nor RST nor ACK, or a SYN with FIN or RST.
-fn is_nonsense(flags: Flags) -> bool {
+pub(crate) fn is_nonsense(flags: Flags) -> bool {
     let opens_and_ends = flags.syn() && (flags.fin() || flags.rst());
     opens_and_ends || !(flags.syn() || flags.rst() || flags.ack())
 }
@@ -316,22 +316,6 @@ pub(crate) enum Pass {
 }
 
 impl Core {
-    fn handle_client(&mut self, flow: &mut Flow, segment: &TcpSegment<'_>) -> Pass {
-        if segment.flags().syn() {
-            self.handle_client_syn(flow, segment);
-            return Pass::No;
-        }
-        flow.leg.learn(segment);
-        match &flow.state {
-            State::Setup(_) => self.handle_setup(flow, segment),
-            State::Spliced(_) => return self.handle_spliced_client(flow, segment),
-            State::Recovering(_) => self.handle_suspended_client(flow, segment),
-            State::Answering(_) => self.handle_answered(flow, segment),
-            State::Gone => {}
-        }
-        Pass::No
-    }
-
     /// Only the backend that the connection has now may speak: any other one is fenced.
     fn handle_backend(&mut self, flow: &mut Flow, segment: &TcpSegment<'_>) -> Pass {
         if flow.backend() != Some(segment.source()) {
@@ -354,71 +338,6 @@ impl Core {
             State::Recovering(_) => self.handle_recovery_timeout(flow),
             State::Answering(_) => self.handle_answering_timeout(flow),
             State::Gone => {}
-        }
-    }
-
-    /// A SYN on a connection that is there (RFC 5961 §4).
-    fn handle_client_syn(&mut self, flow: &mut Flow, segment: &TcpSegment<'_>) {
-        match &flow.state {
-            State::Setup(setup) if setup.irs == segment.seq() && !setup.established => {
-                self.send_syn_ack(flow);
-            }
-            State::Setup(setup) if !setup.established => *flow = self.accept(segment),
-            State::Spliced(splice) if splice.kernel => {
-                self.act(Action::Inspect { client: flow.client(), syn: segment.packet().to_vec() });
-            }
-            State::Spliced(splice) if splice.closing.deadline.is_some() => {
-                self.counters.count("port_reused");
-                self.resume_packets(flow);
-                *flow = self.accept(segment);
-            }
-            State::Answering(answering) if answering.is_reopened(segment) => {
-                self.counters.count("port_reused");
-                *flow = self.accept(segment);
-            }
-            _ => self.challenge(flow, segment),
-        }
-    }
-
-    /// A challenge ACK (RFC 5961 §4): a peer that lost the connection answers it with an exact RST.
-    pub(crate) fn challenge(&mut self, flow: &Flow, segment: &TcpSegment<'_>) {
-        if self.may_answer_stranger() {
-            self.counters.count("challenge_sent");
-            let client_next = flow.client_next().unwrap_or(segment.seq());
-            self.acknowledge_client(&flow.leg, flow.leg.acked, client_next, self.own_window(flow));
-        }
-    }
-}
-
-impl Core {
-    /// A reset that is not exact, inside the window, may be a forger's: whoever means it repeats it exactly when challenged;
-    /// outside it is ignored (RFC 5961 §3.2).
-    pub(crate) fn challenge_reset(&mut self, flow: &Flow, segment: &TcpSegment<'_>, next: Seq, window: u32) {
-        self.counters.count("rst_not_exact_ignored");
-        let ahead = segment.seq().since(next);
-        if ahead > 0 && ahead.unsigned_abs() < window {
-            self.challenge(flow, segment);
-        }
-    }
-
-    /// What the proxy itself takes from the client: a duplicate of its SYN must not close the window that it was given.
-    fn own_window(&self, flow: &Flow) -> u32 {
-        match &flow.state {
-            State::Setup(_) | State::Answering(_) => SETUP_WINDOW,
-            State::Recovering(_) => self.settings.splice.hold_bytes as u32,
-            State::Spliced(_) | State::Gone => 0,
-        }
-    }
-}
-
-impl Flow {
-    /// The client's next byte, where the proxy knows it.
-    pub(crate) fn client_next(&self) -> Option<Seq> {
-        match &self.state {
-            State::Setup(setup) => Some(setup.irs + 1 + setup.acknowledged as u32),
-            State::Recovering(recovery) => Some(recovery.client_ack()),
-            State::Answering(answering) => Some(answering.client_next),
-            State::Spliced(_) | State::Gone => None,
         }
     }
 }

@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use crate::leg::{BackendLeg, ClientLeg};
 use crate::sender::Sender;
 use crate::take_in::Comparison;
+use crate::window::Window;
 
 /// One client's connection.
 pub(crate) struct Flow {
@@ -85,6 +86,8 @@ pub(crate) struct Splice {
     /// What the proxy still owes to either side; until then it translates itself.
     pub(crate) debts: Option<Box<Debts>>,
     pub(crate) closing: Closing,
+    /// What may come, if the proxy itself translates; `None`: not known, because an earlier daemon spliced it.
+    pub(crate) window: Option<Window>,
     pub(crate) idle: Idle,
 }
 

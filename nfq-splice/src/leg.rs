@@ -40,6 +40,8 @@ pub(crate) struct ClientLeg {
     pub(crate) acked: Seq,
     /// The client's receive window, bytes from `acked`; `None`: not seen here yet.
     pub(crate) window: Option<u32>,
+    /// The largest of them, bytes.
+    pub(crate) max_window: u32,
 }
 
 impl ClientLeg {
@@ -85,8 +87,10 @@ impl ClientLeg {
             self.raise_floor(echo);
         }
         if segment.flags().ack() && self.acked.before_or_at(segment.ack()) {
+            let window = u32::from(segment.window()) << self.client_scale();
             self.acked = segment.ack();
-            self.window = Some(u32::from(segment.window()) << self.client_scale());
+            self.window = Some(window);
+            self.max_window = self.max_window.max(window);
         }
     }
 

@@ -10,6 +10,7 @@
 mod action;
 mod alternate;
 mod answer;
+mod client;
 mod common;
 mod connect;
 mod cookie;
@@ -26,6 +27,7 @@ mod share;
 mod splice;
 mod stateless;
 pub mod take_in;
+mod window;
 
 pub use action::{Action, EntryState, KernelSplice, Stage, Verdict};
 pub use common::Settings;

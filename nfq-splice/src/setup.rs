@@ -61,6 +61,7 @@ impl Core {
             ts_recent: options.timestamp.unwrap_or(0),
             acked: Seq(0),
             window: None,
+            max_window: 0,
         }
     }
 
@@ -127,11 +128,11 @@ impl Core {
             let next = setup.reassembly.next();
             return self.challenge_reset(flow, segment, next, SETUP_WINDOW);
         }
-        if !flags.ack() || segment.ack() != setup.iss + 1 {
-            self.counters.count("setup_wrong_ack_refused");
-            return self.refuse(segment);
-        }
         if !setup.established {
+            if !flags.ack() || segment.ack() != setup.iss + 1 {
+                self.counters.count("setup_wrong_ack_refused");
+                return self.refuse(segment);
+            }
             setup.establish();
         }
         self.take_request(flow, segment);

@@ -12,6 +12,9 @@ impl Settings {
         let engines = engines.max(1);
         self.splice.half_open = self.splice.half_open.div_ceil(usize::from(engines));
         self.splice.connections = self.splice.connections.div_ceil(usize::from(engines));
+        // Never less than one client may need.
+        let head = self.splice.request_head_bytes;
+        self.splice.setup_bytes = self.splice.setup_bytes.div_ceil(usize::from(engines)).max(2 * head);
         self.strangers_per_second = self.strangers_per_second.div_ceil(u32::from(engines));
         self
     }

@@ -9,6 +9,7 @@ use crate::common::Core;
 use crate::engine::Pass;
 use crate::flow::{Debts, Flow, Idle, Splice, State};
 use crate::leg::ClientLeg;
+use crate::window::Reset;
 
 /// A connection closed on both sides is remembered this long for late segments.
 const CLOSED_LINGER: Duration = Duration::from_secs(10);
@@ -44,6 +45,25 @@ impl Splice {
             ts_echo: 0,
             rescale: rescale(self.server_scale, leg.announced_scale),
         }
+    }
+
+    /// A SYN after the end of both sides, or of a reset, begins a new connection if it lies beyond the old one (RFC 9293
+    /// §3.10.7.4).
+    pub(crate) fn is_reopened(&self, syn: Seq) -> bool {
+        let beyond = self.window.is_none_or(|window| window.client_end.before_or_at(syn));
+        self.closing.deadline.is_some() && (beyond || self.closing.reset)
+    }
+
+    /// Whether a reset of the client goes on to the backend, which judges it; it ends the connection only where the backend may
+    /// believe it.
+    fn takes_reset(&mut self, segment: &TcpSegment<'_>) -> bool {
+        // Of what the kernel translates, conntrack keeps account.
+        if self.kernel {
+            return true;
+        }
+        let place = self.window.map(|window| window.judge_reset(segment.seq()));
+        self.closing.reset |= place.is_none_or(|place| place == Reset::Exact);
+        place != Some(Reset::Outside)
     }
 
     /// The kernel translates no window scales and makes no timestamps.
@@ -106,6 +126,13 @@ impl Core {
 
     pub(crate) fn handle_spliced_client(&mut self, flow: &mut Flow, segment: &TcpSegment<'_>) -> Pass {
         let State::Spliced(splice) = &mut flow.state else { return Pass::No };
+        if segment.flags().rst() && !splice.takes_reset(segment) {
+            self.counters.count("rst_outside_window_dropped");
+            return Pass::No;
+        }
+        if let Some(window) = splice.window.as_mut().filter(|_| !segment.flags().rst()) {
+            window.note_client(segment);
+        }
         splice.idle.seen = self.now;
         let mut translation = splice.to_backend(&flow.leg);
         if let Some(debts) = &mut splice.debts {
@@ -122,7 +149,7 @@ impl Core {
             }
         }
         splice.closing.client_fin |= segment.flags().fin();
-        self.note_close(flow, segment);
+        self.note_close(flow);
         self.settle_debts(flow);
         Pass::Translated(translation)
     }
@@ -133,6 +160,10 @@ impl Core {
             return self.repeated_syn_ack(flow, segment);
         }
         splice.idle.seen = self.now;
+        if let Some(window) = &mut splice.window {
+            window.note_backend(segment, splice.delta, splice.server_scale);
+        }
+        splice.closing.reset |= segment.flags().rst();
         let translation = splice.to_client(&flow.leg);
         if let (Some((value, _)), Some(offset)) = (segment.timestamps(), splice.ts) {
             flow.leg.raise_floor(value.wrapping_add(offset));
@@ -149,7 +180,7 @@ impl Core {
             self.pay_backend(&flow.leg, debts);
         }
         splice.closing.server_fin |= segment.flags().fin();
-        self.note_close(flow, segment);
+        self.note_close(flow);
         self.settle_debts(flow);
         Pass::Translated(translation)
     }
@@ -163,14 +194,13 @@ impl Core {
         Pass::No
     }
 
-    fn note_close(&mut self, flow: &mut Flow, segment: &TcpSegment<'_>) {
+    fn note_close(&mut self, flow: &mut Flow) {
         let State::Spliced(splice) = &mut flow.state else { return };
         // Of what the kernel translates only stray segments come here; conntrack tells when it ends.
         if splice.kernel {
             return;
         }
         let closing = &mut splice.closing;
-        closing.reset |= segment.flags().rst();
         // A reset may be one that its receiver rejects (RFC 5961): any later segment postpones the end.
         if closing.reset || (closing.client_fin && closing.server_fin) {
             closing.deadline = Some(self.now + CLOSED_LINGER);

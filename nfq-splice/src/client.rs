@@ -1,0 +1,161 @@
+//! A client's segment on a connection that is there: what it may be, and which state gets it (RFC 9293 §3.10.7, RFC 5961).
+
+use packet::{Seq, TcpSegment};
+
+use crate::action::Action;
+use crate::common::Core;
+use crate::engine::{Pass, is_nonsense};
+use crate::flow::{Flow, State};
+use crate::setup::SETUP_WINDOW;
+use crate::window::{Expected, Judgement};
+
+impl Core {
+    /// Nothing is learnt from a segment before its numbers show that it is the client's.
+    pub(crate) fn handle_client(&mut self, flow: &mut Flow, segment: &TcpSegment<'_>) -> Pass {
+        let flags = segment.flags();
+        if is_nonsense(flags) {
+            self.counters.count("nonsense_dropped");
+            return Pass::No;
+        }
+        if flags.syn() {
+            self.handle_client_syn(flow, segment);
+            return Pass::No;
+        }
+        if !flags.rst() {
+            if self.is_forged(flow, segment) {
+                return Pass::No;
+            }
+            flow.leg.learn(segment);
+        }
+        match &flow.state {
+            State::Setup(_) => self.handle_setup(flow, segment),
+            State::Spliced(_) => return self.handle_spliced_client(flow, segment),
+            State::Recovering(_) => self.handle_suspended_client(flow, segment),
+            State::Answering(_) => self.handle_answered(flow, segment),
+            State::Gone => {}
+        }
+        Pass::No
+    }
+
+    /// Drops and answers what the client cannot have sent on this connection, or long ago.
+    fn is_forged(&mut self, flow: &Flow, segment: &TcpSegment<'_>) -> bool {
+        let Some(expected) = self.expected(flow) else { return false };
+        match expected.judge(segment) {
+            Judgement::Good => return false,
+            Judgement::OutsideWindow => self.counters.count("outside_window_dropped"),
+            Judgement::WrongAcknowledgement => self.counters.count("wrong_ack_dropped"),
+        }
+        self.challenge(flow, segment);
+        true
+    }
+
+    /// `None` where the numbers are not known: before the handshake's end its own check applies, and what the kernel translates
+    /// the backend judges.
+    fn expected(&self, flow: &Flow) -> Option<Expected> {
+        let (max_window, acked) = (flow.leg.max_window, flow.leg.acked);
+        let (next, limit, unacknowledged, sent) = match &flow.state {
+            State::Setup(setup) if setup.established => {
+                let next = setup.reassembly.next();
+                (next, next + SETUP_WINDOW, setup.iss + 1, setup.iss + 1)
+            }
+            State::Spliced(splice) if !splice.kernel => {
+                let window = splice.window?;
+                // The client may have got more of a failed backend than was known.
+                let unknown = if flow.resplices > 0 { max_window } else { 0 };
+                (window.client_next, window.client_limit, acked, window.server_end + unknown)
+            }
+            State::Recovering(recovery) => {
+                let limit = recovery.reassembly.next() + self.settings.splice.hold_bytes as u32;
+                (recovery.client_ack(), limit, acked, recovery.point + max_window)
+            }
+            State::Answering(answering) => {
+                let (sender, next) = (&answering.sender, answering.client_next);
+                (next, next + SETUP_WINDOW, sender.unacknowledged(), sender.sent_seq())
+            }
+            State::Setup(_) | State::Spliced(_) | State::Gone => return None,
+        };
+        Some(Expected { next, limit, unacknowledged, max_window, sent })
+    }
+
+    /// A SYN on a connection that is there (RFC 5961 §4).
+    fn handle_client_syn(&mut self, flow: &mut Flow, segment: &TcpSegment<'_>) {
+        let opens = !segment.flags().ack();
+        match &flow.state {
+            State::Setup(setup) if opens && setup.irs == segment.seq() && !setup.established => {
+                self.send_syn_ack(flow);
+            }
+            State::Setup(setup) if opens && !setup.established => *flow = self.accept(segment),
+            State::Spliced(splice) if opens && splice.kernel => {
+                self.act(Action::Inspect { client: flow.client(), syn: segment.packet().to_vec() });
+            }
+            State::Spliced(splice) if opens && splice.is_reopened(segment.seq()) => {
+                self.counters.count("port_reused");
+                self.resume_packets(flow);
+                *flow = self.accept(segment);
+            }
+            State::Answering(answering) if opens && answering.is_reopened(segment) => {
+                self.counters.count("port_reused");
+                *flow = self.accept(segment);
+            }
+            _ => self.challenge(flow, segment),
+        }
+    }
+
+    /// A challenge ACK (RFC 5961 §4): a peer that lost the connection answers it with an exact RST.
+    pub(crate) fn challenge(&mut self, flow: &Flow, segment: &TcpSegment<'_>) {
+        if !self.may_answer_stranger() {
+            return self.counters.count("challenge_rationed");
+        }
+        self.counters.count("challenge_sent");
+        let ack = flow.client_next().unwrap_or(segment.seq());
+        self.acknowledge_client(&flow.leg, flow.server_next(), ack, self.own_window(flow));
+    }
+
+    /// A reset that is not exact, inside the window, may be a forger's: whoever means it repeats it exactly when challenged;
+    /// outside it is ignored (RFC 5961 §3.2).
+    pub(crate) fn challenge_reset(&mut self, flow: &Flow, segment: &TcpSegment<'_>, next: Seq, window: u32) {
+        self.counters.count("rst_not_exact_ignored");
+        let ahead = segment.seq().since(next);
+        if ahead > 0 && ahead.unsigned_abs() < window {
+            self.challenge(flow, segment);
+        }
+    }
+
+    /// What the client is allowed to send: an acknowledgement of the proxy must not close the window that it was given.
+    fn own_window(&self, flow: &Flow) -> u32 {
+        match &flow.state {
+            State::Setup(_) | State::Answering(_) => SETUP_WINDOW,
+            State::Recovering(_) => self.settings.splice.hold_bytes as u32,
+            State::Spliced(splice) => splice.window.map_or(0, |window| window.server_window),
+            State::Gone => 0,
+        }
+    }
+}
+
+impl Flow {
+    /// The client's next byte, where the proxy knows it.
+    pub(crate) fn client_next(&self) -> Option<Seq> {
+        match &self.state {
+            State::Setup(setup) => Some(setup.irs + 1 + setup.acknowledged as u32),
+            State::Recovering(recovery) => Some(recovery.client_ack()),
+            State::Answering(answering) => Some(answering.client_next),
+            State::Spliced(splice) if splice.kernel => None,
+            State::Spliced(splice) => {
+                let owed = splice.debts.as_ref().map(|debts| debts.client_next);
+                owed.or(splice.window.map(|window| window.client_next))
+            }
+            State::Gone => None,
+        }
+    }
+
+    /// One after the last byte that the client was sent, as far as the proxy knows.
+    fn server_next(&self) -> Seq {
+        match &self.state {
+            State::Spliced(splice) if !splice.kernel => {
+                splice.window.map_or(self.leg.acked, |window| window.server_end)
+            }
+            State::Answering(answering) => answering.sender.sent_seq(),
+            _ => self.leg.acked,
+        }
+    }
+}
