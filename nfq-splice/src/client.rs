@@ -126,7 +126,7 @@ impl Core {
         match &flow.state {
             State::Setup(_) | State::Answering(_) => SETUP_WINDOW,
             State::Recovering(_) => self.settings.splice.hold_bytes as u32,
-            State::Spliced(splice) => splice.window.map_or(0, |window| window.server_window),
+            State::Spliced(splice) => splice.window.map_or(0, |window| window.allowed),
             State::Gone => 0,
         }
     }

@@ -63,8 +63,8 @@ pub(crate) struct Window {
     pub(crate) client_limit: Seq,
     /// One after the last byte (or FIN) that the client was sent.
     pub(crate) server_end: Seq,
-    /// The backend's latest window, bytes.
-    pub(crate) server_window: u32,
+    /// The window that the client has now: the backend's latest, or at first the proxy's own, bytes.
+    pub(crate) allowed: u32,
 }
 
 impl Window {
@@ -72,7 +72,7 @@ impl Window {
     /// window that the proxy itself offered.
     pub(crate) fn new(client_next: Seq, client_end: Seq, server_end: Seq, allowed: u32) -> Self {
         let client_limit = client_end + allowed;
-        Self { client_next, client_end, client_limit, server_end, server_window: allowed }
+        Self { client_next, client_end, client_limit, server_end, allowed }
     }
 
     /// A good segment of the client.
@@ -85,9 +85,9 @@ impl Window {
     pub(crate) fn note_backend(&mut self, segment: &TcpSegment<'_>, delta: u32, scale: u8) {
         self.server_end = self.server_end.max(segment.seq() + delta + segment.sequence_length());
         if segment.flags().ack() && segment.ack().before_or_at(self.client_end) {
-            self.server_window = u32::from(segment.window()) << scale;
+            self.allowed = u32::from(segment.window()) << scale;
             self.client_next = self.client_next.max(segment.ack());
-            self.client_limit = self.client_limit.max(segment.ack() + self.server_window.max(1));
+            self.client_limit = self.client_limit.max(segment.ack() + self.allowed.max(1));
         }
     }
 

@@ -5,6 +5,7 @@
 
 mod answers;
 mod anything;
+mod blind;
 mod cookies;
 mod handshake;
 mod heads;

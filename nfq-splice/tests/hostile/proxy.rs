@@ -59,6 +59,18 @@ pub(crate) struct Sent {
     pub(crate) options: SynOptions,
 }
 
+pub(crate) fn sent_of(segment: &TcpSegment<'_>) -> Sent {
+    Sent {
+        to: segment.destination(),
+        flags: segment.flags(),
+        seq: segment.seq(),
+        ack: segment.ack(),
+        window: segment.window(),
+        payload: segment.payload().to_vec(),
+        options: segment.syn_options(),
+    }
+}
+
 pub(crate) struct Proxy {
     pub(crate) engine: Engine,
     pub(crate) now: Time,
@@ -87,15 +99,7 @@ impl Proxy {
             let Action::Send(bytes) = action else { continue };
             let segment = TcpSegment::parse(&bytes).unwrap();
             assert!(segment.checksums_valid());
-            sent.push(Sent {
-                to: segment.destination(),
-                flags: segment.flags(),
-                seq: segment.seq(),
-                ack: segment.ack(),
-                window: segment.window(),
-                payload: segment.payload().to_vec(),
-                options: segment.syn_options(),
-            });
+            sent.push(sent_of(&segment));
         }
         sent
     }
