@@ -93,6 +93,7 @@ impl Core {
         if splice.kernel {
             let ClientWindow { now, most } = order.client_window;
             flow.leg.window = (most > 0).then_some(now);
+            flow.leg.max_window = flow.leg.max_window.max(most);
             flow.leg.overtake_unseen();
         }
         let resend = self.resend(flow, splice, first, bytes);

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use cluster::config::SplicePath;
-use cluster::control::{Flow, RecoveryOrder, TakeIn};
+use cluster::control::{ClientWindow, Flow, RecoveryOrder, TakeIn};
 use nfq_splice::{Stage, Verdict};
 use packet::{Flags, SegmentBuilder, Seq, SynOptions, TcpSegment};
 
@@ -202,6 +202,7 @@ fn recovering() -> Spliced {
         resend_from: (BACKEND + 1 + P).0,
         resend: Vec::new(),
         take_in: TakeIn::Nothing,
+        client_window: ClientWindow::default(),
     };
     spliced.proxy.engine.handle_order(spliced.proxy.now, order);
     assert!(spliced.proxy.drain().iter().any(|sent| (sent.to, sent.flags) == (backend(12), Flags::SYN)));
