@@ -96,6 +96,8 @@ http {{
             proxy_pass http://web;
             proxy_http_version 1.1;
             proxy_set_header Connection '';
+            proxy_buffer_size 8k;
+            proxy_buffers 8 64k;
             proxy_max_temp_file_size 0;
             proxy_connect_timeout 1s;
             proxy_read_timeout {RESPONSE_TIMEOUT_S}s;
@@ -116,7 +118,9 @@ fn haproxy(settings: &Settings) -> String {
     };
     let mode = match settings.front {
         Front::HaproxyTcp => "mode tcp\n    option splice-auto".to_owned(),
-        _ => format!("mode http\n    option http-keep-alive\n    http-reuse always\n    {http_retries}"),
+        _ => format!(
+            "mode http\n    option splice-auto\n    option http-keep-alive\n    http-reuse always\n    {http_retries}"
+        ),
     };
     let server = |node: Node| format!("    server {node} {}:{SERVICE_PORT}{check}\n", node.address());
     let servers: Vec<String> = settings.backends().into_iter().map(server).collect();
