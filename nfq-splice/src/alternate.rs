@@ -3,11 +3,11 @@
 use cluster::control::{Outcome, TakeIn};
 use packet::{Reassembly, Seq, TcpSegment};
 
+use crate::bridge::Bridge;
 use crate::common::Core;
 use crate::connect::BACKEND_TIMEOUT;
 use crate::flow::{Attempt, Debts, Flow, Recovery, State, TakingIn};
 use crate::leg::{BackendLeg, ClientLeg};
-use crate::recovery::ASSUMED_WINDOW;
 use crate::sender::{Piece, Sender};
 use crate::take_in::{Comparison, Verdict};
 use crate::window::Window;
@@ -22,7 +22,7 @@ const SURPLUS: u32 = 16 << 10;
 impl TakingIn {
     /// One after the last byte of the alternate that the proxy takes in; what lies beyond is the client's to acknowledge.
     fn next(&self) -> Seq {
-        let taken = self.leg.irs + 1 + self.comparison.taken() as u32;
+        let taken = self.leg.irs + 1 + self.taken() as u32;
         if taken.before(self.reassembly.next()) { taken } else { self.reassembly.next() }
     }
 
@@ -31,6 +31,11 @@ impl TakingIn {
     fn is_ours(&self, segment: &TcpSegment<'_>) -> bool {
         let ahead = segment.seq().since(self.reassembly.next());
         self.leg.irs.before_or_at(segment.seq()) && ahead <= REORDER_BYTES as i32
+    }
+
+    /// Bytes of the alternate's stream that the client has, or gets from the proxy.
+    fn taken(&self) -> u64 {
+        self.comparison.taken() + self.bridged.unwrap_or_default()
     }
 }
 
@@ -41,12 +46,14 @@ impl Recovery {
     /// window they saw, and would wait for that timer with every segment that a smaller window has no room for.
     fn window(&self, leg: &ClientLeg, taking: &TakingIn, mss: u16) -> u32 {
         let segment = u32::from(mss);
-        let room = leg.room_from(self.point).unwrap_or(SURPLUS).min(SURPLUS).max(segment);
+        let room = leg.room(self.point + self.bridge.length() as u32).min(SURPLUS).max(segment);
         let most = match self.order.client_window.most {
             0 => TAKE_IN_WINDOW,
             most => u64::from(most).min(TAKE_IN_WINDOW),
         };
-        let window = (taking.comparison.lacking() + u64::from(room)).min(most) as u32;
+        let ahead = self.bridge.length().saturating_sub(taking.bridged.unwrap_or_default());
+        let lacking = taking.comparison.lacking() + ahead;
+        let window = (lacking + u64::from(room)).min(most) as u32;
         window.max(1 << taking.leg.client_scale)
     }
 }
@@ -89,9 +96,11 @@ impl Core {
         );
         let comparison = Comparison::new(order.take_in.clone());
         let reassembly = Reassembly::new(leg.irs + 1, REORDER_BYTES);
-        let nothing = order.take_in == TakeIn::Nothing;
-        recovery.attempt = Attempt::TakingIn(Box::new(TakingIn { leg, replay, comparison, reassembly }));
-        if nothing {
+        let bridged = (order.take_in == TakeIn::Nothing).then_some(0);
+        let ready = bridged.is_some() && recovery.bridge.length() == 0;
+        recovery.attempt =
+            Attempt::TakingIn(Box::new(TakingIn { leg, replay, comparison, bridged, reassembly }));
+        if ready {
             return self.resplice(flow, &[], false);
         }
         self.replay(flow);
@@ -121,13 +130,17 @@ impl Core {
     fn take_in(&mut self, flow: &mut Flow, segment: &TcpSegment<'_>) {
         let now = self.now;
         let State::Recovering(recovery) = &mut flow.state else { return };
+        let recovery = &mut **recovery;
         let Attempt::TakingIn(taking) = &mut recovery.attempt else { return };
         taking.leg.learn(segment);
         if segment.flags().ack() {
             taking.replay.handle_ack(now, segment.ack(), taking.leg.window as usize);
         }
-        let TakingIn { comparison, reassembly, .. } = &mut **taking;
-        let mut verdict = Verdict::More;
+        let TakingIn { comparison, reassembly, bridged, .. } = &mut **taking;
+        let mut verdict = match bridged {
+            Some(_) => Verdict::Equal { taken: comparison.taken() },
+            None => Verdict::More,
+        };
         let mut beyond = Vec::new();
         reassembly.push(segment.seq(), segment.payload(), &mut |bytes| {
             if verdict == Verdict::More {
@@ -141,7 +154,17 @@ impl Core {
         });
         let fin =
             segment.flags().fin() && segment.seq() + segment.payload().len() as u32 == reassembly.next();
-        self.judge(flow, verdict, &beyond, fin, !segment.payload().is_empty());
+        let used = if matches!(verdict, Verdict::Equal { .. }) {
+            let at = *bridged.get_or_insert(0);
+            let used = (recovery.bridge.length().saturating_sub(at)).min(beyond.len() as u64);
+            verdict = cross(&mut recovery.bridge, &mut recovery.resend, comparison.taken(), at, &beyond);
+            *bridged = Some(at + used);
+            used as usize
+        } else {
+            0
+        };
+        let rest = beyond.get(used..).unwrap_or_default();
+        self.judge(flow, verdict, rest, fin, !segment.payload().is_empty());
     }
 
     fn judge(&mut self, flow: &mut Flow, verdict: Verdict, beyond: &[u8], fin: bool, data: bool) {
@@ -175,11 +198,14 @@ impl Core {
         let Attempt::TakingIn(taking) = std::mem::replace(&mut recovery.attempt, Attempt::Waiting) else {
             return;
         };
+        recovery.point = recovery.point + recovery.bridge.taken() as u32;
         recovery.note(self.now, if taking.comparison.taken() > 0 { "compared" } else { "ready" });
-        let TakingIn { leg, replay, comparison, .. } = *taking;
-        let start = leg.irs + 1 + comparison.taken() as u32;
+        let taken_in = taking.taken();
+        let TakingIn { leg, replay, .. } = *taking;
+        let start = leg.irs + 1 + taken_in as u32;
         let delta = recovery.point.0.wrapping_sub(start.0);
-        let window = flow.leg.room_from(recovery.point).unwrap_or(ASSUMED_WINDOW);
+        let window = flow.leg.room(recovery.point);
+        let granted = replay.granted(recovery.client_ack(), leg.window);
         let debts = debts(&mut recovery, replay, &leg, start);
         let next = recovery.isn() + 1;
         let client_end = recovery.client_ack() + recovery.held.len() as u32;
@@ -188,12 +214,12 @@ impl Core {
         self.splice(flow, &leg, delta, debts, Window::new(next, client_end, server_end, allowed));
         flow.resplices += 1;
         self.release(flow, &recovery, &leg, start, window);
-        self.forward_beyond(flow, &recovery, beyond, fin);
+        self.forward_beyond(flow, &recovery, beyond, fin, granted);
         recovery.note(self.now, "re-spliced");
         self.counters.count("connections_respliced");
         let outcome = Outcome::Respliced {
             resent: u64::from(recovery.point.since(recovery.resend_first) as u32),
-            taken_in: comparison.taken(),
+            taken_in,
             steps: recovery.steps,
         };
         self.tell(recovery.order.id, outcome);
@@ -208,24 +234,37 @@ impl Core {
         self.forward_client_bytes(&flow.leg, leg, first, &recovery.held, start, window);
     }
 
-    /// In pieces of one segment; a FIN goes with the last one, or alone.
-    fn forward_beyond(&mut self, flow: &Flow, recovery: &Recovery, beyond: &[u8], fin: bool) {
+    /// In pieces of one segment, as far as the client's window goes; a FIN goes with the last one, or alone. None of it has
+    /// been acknowledged to the alternate, which repeats what does not get through.
+    fn forward_beyond(&mut self, flow: &Flow, recovery: &Recovery, beyond: &[u8], fin: bool, granted: u32) {
         let mss = flow.leg.payload_bytes(self.mss());
         let ack = recovery.client_ack();
-        let end = recovery.point + beyond.len() as u32;
-        let mut seq = recovery.point;
+        let room = flow.leg.room(recovery.point) as usize;
         let alone: Option<&[u8]> = (fin && beyond.is_empty()).then_some(&[]);
+        let mut sent = 0;
         for data in beyond.chunks(mss).chain(alone) {
-            let next = seq + data.len() as u32;
+            let seq = recovery.point + sent as u32;
+            sent += data.len();
+            if sent > room {
+                return;
+            }
             self.send_to_client(
                 &flow.leg,
-                &Piece { seq, data, fin: fin && next == end },
+                &Piece { seq, data, fin: fin && sent == beyond.len() },
                 ack,
-                ASSUMED_WINDOW,
+                granted,
             );
-            seq = next;
         }
     }
+}
+
+/// What the alternate sends behind p goes to the client from here, as far as the bridge reaches. `p`: bytes taken in before.
+fn cross(bridge: &mut Bridge, resend: &mut Sender, p: u64, at: u64, data: &[u8]) -> Verdict {
+    match bridge.push(at, data) {
+        Ok(new) => resend.append_known(&new),
+        Err(place) => return Verdict::Mismatch { at: p + place, logged: Vec::new(), alternate: Vec::new() },
+    }
+    if at + data.len() as u64 >= bridge.length() { Verdict::Equal { taken: p } } else { Verdict::More }
 }
 
 /// What the proxy still owes after the re-splice: logged bytes the client has not acknowledged, requests the alternate has not.

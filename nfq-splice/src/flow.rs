@@ -4,6 +4,7 @@ use cluster::control::{Client, RecoveryOrder};
 use packet::{Reassembly, Seq, Time};
 use std::net::SocketAddr;
 
+use crate::bridge::Bridge;
 use crate::leg::{BackendLeg, ClientLeg};
 use crate::sender::Sender;
 use crate::take_in::Comparison;
@@ -140,6 +141,8 @@ pub(crate) struct Recovery {
     pub(crate) held: Vec<u8>,
     pub(crate) reassembly: Reassembly,
     pub(crate) attempt: Attempt,
+    /// What is taken in behind p.
+    pub(crate) bridge: Bridge,
     /// Requests that were owed to the failed backend.
     pub(crate) owed: Option<Sender>,
 }
@@ -159,6 +162,8 @@ pub(crate) struct TakingIn {
     pub(crate) leg: BackendLeg,
     pub(crate) replay: Sender,
     pub(crate) comparison: Comparison,
+    /// The comparison has ended well: bytes behind p that have been taken in.
+    pub(crate) bridged: Option<u64>,
     pub(crate) reassembly: Reassembly,
 }
 

@@ -2,12 +2,18 @@
 
 use std::net::SocketAddr;
 
+use cluster::control::ClientWindow;
 use packet::{Flags, SegmentBuilder, Seq, SynOptions, TcpSegment, Time};
 
 /// Bytes of a segment's options when timestamps are in use.
 const TIMESTAMP_BYTES: usize = 12;
 /// MSS of a peer that announces none (RFC 9293 MUST-15), IPv4 and IPv6.
 const DEFAULT_MSS: (u16, u16) = (536, 1220);
+
+/// Client's receive window assumed where none was seen, bytes.
+const ASSUMED_WINDOW: u32 = 64 << 10;
+/// The largest window that TCP knows, bytes (RFC 7323 §2.3).
+const MAX_WINDOW: u32 = 1 << 30;
 
 /// More than the one-way delay of a SYN-ACK and the drift of two clocks in a connection's life, milliseconds.
 const UNSEEN_MILLIS: u32 = 2000;
@@ -97,6 +103,24 @@ impl ClientLeg {
     /// Bytes that the client takes from `point` on; `None`: not known.
     pub(crate) fn room_from(&self, point: Seq) -> Option<u32> {
         self.window.map(|window| (self.acked + window).since(point).max(0).unsigned_abs())
+    }
+
+    /// The kernel has translated, unseen: what the log knows of the client counts. `first`: its last acknowledgement; `timestamp`: its earliest on this connection.
+    pub(crate) fn learn_from_log(&mut self, first: Seq, window: ClientWindow, timestamp: Option<u32>) {
+        self.acked = first;
+        self.max_window = self.max_window.max(window.most.min(MAX_WINDOW));
+        self.window = (window.most > 0).then_some(window.now.min(MAX_WINDOW));
+        // A restored connection's client has not been heard yet, and the alternate would believe no timestamp before the one
+        // that it hears first (RFC 7323 §5).
+        if self.ts_recent == 0 {
+            self.ts_recent = timestamp.unwrap_or(0);
+        }
+        self.overtake_unseen();
+    }
+
+    /// The same; where it is not known, what clients usually take.
+    pub(crate) fn room(&self, seq: Seq) -> u32 {
+        self.room_from(seq).unwrap_or(ASSUMED_WINDOW)
     }
 
     /// A segment to the client, without data yet.

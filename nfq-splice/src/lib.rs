@@ -10,6 +10,7 @@
 mod action;
 mod alternate;
 mod answer;
+mod bridge;
 mod client;
 mod common;
 mod connect;

@@ -3,10 +3,11 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use cluster::control::{ClientWindow, FromProxy, Outcome, RecoveryOrder};
+use cluster::control::{FromProxy, Outcome, RecoveryOrder};
 use packet::{Flags, Reassembly, SegmentBuilder, Seq, TcpSegment};
 
 use crate::action::Action;
+use crate::bridge::Bridge;
 use crate::common::Core;
 use crate::connect::{SYN_TIMEOUT, SYN_TRIES};
 use crate::flow::{Attempt, Flow, Recovery, Repeat, Setup, Splice, State};
@@ -15,8 +16,6 @@ use crate::sender::Sender;
 
 /// First retransmission timeout of logged bytes: longer than any round trip, the receiver is not known.
 const RESEND_TIMEOUT: Duration = Duration::from_millis(300);
-/// Client's receive window assumed until one is seen, bytes: what it offered at least when it sent its request.
-pub(crate) const ASSUMED_WINDOW: u32 = 64 << 10;
 
 impl Recovery {
     /// Notes that `step` is done.
@@ -87,15 +86,13 @@ impl Core {
             first = first + before as u32;
         }
         let point = first + bytes.len() as u32;
-        if flow.leg.acked.before(first) || splice.kernel {
+        if splice.kernel {
+            let timestamp = order.options.and_then(|options| options.timestamp);
+            flow.leg.learn_from_log(first, order.client_window, timestamp);
+        } else if flow.leg.acked.before(first) {
             flow.leg.acked = first;
         }
-        if splice.kernel {
-            let ClientWindow { now, most } = order.client_window;
-            flow.leg.window = (most > 0).then_some(now);
-            flow.leg.max_window = flow.leg.max_window.max(most);
-            flow.leg.overtake_unseen();
-        }
+        let bridge = Bridge::new(std::mem::take(&mut order.beyond));
         let resend = self.resend(flow, splice, first, bytes);
         let limit = self.settings.splice.hold_bytes;
         let recovery = Recovery {
@@ -108,6 +105,7 @@ impl Core {
             held: Vec::new(),
             reassembly: Reassembly::new(Seq(order.client_next), limit),
             attempt: Attempt::Waiting,
+            bridge,
             owed,
             order,
         };
@@ -125,7 +123,8 @@ impl Core {
             owed.append(&bytes);
             return owed.in_one_burst();
         }
-        let window = bytes.len().max(ASSUMED_WINDOW as usize);
+        // They were sent before, so the client's window took them.
+        let window = bytes.len().max(flow.leg.room(first) as usize);
         let mss = flow.leg.payload_bytes(self.mss());
         Sender::new(first, bytes, false, mss, window, RESEND_TIMEOUT).in_one_burst()
     }

@@ -116,6 +116,19 @@ impl Sender {
         self.bytes.extend_from_slice(bytes);
     }
 
+    /// More bytes, which others may have sent already: they may be acknowledged, and the path carries them.
+    pub fn append_known(&mut self, bytes: &[u8]) {
+        self.bytes.extend_from_slice(bytes);
+        self.highest = self.highest.max(self.bytes.len());
+        self.flight = self.flight.max(self.bytes.len() - self.acked.min(self.bytes.len()));
+        self.window = self.window.max(self.bytes.len() - self.acked.min(self.bytes.len()));
+    }
+
+    /// What the receiver's window of `window` bytes, from the first byte not acknowledged on, leaves from `seq` on.
+    pub fn granted(&self, seq: Seq, window: u32) -> u32 {
+        (self.unacknowledged() + window).since(seq).max(0) as u32
+    }
+
     /// The receiver acknowledged up to `ack` and takes `window` bytes from there. Acknowledgements of what was
     /// never sent are ignored; one may also cover what others have sent behind these bytes.
     pub fn handle_ack(&mut self, now: Time, ack: Seq, window: usize) {

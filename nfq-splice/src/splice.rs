@@ -9,6 +9,7 @@ use crate::common::Core;
 use crate::engine::Pass;
 use crate::flow::{Debts, Flow, Idle, Splice, State};
 use crate::leg::ClientLeg;
+use crate::sender::Piece;
 use crate::window::Reset;
 
 /// A connection closed on both sides is remembered this long for late segments.
@@ -134,24 +135,36 @@ impl Core {
             window.note_client(segment);
         }
         splice.idle.seen = self.now;
-        let mut translation = splice.to_backend(&flow.leg);
+        let translation = splice.to_backend(&flow.leg);
+        let mut short = false;
         if let Some(debts) = &mut splice.debts {
             self.client_acknowledges(&flow.leg, debts, segment);
-            // The backend's bytes begin at `point`: what the client lacks before it is the proxy's to repeat.
-            let short = debts.point.since(segment.ack());
-            if segment.flags().ack() && short > 0 {
-                translation.ack = translation.ack.wrapping_add(short as u32);
-            }
             // What is owed goes with the client's latest acknowledgement: one older than a window is dropped (RFC 5961 §5).
             if segment.flags().ack() {
-                let acked = segment.ack() + translation.ack;
+                let acked = segment.ack().max(debts.point) + translation.ack;
                 debts.leg.irs = debts.leg.irs.max(acked - 1);
             }
+            short = segment.flags().ack() && !segment.flags().rst() && segment.ack().before(debts.point);
         }
+        if short {
+            self.speak_for_client(flow, segment);
+        }
+        let State::Spliced(splice) = &mut flow.state else { return Pass::No };
         splice.closing.client_fin |= segment.flags().fin();
         self.note_close(flow);
         self.settle_debts(flow);
-        Pass::Translated(translation)
+        if short { Pass::No } else { Pass::Translated(translation) }
+    }
+
+    /// The backend's bytes begin at `point`: what the client lacks before it is the proxy's to repeat, and takes of its window.
+    fn speak_for_client(&mut self, flow: &Flow, segment: &TcpSegment<'_>) {
+        let State::Spliced(Splice { delta, debts: Some(debts), .. }) = &flow.state else { return };
+        let (ack, window) = (debts.point - *delta, flow.leg.room(debts.point));
+        self.forward_client_bytes(&flow.leg, &debts.leg, segment.seq(), segment.payload(), ack, window);
+        if segment.flags().fin() {
+            let seq = segment.seq() + segment.payload().len() as u32;
+            self.send_to_backend(&flow.leg, &debts.leg, &Piece { seq, data: &[], fin: true }, ack, window);
+        }
     }
 
     pub(crate) fn handle_spliced_backend(&mut self, flow: &mut Flow, segment: &TcpSegment<'_>) -> Pass {
@@ -215,7 +228,7 @@ impl Core {
     }
 
     pub(crate) fn pay_client(&mut self, leg: &ClientLeg, debts: &mut Debts) {
-        let window = debts.leg.window;
+        let window = debts.to_backend.granted(debts.client_next, debts.leg.window);
         let now = self.now;
         while let Some(piece) = debts.to_client.poll(now) {
             self.send_to_client(leg, &piece, debts.client_next, window);
@@ -224,7 +237,7 @@ impl Core {
 
     pub(crate) fn pay_backend(&mut self, leg: &ClientLeg, debts: &mut Debts) {
         let ack = debts.leg.irs + 1;
-        let window = leg.window.unwrap_or(0);
+        let window = leg.room(debts.point.max(leg.acked));
         let now = self.now;
         while let Some(piece) = debts.to_backend.poll(now) {
             self.send_to_backend(leg, &debts.leg, &piece, ack, window);

@@ -53,6 +53,7 @@ impl Steps {
             resend_from: report.ack_cl,
             resend: self.resend,
             take_in: self.take_in,
+            beyond: report.beyond.clone(),
         }
     }
 }

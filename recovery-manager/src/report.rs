@@ -1,6 +1,6 @@
 //! What a report must satisfy before a plan is built on it: it comes from another machine.
 
-use cluster::control::{ConnectionReport, TAIL_BYTES};
+use cluster::control::{BEYOND_BYTES, ConnectionReport, TAIL_BYTES};
 use packet::Seq;
 use thiserror::Error;
 
@@ -24,6 +24,8 @@ pub(crate) enum Contradiction {
     Tail,
     #[error("the client acknowledged response bytes that were not logged")]
     Ahead,
+    #[error("the pieces behind a hole touch, overlap or lie too far away")]
+    Beyond,
     #[error("the bytes to re-send do not reach from Ack_CL to Ack_TL + p")]
     Unacked,
 }
@@ -32,7 +34,19 @@ pub(crate) enum Contradiction {
 pub(crate) fn check(report: &ConnectionReport) -> Result<(), Contradiction> {
     check_requests(report)?;
     check_response(report)?;
+    check_beyond(report)?;
     check_unacked(report)
+}
+
+fn check_beyond(report: &ConnectionReport) -> Result<(), Contradiction> {
+    let mut end = 0;
+    for (at, bytes) in &report.beyond {
+        if *at <= end || bytes.is_empty() {
+            return Err(Contradiction::Beyond);
+        }
+        end = at.saturating_add(bytes.len() as u64);
+    }
+    if end > BEYOND_BYTES as u64 { Err(Contradiction::Beyond) } else { Ok(()) }
 }
 
 fn check_requests(report: &ConnectionReport) -> Result<(), Contradiction> {

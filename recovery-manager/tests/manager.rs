@@ -75,6 +75,7 @@ fn report(port: u16, failed: u8) -> ConnectionReport {
         pending: vec![request],
         partial: PartialResponse::default(),
         unacked: Vec::new(),
+        beyond: Vec::new(),
         unrecoverable: None,
     }
 }

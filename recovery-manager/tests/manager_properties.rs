@@ -89,6 +89,7 @@ fn report(client: u16, failed: u8, epoch: u32, update: bool) -> ConnectionReport
         pending: vec![request],
         partial: PartialResponse::default(),
         unacked: Vec::new(),
+        beyond: Vec::new(),
         unrecoverable: None,
     }
 }

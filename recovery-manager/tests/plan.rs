@@ -36,6 +36,7 @@ fn idle() -> ConnectionReport {
         pending: Vec::new(),
         partial: PartialResponse::default(),
         unacked: Vec::new(),
+        beyond: Vec::new(),
         unrecoverable: None,
     }
 }
@@ -245,6 +246,10 @@ fn a_report_that_contradicts_itself_resets_the_client() {
         ("not logged", |r| r.ack_cl += 1),
         ("do not reach", |r| r.unacked = vec![0]),
         ("do not reach", |r| r.ack_cl -= 1),
+        ("behind a hole", |r| r.beyond = vec![(0, vec![1])]),
+        ("behind a hole", |r| r.beyond = vec![(5, Vec::new())]),
+        ("behind a hole", |r| r.beyond = vec![(5, vec![1, 2]), (7, vec![3])]),
+        ("behind a hole", |r| r.beyond = vec![(5, vec![1; 1 << 20])]),
         ("follows an incomplete", |r| {
             let mut second = r.pending[0].clone();
             second.ordinal += 1;

@@ -81,6 +81,7 @@ fn world() -> impl Strategy<Value = World> {
                 client_fin,
                 pending: number(requests, t_l, last_complete),
                 unacked: stream[stream.len() - unacked..].to_vec(),
+                beyond: Vec::new(),
                 unrecoverable: None,
                 partial,
             };

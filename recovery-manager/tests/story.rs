@@ -70,6 +70,7 @@ fn download() -> ConnectionReport {
         pending: vec![request(5, "GET /files/10m", REQUEST, true)],
         partial,
         unacked: vec![0; 14_480],
+        beyond: Vec::new(),
         unrecoverable: None,
     }
 }
@@ -143,6 +144,7 @@ fn a_reset_says_why() {
         pending,
         partial,
         unacked: Vec::new(),
+        beyond: Vec::new(),
         ..download()
     };
     manager.handle_log(at(0), LoggerId(0), failed(report));

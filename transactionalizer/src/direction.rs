@@ -89,6 +89,19 @@ impl Direction {
         self.stream.kept()
     }
 
+    /// The pieces beyond gaps: distance from the end of the contiguous bytes, and bytes; touching ones joined.
+    pub fn beyond(&self) -> Vec<(u64, Vec<u8>)> {
+        let mut pieces: Vec<(u64, Vec<u8>)> = Vec::new();
+        for (seq, data) in self.stream.pieces() {
+            let at = i64::from(seq.since(self.stream.next())) as u64;
+            match pieces.last_mut() {
+                Some((start, last)) if *start + last.len() as u64 == at => last.extend_from_slice(data),
+                _ => pieces.push((at, data.to_vec())),
+            }
+        }
+        pieces
+    }
+
     /// Bytes that the receiver's window still allows.
     pub fn room(&self) -> u64 {
         self.edge.saturating_sub(self.delivered)
@@ -194,6 +207,18 @@ mod tests {
         stream.handle_fin(stream.seq(6));
         assert!(stream.handle_ack(stream.seq(7), 10), "the FIN's own");
         assert_eq!(stream.acked(), 6);
+    }
+
+    #[test]
+    fn pieces_beyond_a_gap_are_joined_where_they_touch() {
+        let mut stream = direction();
+        push(&mut stream, 0, b"abc");
+        push(&mut stream, 5, b"fg");
+        push(&mut stream, 7, b"h");
+        push(&mut stream, 10, b"k");
+        assert_eq!(stream.beyond(), [(2, b"fgh".to_vec()), (7, b"k".to_vec())]);
+        push(&mut stream, 3, b"de");
+        assert_eq!(stream.beyond(), [(2, b"k".to_vec())]);
     }
 
     #[test]

@@ -109,6 +109,9 @@ pub struct ClientWindow {
     pub most: u32,
 }
 
+/// Bytes of [`ConnectionReport::beyond`], holes included, at most.
+pub const BEYOND_BYTES: usize = 1 << 20;
+
 /// One connection of a failed backend, as far as it was logged (paper §4.2).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ConnectionReport {
@@ -134,6 +137,9 @@ pub struct ConnectionReport {
     pub partial: PartialResponse,
     /// Response bytes `[Ack_CL, Ack_TL + p)`, still in the log.
     pub unacked: Vec<u8>,
+    /// Response bytes that passed behind a hole: each piece's distance from Ack_TL + p, ascending, and its bytes. The client may
+    /// have them, though p does not count them. At most [`BEYOND_BYTES`].
+    pub beyond: Vec<(u64, Vec<u8>)>,
     /// Why this connection cannot be recovered, if so.
     pub unrecoverable: Option<String>,
 }
@@ -263,6 +269,8 @@ pub struct RecoveryOrder {
     pub resend: Vec<u8>,
     /// What to take in from the alternate before splicing.
     pub take_in: TakeIn,
+    /// As reported: what the alternate sends behind p must equal this, up to its end.
+    pub beyond: Vec<(u64, Vec<u8>)>,
 }
 
 /// Recovery manager (or `resplice`) to proxy.

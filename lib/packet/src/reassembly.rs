@@ -46,6 +46,11 @@ impl Reassembly {
         self.kept
     }
 
+    /// What is kept beyond gaps, ascending. Neighbours may touch.
+    pub fn pieces(&self) -> impl Iterator<Item = (Seq, &[u8])> {
+        self.pieces.iter().map(|(seq, data)| (*seq, data.as_slice()))
+    }
+
     /// Takes a segment's data; `deliver` is called with what is in order now, piece by piece.
     pub fn push(&mut self, seq: Seq, data: &[u8], deliver: &mut dyn FnMut(&[u8])) -> Pushed {
         let mut pushed = Pushed::default();

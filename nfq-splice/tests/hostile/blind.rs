@@ -202,6 +202,7 @@ fn recovering() -> Spliced {
         resend_from: (BACKEND + 1 + P).0,
         resend: Vec::new(),
         take_in: TakeIn::Nothing,
+        beyond: Vec::new(),
         client_window: ClientWindow::default(),
     };
     spliced.proxy.engine.handle_order(spliced.proxy.now, order);

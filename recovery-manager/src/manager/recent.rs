@@ -96,6 +96,7 @@ mod tests {
             pending: Vec::new(),
             partial: PartialResponse::default(),
             unacked: Vec::new(),
+            beyond: Vec::new(),
             unrecoverable: None,
         }
     }

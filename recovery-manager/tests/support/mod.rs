@@ -198,6 +198,7 @@ pub(crate) fn report(port: u16) -> ConnectionReport {
         pending: vec![request],
         partial: PartialResponse::default(),
         unacked: Vec::new(),
+        beyond: Vec::new(),
         unrecoverable: None,
     }
 }

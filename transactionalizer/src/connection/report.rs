@@ -1,6 +1,6 @@
 //! What recovery can ask for: kept, trimmed, reported (paper §4.2).
 
-use cluster::control::{ClientWindow, ConnectionReport, TAIL_BYTES};
+use cluster::control::{BEYOND_BYTES, ClientWindow, ConnectionReport, TAIL_BYTES};
 
 use crate::spans::LogBytes;
 
@@ -26,6 +26,10 @@ impl Connection {
         if report.unrecoverable.is_some() {
             return report;
         }
+        if report.beyond.last().is_some_and(|(at, bytes)| *at + bytes.len() as u64 > BEYOND_BYTES as u64) {
+            report.unrecoverable = Some("too many response bytes beyond a gap in the log".to_owned());
+            report.beyond.clear();
+        }
         let delivered = self.backend.delivered();
         match self.spans.read(self.backend.acked()..delivered, log) {
             Some(bytes) => report.unacked = bytes,
@@ -50,6 +54,7 @@ impl Connection {
             pending: self.requests.report(),
             partial: self.responses.report(),
             unacked: Vec::new(),
+            beyond: self.backend.beyond(),
             unrecoverable: self.unrecoverable(),
         }
     }

@@ -52,6 +52,7 @@ impl Middle {
             pending: vec![],
             partial: PartialResponse::default(),
             unacked: vec![],
+            beyond: Vec::new(),
             unrecoverable: Some("log began in mid-connection".to_owned()),
         }
     }

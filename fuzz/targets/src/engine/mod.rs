@@ -90,6 +90,7 @@ fn order(world: &World, from: usize, to: usize, input: &mut Input<'_>) -> Recove
         resend_from: world.backend_number(from, to, input).0,
         resend: input.blob().to_vec(),
         take_in,
+        beyond: if choices & 16 == 0 { Vec::new() } else { vec![(3, b"beyond".to_vec())] },
     }
 }
 

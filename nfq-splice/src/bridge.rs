@@ -1,0 +1,93 @@
+//! Bytes behind a hole in the log: they passed the logger, so the client may have them, but p does not count them.
+//!
+//! What the alternate sends there is taken in, too, compared with the pieces that were logged, and becomes the proxy's to
+//! deliver: the client may acknowledge it as soon as the hole is filled, before the alternate could have sent it.
+
+/// From p to the end of the last piece.
+#[derive(Debug, Default)]
+pub(crate) struct Bridge {
+    /// Distance from p, bytes; ascending.
+    pieces: Vec<(u64, Vec<u8>)>,
+    /// What an alternate has sent from p on: the client has it, or will get it.
+    taken: Vec<u8>,
+}
+
+impl Bridge {
+    pub(crate) fn new(pieces: Vec<(u64, Vec<u8>)>) -> Self {
+        Self { pieces, taken: Vec::new() }
+    }
+
+    /// Bytes from p on to be taken in.
+    pub(crate) fn length(&self) -> u64 {
+        self.pieces.last().map_or(0, |(at, bytes)| at.saturating_add(bytes.len() as u64))
+    }
+
+    /// Bytes that have been taken in from some alternate.
+    pub(crate) fn taken(&self) -> u64 {
+        self.taken.len() as u64
+    }
+
+    /// `data` is what the alternate sends `at` bytes behind p; what lies beyond the bridge is not looked at. `Ok`: the part of
+    /// it that is new. `Err`: where it differs from what the client may have.
+    pub(crate) fn push(&mut self, at: u64, data: &[u8]) -> Result<Vec<u8>, u64> {
+        let data = data
+            .get(..(self.length().saturating_sub(at)).min(data.len() as u64) as usize)
+            .unwrap_or_default();
+        let known = self.pieces.iter().map(|(start, piece)| (*start, piece.as_slice()));
+        for (start, piece) in known.chain([(0, self.taken.as_slice())]) {
+            if let Some(place) = difference(start, piece, at, data) {
+                return Err(place);
+            }
+        }
+        let old = self.taken().saturating_sub(at) as usize;
+        let new = data.get(old..).unwrap_or_default().to_vec();
+        self.taken.extend_from_slice(&new);
+        Ok(new)
+    }
+}
+
+/// The first place at which two stretches that overlap differ.
+fn difference(start: u64, piece: &[u8], at: u64, data: &[u8]) -> Option<u64> {
+    let from = start.max(at);
+    let piece = piece.get(usize::try_from(from - start).ok()?..)?;
+    let data = data.get(usize::try_from(from - at).ok()?..)?;
+    piece.iter().zip(data).position(|(one, other)| one != other).map(|place| from + place as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bridge() -> Bridge {
+        Bridge::new(vec![(3, b"defg".to_vec()), (9, b"j".to_vec())])
+    }
+
+    #[test]
+    fn equal_bytes_are_taken_once_however_they_are_cut() {
+        for cut in 0..10 {
+            let mut bridge = bridge();
+            let (one, other) = b"abcdefghij".split_at(cut);
+            assert_eq!(bridge.push(0, one).unwrap(), one);
+            assert_eq!(bridge.push(cut as u64, &[other, b"beyond"].concat()).unwrap(), other);
+            assert_eq!((bridge.taken(), bridge.length()), (10, 10));
+            // Another alternate begins anew.
+            assert_eq!(bridge.push(0, b"abcdefghij").unwrap(), b"");
+        }
+    }
+
+    #[test]
+    fn a_difference_is_found_where_the_client_has_bytes() {
+        assert_eq!(bridge().push(0, b"abcdeXghij"), Err(5));
+        assert_eq!(bridge().push(5, b"fgXXj"), Ok(b"fgXXj".to_vec()));
+        let mut bridge = bridge();
+        bridge.push(0, b"ab").unwrap();
+        assert_eq!(bridge.push(0, b"aXc"), Err(1));
+    }
+
+    #[test]
+    fn without_pieces_there_is_nothing_to_take_in() {
+        let mut none = Bridge::default();
+        assert_eq!(none.length(), 0);
+        assert_eq!(none.push(0, b"whatever"), Ok(Vec::new()));
+    }
+}
