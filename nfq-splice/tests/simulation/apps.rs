@@ -40,6 +40,8 @@ pub(crate) struct Server {
     pub(crate) number: usize,
     /// Its process was killed: nothing listens any more.
     pub(crate) killed: bool,
+    /// Updates that it has run: whose, and how long.
+    pub(crate) updates: Vec<(SocketAddr, usize)>,
 }
 
 impl Server {
@@ -54,6 +56,7 @@ impl Server {
         for_each_listen(host, &workers);
         Self {
             stalls: None,
+            updates: Vec::new(),
             workers,
             variant,
             service_time: Duration::ZERO,
@@ -85,7 +88,8 @@ impl Server {
         );
         let mut next = None;
         for worker in &mut self.workers {
-            worker.step(host, now, self.variant, self.service_time, &date);
+            let updates = worker.step(host, now, self.variant, self.service_time, &date);
+            self.updates.extend(updates);
             worker.write(host, self.stalls.unwrap_or(usize::MAX));
             next = next.into_iter().chain(worker.ready.front().map(|(at, _)| *at)).min();
         }
@@ -100,15 +104,24 @@ fn for_each_listen(host: &mut Host, workers: &Vec<Worker>) {
 }
 
 impl Worker {
-    fn step(&mut self, host: &mut Host, now: Time, variant: Variant, service_time: Duration, date: &str) {
+    /// Gives the updates that it ran.
+    fn step(
+        &mut self,
+        host: &mut Host,
+        now: Time,
+        variant: Variant,
+        service_time: Duration,
+        date: &str,
+    ) -> Vec<(SocketAddr, usize)> {
         let socket = host.socket(self.handle);
+        let peer = socket.remote_endpoint().map(|end| SocketAddr::from((end.addr, end.port)));
         // A reset in SYN-RECEIVED leads smoltcp back to LISTEN with remains of the old connection, which stall the next one.
         let again = socket.state() == State::Listen && self.used;
         if !socket.is_open() || again {
             *self = Self::new(self.handle);
             socket.abort();
             socket.listen(80).unwrap();
-            return;
+            return Vec::new();
         }
         self.used |= socket.state() != State::Listen;
         while socket.can_recv() {
@@ -117,10 +130,11 @@ impl Worker {
                 (bytes.len(), ())
             });
         }
-        self.answer(now, variant, service_time, date);
+        let updates = self.answer(now, variant, service_time, date);
         while self.ready.front().is_some_and(|(at, _)| *at <= now) {
             self.outgoing.extend(self.ready.pop_front().unwrap().1);
         }
+        updates.into_iter().filter_map(|bytes| Some((peer?, bytes))).collect()
     }
 
     fn write(&mut self, host: &mut Host, stalls: usize) {
@@ -136,17 +150,22 @@ impl Worker {
         }
     }
 
-    fn answer(&mut self, now: Time, variant: Variant, service_time: Duration, date: &str) {
+    fn answer(&mut self, now: Time, variant: Variant, service_time: Duration, date: &str) -> Vec<usize> {
+        let mut updates = Vec::new();
         while let Ok(Some(head)) = http1::parse_request(&self.incoming, 64 << 10) {
             let body = if let RequestFraming::Length(bytes) = head.framing { bytes as usize } else { 0 };
             let all = head.head_bytes + body;
             if self.incoming.len() < all {
-                return;
+                break;
+            }
+            if head.path == "/update" {
+                updates.push(body);
             }
             let answer = respond(&head, &self.incoming[head.head_bytes..all], variant, date);
             self.ready.push_back((now + service_time, answer));
             self.incoming.drain(..all);
         }
+        updates
     }
 }
 

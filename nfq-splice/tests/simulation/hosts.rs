@@ -104,6 +104,8 @@ pub(crate) struct Host {
     edges: BTreeMap<(SocketAddr, SocketAddr), (Seq, u8)>,
     /// By peer: what this host expects next.
     peer_next: BTreeMap<(SocketAddr, SocketAddr), Seq>,
+    /// By peer: its last timestamp.
+    recent: BTreeMap<(SocketAddr, SocketAddr), u32>,
     /// By peer: the acknowledgement that is not progressing, and since when.
     stalls: BTreeMap<(SocketAddr, SocketAddr), (Seq, Time, u32)>,
 }
@@ -132,6 +134,7 @@ impl Host {
             syns: BTreeMap::new(),
             edges: BTreeMap::new(),
             peer_next: BTreeMap::new(),
+            recent: BTreeMap::new(),
             stalls: BTreeMap::new(),
         }
     }
@@ -158,7 +161,11 @@ impl Host {
     }
 
     pub(crate) fn receive(&mut self, packet: Vec<u8>) {
-        if self.is_duplicate_syn(&packet) || self.is_inexact_reset(&packet) || self.is_long_fin(&packet) {
+        if self.is_older_than_before(&packet)
+            || self.is_duplicate_syn(&packet)
+            || self.is_inexact_reset(&packet)
+            || self.is_long_fin(&packet)
+        {
             return;
         }
         if let Ok(segment) = TcpSegment::parse(&packet)
@@ -169,6 +176,29 @@ impl Host {
             *acked = if segment.flags().syn() { segment.ack() } else { acked.max(segment.ack()) };
         }
         self.wire.incoming.push_back(packet);
+    }
+
+    /// smoltcp does not protect itself against wrapped sequence numbers; other stacks drop a segment whose timestamp goes
+    /// back (RFC 7323 §5.3).
+    fn is_older_than_before(&mut self, packet: &[u8]) -> bool {
+        let Ok(segment) = TcpSegment::parse(packet) else { return false };
+        let key = (segment.destination(), segment.source());
+        if !segment.checksums_valid() || segment.flags().rst() {
+            return false;
+        }
+        let Some((value, _)) = segment.timestamps() else { return false };
+        if segment.flags().syn() {
+            self.recent.insert(key, value);
+            return false;
+        }
+        let Some(recent) = self.recent.get_mut(&key) else { return false };
+        if (value.wrapping_sub(*recent) as i32) < 0 {
+            return true;
+        }
+        if self.peer_next.get(&key).is_some_and(|next| segment.seq().before_or_at(*next)) {
+            *recent = value;
+        }
+        false
     }
 
     /// smoltcp gives it to another listening socket, which answers with another initial sequence number.

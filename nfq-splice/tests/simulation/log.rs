@@ -33,6 +33,8 @@ pub(crate) struct FlowLog {
     /// Highest right edge that the backend gave the client.
     pub(crate) granted: Option<Seq>,
     server_scale: u8,
+    /// Both sides offered window scales.
+    scaled: bool,
     t_l_before: u16,
 }
 
@@ -61,6 +63,7 @@ impl FlowLog {
             ended: false,
             granted: None,
             server_scale: 0,
+            scaled: false,
             t_l_before,
         }
     }
@@ -86,7 +89,8 @@ impl FlowLog {
         }
         let Some((isn, stream)) = &self.server else { return };
         if segment.flags().ack() && self.ack_cl.before_or_at(segment.ack()) {
-            let now = u32::from(segment.window()) << self.options.window_scale.unwrap_or(0);
+            let now =
+                u32::from(segment.window()) << self.options.window_scale.filter(|_| self.scaled).unwrap_or(0);
             self.client_window = ClientWindow { now, most: now.max(self.client_window.most) };
         }
         if segment.flags().ack()
@@ -101,13 +105,6 @@ impl FlowLog {
         }
     }
 
-    /// A byte that the client has, but that the log's stream does not reach, could be neither compared nor counted.
-    pub(crate) fn is_beyond_a_hole(&self, segment: &TcpSegment<'_>) -> bool {
-        let next = self.server.as_ref().map(|(_, stream)| stream.next());
-        !segment.flags().syn()
-            && next.is_some_and(|next| next.before(segment.seq()) && !segment.payload().is_empty())
-    }
-
     /// `judged`: the segment's FIN or RST is the backend's failure and does not count.
     pub(crate) fn note_server(&mut self, segment: &TcpSegment<'_>, judged: bool) {
         let flags = segment.flags();
@@ -115,7 +112,9 @@ impl FlowLog {
         if flags.syn() && self.server.is_none() && segment.ack() == self.irs + 1 {
             self.server = Some((segment.seq(), Reassembly::new(segment.seq() + 1, ENOUGH)));
             self.ack_cl = segment.seq() + 1;
-            self.server_scale = segment.syn_options().window_scale.unwrap_or(0);
+            let scale = segment.syn_options().window_scale;
+            self.scaled = scale.is_some() && self.options.window_scale.is_some();
+            self.server_scale = scale.filter(|_| self.scaled).unwrap_or(0);
         }
         if flags.ack() && !flags.rst() {
             let scale = if flags.syn() { 0 } else { self.server_scale };
@@ -205,8 +204,23 @@ impl FlowLog {
             pending,
             partial: partial(&self.responses[parsed.answered_bytes..], method),
             unacked: self.responses[unacked.min(self.responses.len())..].to_vec(),
+            beyond: self.beyond(),
             unrecoverable: self.server.is_none().then(|| "no handshake was logged".to_owned()),
         }
+    }
+
+    /// The pieces behind a hole.
+    fn beyond(&self) -> Vec<(u64, Vec<u8>)> {
+        let mut joined: Vec<(u64, Vec<u8>)> = Vec::new();
+        let Some((_, stream)) = &self.server else { return joined };
+        for (seq, data) in stream.pieces() {
+            let at = seq.since(stream.next()) as u64;
+            match joined.last_mut() {
+                Some((start, last)) if *start + last.len() as u64 == at => last.extend_from_slice(data),
+                _ => joined.push((at, data.to_vec())),
+            }
+        }
+        joined
     }
 
     pub(crate) fn backend(&self) -> SocketAddr {

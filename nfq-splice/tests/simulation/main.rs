@@ -32,6 +32,7 @@ mod log;
 mod rng;
 mod scenario;
 mod sweep;
+mod windows;
 mod world;
 
 use std::collections::BTreeMap;

@@ -24,6 +24,7 @@ use crate::kernel::{Entry, Kernel, Path};
 use crate::log::FlowLog;
 use crate::rng::Rng;
 use crate::scenario::{BACKENDS, CrashAt, FAULTS_PER_LINK, Faults, Kill, Kind, Scenario, When};
+use crate::windows::Windows;
 
 /// Virtual time after which a client that is not done is stalled.
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -49,6 +50,8 @@ pub(crate) struct Packet {
     pub(crate) from_backend: Option<usize>,
     /// When it left the proxy towards the client.
     pub(crate) departed: u64,
+    /// The window that its maker announced in it, bytes; `None`: the engine made it, or a stranger.
+    pub(crate) window: Option<u32>,
 }
 
 enum Event {
@@ -90,6 +93,7 @@ pub(crate) struct World {
     faults: [u32; 3],
     orders: BTreeMap<u64, ClientAddress>,
     checks: Checks,
+    windows: Windows,
     /// Why a client may be cut off.
     pub(crate) excuses: BTreeMap<ClientAddress, String>,
     pub(crate) trace: Option<Vec<String>>,
@@ -165,6 +169,7 @@ impl World {
             faults: [0; 3],
             orders: BTreeMap::new(),
             checks: Checks::new(scenario.cluster.splice.hold_bytes as u32),
+            windows: Windows::default(),
             excuses: BTreeMap::new(),
             trace: trace.then(Vec::new),
             resplices: 0,

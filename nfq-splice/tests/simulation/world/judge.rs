@@ -1,6 +1,7 @@
 //! Whether a run ended as it must, and what excuses a client that was cut off.
 
 use super::*;
+use crate::content::Request;
 
 impl World {
     /// A reset by the manager needs a reason that the scenario explains.
@@ -47,7 +48,35 @@ impl World {
         Ok(())
     }
 
+    /// No update is run more often than it was asked for, on all backends together.
+    fn judge_updates(&self) -> Result<(), String> {
+        for client in &self.clients {
+            let address = client_address(client.port);
+            let mut run: Vec<usize> = Vec::new();
+            for (by, bytes) in self.servers.iter().flat_map(|server| &server.updates) {
+                run.extend((*by == address).then_some(*bytes));
+            }
+            for asked in &client.habits.requests {
+                if let Request::Post { bytes, idempotent: false } = asked {
+                    let place = run.iter().position(|run| run == bytes);
+                    place.map(|place| run.swap_remove(place));
+                }
+            }
+            if let Some(bytes) = run.first() {
+                return Err(format!("an update of {bytes} bytes of {address} was run twice"));
+            }
+        }
+        Ok(())
+    }
+
     pub(super) fn judge_end(&mut self) -> Result<(), String> {
+        self.judge_updates()?;
+        let manager = self.manager.status().counters;
+        for name in ["recoveries_running", "orders_open", "report_bytes_held"] {
+            if manager.get(name).is_some_and(|left| *left > 0) {
+                return Err(format!("{name} of the manager: {}", manager[name]));
+            }
+        }
         let status = self.engine.status();
         if status.total > 0 {
             return Err(format!("connections are never forgotten: {:?}", status.connections));

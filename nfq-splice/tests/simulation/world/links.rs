@@ -34,7 +34,8 @@ impl World {
         for bytes in sent {
             self.serial += 1;
             let from_backend = number.checked_sub(1);
-            let packet = Packet { bytes, born: self.serial, from_backend, departed: 0 };
+            let window = Some(self.windows.leaves(&TcpSegment::parse(&bytes).unwrap()));
+            let packet = Packet { bytes, born: self.serial, from_backend, departed: 0, window };
             let (link, to) = if number == 0 { (0, Node::Proxy) } else { (2, Node::Logger) };
             self.transmit(link, to, packet);
         }
@@ -78,6 +79,7 @@ impl World {
             Node::Client => {
                 self.note(|| format!("      -> client   {}", show(&packet.bytes)));
                 self.checks.at_client(&packet);
+                self.check_window(&packet);
                 self.hosts[0].receive(packet.bytes);
                 self.host_due[0] = Some(self.now);
             }
@@ -86,6 +88,7 @@ impl World {
                     return;
                 }
                 self.note(|| format!("      -> backend{number} {}", show(&packet.bytes)));
+                self.check_window(&packet);
                 self.hosts[number + 1].receive(packet.bytes);
                 self.host_due[number + 1] = Some(self.now);
             }
@@ -94,6 +97,16 @@ impl World {
                 .is_ok_and(|segment| segment.checksums_valid() && known(&segment)) => {}
             Node::Logger => self.arrive_at_logger(packet),
             Node::Proxy => self.arrive_at_proxy(packet),
+        }
+    }
+
+    fn check_window(&mut self, packet: &Packet) {
+        let Ok(segment) = TcpSegment::parse(&packet.bytes) else { return };
+        let recovered = self.orders.values().any(|client| *client == segment.destination());
+        if segment.checksums_valid()
+            && let Err(why) = self.windows.reaches(&segment, service(), recovered)
+        {
+            self.checks.fail(format!("{why}: {}", show(&packet.bytes)));
         }
     }
 }

@@ -72,6 +72,9 @@ impl World {
         if !segment.checksums_valid() {
             return self.checks.fail(format!("bad checksum sent: {}", show(&packet.bytes)));
         }
+        if let Some(Err(why)) = packet.window.map(|announced| self.windows.translated(&segment, announced)) {
+            return self.checks.fail(format!("{why}: {}", show(&packet.bytes)));
+        }
         if destination.ip() == client_host() {
             if source != service() {
                 return self
@@ -99,7 +102,7 @@ impl World {
                     self.serial += 1;
                     let born = inherited.unwrap_or(self.serial);
                     self.note(|| format!("engine sends {}", show(&bytes)));
-                    self.route(Packet { bytes, born, from_backend: None, departed: 0 });
+                    self.route(Packet { bytes, born, from_backend: None, departed: 0, window: None });
                 }
                 Action::Suspend(client) => {
                     self.kernel.queued.insert(client);
