@@ -16,6 +16,9 @@ use crate::leg::ClientLeg;
 
 /// Receive window before the splice, bytes. No more than any backend will offer, so that it never shrinks (SHLD-14).
 pub(crate) const SETUP_WINDOW: u32 = 28_960;
+/// Pieces of a request beyond a gap that are kept: more than a client with whole segments has under way, and few enough that
+/// tiny ones do not cost more than their bytes.
+const MAX_GAPS: usize = 64;
 /// First distance of repeated SYN-ACKs (RFC 6298 §2.1).
 const SYN_ACK_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -162,6 +165,9 @@ impl Core {
         }
         if setup.kept() >= limit {
             return self.counters.count("request_bytes_limit_dropped");
+        }
+        if segment.seq() != setup.reassembly.next() && setup.reassembly.pieces().count() >= MAX_GAPS {
+            return self.counters.count("request_pieces_limit_dropped");
         }
         let mut conflict = setup.contradicts(segment);
         let Setup { request, reassembly, .. } = &mut **setup;

@@ -105,7 +105,10 @@ impl Proxy {
     }
 
     pub(crate) fn receive(&mut self, segment: &SegmentBuilder<'_>) -> Vec<Sent> {
-        let mut packet = segment.build();
+        self.receive_bytes(segment.build())
+    }
+
+    pub(crate) fn receive_bytes(&mut self, mut packet: Vec<u8>) -> Vec<Sent> {
         assert_eq!(self.engine.handle_packet(self.now, &mut packet, Stage::Tracked), Verdict::Drop);
         self.drain()
     }
