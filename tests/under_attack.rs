@@ -1,0 +1,146 @@
+//! Attackers on the client's side of the proxy, while others download: floods of SYNs, blind resets and blind data.
+
+#![allow(clippy::disallowed_methods, reason = "a test of real systems owns sockets and files")]
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use lab::settings::{Path, Settings};
+use lab::testing::{await_condition, in_lab};
+use lab::topology::{PORT, VIP};
+use lab::{Daemon, Lab, Node};
+use netfilter::conntrack::{Conntrack, TcpState};
+use netfilter::raw::RawSender;
+use packet::{Flags, SegmentBuilder, Seq, SynOptions};
+
+const SERVICE: SocketAddr = SocketAddr::new(IpAddr::V4(VIP), PORT);
+const SYNS: u32 = 50_000;
+/// SYNs sent before somebody else's transfer is looked at.
+const WAVE: u32 = 5000;
+
+fn sender(lab: &Lab) -> Result<RawSender> {
+    lab.netns(Node::Client).within(|| Ok(RawSender::open(0)?))
+}
+
+/// Well spread numbers, the same in each run.
+fn scatter(n: u32) -> u32 {
+    n.wrapping_mul(0x9e37_79b1) ^ n.wrapping_mul(0x85eb_ca6b).rotate_left(15)
+}
+
+/// A SYN of a host that does not exist, in 198.18.0.0/15 (RFC 2544).
+fn syn_of_nobody(n: u32) -> Vec<u8> {
+    let random = scatter(n);
+    let address = Ipv4Addr::from(0xc612_0000 | (random & 0x1_ffff));
+    let from = SocketAddr::new(IpAddr::V4(address), (random >> 16) as u16 | 1024);
+    let syn = SynOptions { mss: Some(1460), window_scale: Some(7), ..SynOptions::default() };
+    let bare = SegmentBuilder::new(from, SERVICE);
+    SegmentBuilder { seq: Seq(random), flags: Flags::SYN, window: 64_240, syn: Some(syn), ..bare }.build()
+}
+
+fn counter(lab: &Lab, name: &str) -> Result<u64> {
+    Ok(lab.proxy_status()?.counters.get(name).copied().unwrap_or(0))
+}
+
+fn resident_kib(lab: &Lab) -> Result<u64> {
+    let daemon = lab.daemon(Daemon::NfqSplice).context("nfq-splice is not running")?;
+    let status = std::fs::read_to_string(format!("/proc/{}/status", daemon.pid))?;
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).context("no VmRSS")?;
+    Ok(line.split_whitespace().nth(1).context("no number")?.parse()?)
+}
+
+/// The table fills, cookies take over, memory stays, and each new client gets its document at once.
+#[test]
+fn a_syn_flood_from_random_sources() -> Result<()> {
+    let settings = Settings { set: vec!["splice.half_open=64".into()], ..Settings::default() };
+    in_lab(&settings, |lab| {
+        let via = Node::Client.address().to_string();
+        let mut route = Command::new("ip");
+        route.args(["route", "add", "198.18.0.0/15", "via", &via]);
+        lab.netns(Node::Proxy).run(&mut route)?;
+        let mut before = lab.curl(&[&lab.url("/files/300m")])?;
+        before.read_to(1_000_000)?;
+        let memory = resident_kib(lab)?;
+        let mut raw = sender(lab)?;
+        for wave in 0..SYNS / WAVE {
+            let packets: Vec<_> = (wave * WAVE..(wave + 1) * WAVE).map(syn_of_nobody).collect();
+            let curl = lab.curl(&[&lab.url("/files/64k")])?;
+            raw.send_batch(&packets);
+            curl.finish()?.check("/files/64k").with_context(|| format!("wave {wave}"))?;
+        }
+        before.finish()?.check("/files/300m")?;
+        let (sent, accepted) = (counter(lab, "syn_cookies_sent")?, counter(lab, "syn_cookies_accepted")?);
+        ensure!(sent > u64::from(SYNS / 4), "{sent} SYNs were answered without state");
+        ensure!(accepted > 0, "no client came by a cookie");
+        ensure!(counter(lab, "half_open_now")? <= 64 + 2, "more half-open connections than allowed");
+        let grown = resident_kib(lab)?.saturating_sub(memory);
+        ensure!(grown < 32 << 10, "the proxy grew by {grown} KiB");
+        Ok(())
+    })
+}
+
+/// Resets, SYNs and data that have a connection's addresses and ports, and any numbers.
+fn blind(n: u32, client: SocketAddr) -> Vec<u8> {
+    let (seq, ack) = (Seq(scatter(n)), Seq(scatter(!n)));
+    let bare = SegmentBuilder { seq, window: 1000, ..SegmentBuilder::new(client, SERVICE) };
+    match n % 4 {
+        0 => SegmentBuilder { flags: Flags::RST, ..bare },
+        1 => SegmentBuilder { flags: Flags::RST, ack: Some(ack), ..bare },
+        2 => SegmentBuilder { flags: Flags::SYN, ..bare },
+        _ => SegmentBuilder { ack: Some(ack), payload: b"GET /evil HTTP/1.1\r\nHost: x\r\n\r\n", ..bare },
+    }
+    .build()
+}
+
+fn blind_attack(path: Path) -> Result<()> {
+    in_lab(&Settings { path, ..Settings::default() }, |lab| {
+        let mut curl = lab.curl(&[&lab.url("/files/300m")])?;
+        curl.read_to(1_000_000)?;
+        let status = lab.proxy_status()?;
+        let client = status.connections.first().context("no connection")?.client;
+        let packets: Vec<_> = (1..4000).map(|n| blind(n, client)).collect();
+        sender(lab)?.send_batch(&packets);
+        curl.read_to(2_000_000)?;
+        if path == Path::Kernel {
+            let entry = lab.netns(Node::Proxy).within(|| Ok(Conntrack::open()?.get(client, SERVICE)?))?;
+            ensure!(entry.is_some_and(|entry| entry.state == TcpState::Established), "{entry:?}");
+        } else {
+            await_condition("the proxy drops what is forged", Duration::from_secs(5), || {
+                Ok(counter(lab, "rst_outside_window_dropped")? > 100
+                    && counter(lab, "outside_window_dropped")? > 100)
+            })?;
+        }
+        ensure!(counter(lab, "challenge_sent")? > 0, "no SYN was challenged");
+        let fetched = curl.finish()?;
+        fetched.check("/files/300m")
+    })
+}
+
+#[test]
+fn blind_resets_syns_and_data_on_a_kernel_splice() -> Result<()> {
+    blind_attack(Path::Kernel)
+}
+
+#[test]
+fn blind_resets_syns_and_data_on_a_userspace_splice() -> Result<()> {
+    blind_attack(Path::Userspace)
+}
+
+/// A checksum that is wrong: the segment does not exist (RFC 9293 MUST-3).
+#[test]
+fn a_bad_checksum() -> Result<()> {
+    in_lab(&Settings::default(), |lab| {
+        let mut packet = syn_of_nobody(1);
+        for byte in packet.iter_mut().skip(36).take(2) {
+            *byte = !*byte;
+        }
+        let before = lab.proxy_status()?.total;
+        sender(lab)?.send(&packet)?;
+        await_condition("it is dropped", Duration::from_secs(5), || {
+            Ok(counter(lab, "bad_checksum_dropped")? == 1)
+        })?;
+        ensure!(lab.proxy_status()?.total == before, "it made a connection");
+        Ok(())
+    })
+}
