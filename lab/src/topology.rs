@@ -143,6 +143,8 @@ pub fn routes(emulated: bool) -> Vec<Route> {
         route(Node::Client, "default", 1, 1),
         route(Node::Proxy, "10.77.3.0/24", 2, 2),
         route(Node::Proxy, "10.77.4.0/24", 2, 2),
+        // Nothing goes there: the kernel needs a route to complain of a packet from the virtual address, and the daemon takes the complaint.
+        route(Node::Proxy, "10.77.0.1", 2, 2),
         route(Node::Logger, "10.77.1.0/24", 2, 1),
         route(Node::B1, "default", 3, 1),
         route(Node::B2, "default", 4, 1),

@@ -20,6 +20,8 @@ pub enum Verdict {
     Drop,
     /// It was rewritten in place and goes on.
     Rewritten,
+    /// It does not concern the proxy and goes on as it is.
+    Untouched,
 }
 
 /// A splice as the kernel can hold it: one conntrack entry.

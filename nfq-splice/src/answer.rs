@@ -118,7 +118,7 @@ impl Core {
         self.acknowledge_client(&flow.leg, seq, ack, SETUP_WINDOW);
     }
 
-    fn send_answer(&mut self, flow: &mut Flow) {
+    pub(crate) fn send_answer(&mut self, flow: &mut Flow) {
         let now = self.now;
         let State::Answering(answering) = &mut flow.state else { return };
         let ack = answering.client_next;

@@ -68,6 +68,8 @@ pub(crate) struct Core {
     /// Bytes of requests that are not with a backend yet.
     pub(crate) setup_bytes: usize,
     strangers: (u64, u32),
+    /// The present second, and ICMP errors looked at in it.
+    pub(crate) icmp_errors: (u64, u32),
 }
 
 impl Core {
@@ -83,6 +85,7 @@ impl Core {
             stateless: Stateless::default(),
             setup_bytes: 0,
             strangers: (0, 0),
+            icmp_errors: (0, 0),
         }
     }
 

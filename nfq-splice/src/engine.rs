@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use cluster::config::{BackendState, Cluster};
 use cluster::control::{Client, ConnectionStatus, FromProxy, Outcome, ProxyStatus, RecoveryOrder};
-use packet::{Flags, Seq, TcpSegment, Time};
+use packet::{Flags, PacketError, Seq, TcpSegment, Time};
 
 use crate::action::{Action, EntryState, KernelSplice, Stage, Verdict};
 use crate::common::{Core, Settings};
@@ -19,7 +19,7 @@ pub(crate) const STATUS_CONNECTIONS: usize = 10_000;
 
 /// All connections of one proxy.
 pub struct Engine {
-    core: Core,
+    pub(crate) core: Core,
     flows: HashMap<Client, Flow>,
     timers: BTreeSet<(Time, Client)>,
     half_open: usize,
@@ -39,9 +39,9 @@ impl Engine {
     /// A queued packet; rewritten in place if it goes on.
     pub fn handle_packet(&mut self, now: Time, packet: &mut [u8], stage: Stage) -> Verdict {
         self.core.now = now;
-        let Ok(segment) = TcpSegment::parse(packet) else {
-            self.core.counters.count("malformed_dropped");
-            return Verdict::Drop;
+        let segment = match TcpSegment::parse(packet) {
+            Ok(segment) => segment,
+            Err(error) => return self.handle_other(packet, error),
         };
         let from_client = segment.destination() == self.core.settings.service;
         let client = if from_client { segment.source() } else { segment.destination() };
@@ -64,6 +64,16 @@ impl Engine {
         };
         self.put(flow);
         verdict
+    }
+
+    /// No whole TCP segment. The kernel puts fragments together before they are queued; what is one nevertheless is dropped.
+    fn handle_other(&mut self, packet: &[u8], error: PacketError) -> Verdict {
+        if error == PacketError::NotTcp {
+            return self.handle_icmp(packet);
+        }
+        let event = if error == PacketError::Fragment { "fragment_dropped" } else { "malformed_dropped" };
+        self.core.counters.count(event);
+        Verdict::Drop
     }
 
     fn handle_stranger(&mut self, segment: &TcpSegment<'_>, from_client: bool) {
@@ -276,7 +286,7 @@ impl Engine {
         counters
     }
 
-    fn take(&mut self, client: Client) -> Option<Flow> {
+    pub(crate) fn take(&mut self, client: Client) -> Option<Flow> {
         let mut flow = self.flows.remove(&client)?;
         self.half_open -= usize::from(flow.is_half_open());
         self.core.setup_bytes -= flow.setup_bytes();
@@ -286,7 +296,7 @@ impl Engine {
         Some(flow)
     }
 
-    fn put(&mut self, mut flow: Flow) {
+    pub(crate) fn put(&mut self, mut flow: Flow) {
         if matches!(flow.state, State::Gone) {
             return;
         }

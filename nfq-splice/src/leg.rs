@@ -7,6 +7,8 @@ use packet::{Flags, SegmentBuilder, Seq, SynOptions, TcpSegment, Time};
 
 /// Bytes of a segment's options when timestamps are in use.
 const TIMESTAMP_BYTES: usize = 12;
+/// Data bytes of a segment on the smallest link (RFC 791): however small an MSS a peer announces, no less.
+const MIN_PAYLOAD: usize = 68 - 20 - 20 - TIMESTAMP_BYTES;
 /// MSS of a peer that announces none (RFC 9293 MUST-15), IPv4 and IPv6.
 const DEFAULT_MSS: (u16, u16) = (536, 1220);
 
@@ -24,7 +26,7 @@ const FORGOTTEN_MILLIS: u32 = 60_000;
 pub(crate) fn payload_bytes(options: &SynOptions, address: SocketAddr, announced: u16) -> usize {
     let default = if address.is_ipv4() { DEFAULT_MSS.0 } else { DEFAULT_MSS.1 };
     let mss = usize::from(options.mss.unwrap_or(default).min(announced));
-    mss.saturating_sub(if options.timestamp.is_some() { TIMESTAMP_BYTES } else { 0 }).max(64)
+    mss.saturating_sub(if options.timestamp.is_some() { TIMESTAMP_BYTES } else { 0 }).max(MIN_PAYLOAD)
 }
 
 /// Towards the client, speaking as the service.
@@ -40,6 +42,8 @@ pub(crate) struct ClientLeg {
     pub(crate) clock_offset: u32,
     /// TSval never goes below this (RFC 7323 §5: PAWS would drop it).
     pub(crate) clock_floor: u32,
+    /// It puts options where the kernel would translate them wrongly.
+    pub(crate) odd_places: bool,
     /// The client's last TSval.
     pub(crate) ts_recent: u32,
     /// The client's highest acknowledgement seen here.

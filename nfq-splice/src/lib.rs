@@ -18,6 +18,7 @@ mod cookie;
 mod counters;
 mod engine;
 mod flow;
+mod icmp;
 mod leg;
 mod recovery;
 pub mod routing;

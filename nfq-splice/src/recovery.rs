@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use cluster::control::{FromProxy, Outcome, RecoveryOrder};
-use packet::{Flags, Reassembly, SegmentBuilder, Seq, TcpSegment};
+use packet::{Flags, Reassembly, SegmentBuilder, Seq, SynOptions, TcpSegment};
 
 use crate::action::Action;
 use crate::bridge::Bridge;
@@ -73,7 +73,9 @@ impl Core {
         self.act(Action::Unsplice(client));
         self.reset_backend(client, splice.backend, Seq(order.client_next) + u32::from(order.client_fin));
         if let Some(options) = order.options {
-            flow.leg.options = options;
+            // The path may since have turned out to take less than the client offered.
+            let mss = flow.leg.options.mss.into_iter().chain(options.mss).min();
+            flow.leg.options = SynOptions { mss, ..options };
         }
         let owed = splice.debts.as_ref().map(|debts| debts.to_backend.clone());
         complete(&mut order, owed.as_ref());

@@ -45,7 +45,7 @@ impl Sender {
     /// Owes `bytes`, the first of which is `base`, and a FIN after them if `fin`.
     /// `window`: bytes the receiver is known to take; `timeout`: the first retransmission timeout.
     pub fn new(base: Seq, bytes: Vec<u8>, fin: bool, mss: usize, window: usize, timeout: Duration) -> Self {
-        let mss = mss.max(88);
+        let mss = mss.max(1);
         Self {
             base,
             bytes,
@@ -99,6 +99,20 @@ impl Sender {
     pub fn from(&self, seq: Seq) -> Option<(&[u8], bool)> {
         let at = usize::try_from(seq.since(self.base)).ok()?;
         Some((self.bytes.get(at..)?, self.fin))
+    }
+
+    /// This sequence number was sent and is not acknowledged.
+    pub fn in_flight(&self, seq: Seq) -> bool {
+        let at = seq.since(self.base);
+        at >= self.acked as i32 && at < self.highest as i32
+    }
+
+    /// The path takes segments with at most `mss` bytes of data: what is in flight was lost and goes again.
+    pub fn limit(&mut self, mss: usize) {
+        if mss < self.mss {
+            self.mss = mss.max(1);
+            self.next = self.acked;
+        }
     }
 
     /// Timeouts in a row without progress.

@@ -61,6 +61,7 @@ impl Core {
             announced_scale: if options.window_scale.is_some() { self.scale() } else { 0 },
             clock_offset,
             clock_floor: clock_offset.wrapping_add((self.now.as_nanos() / 1_000_000) as u32),
+            odd_places: false,
             ts_recent: options.timestamp.unwrap_or(0),
             acked: Seq(0),
             window: None,
@@ -120,6 +121,7 @@ impl Core {
 
     /// A client's segment before there is a splice.
     pub(crate) fn handle_setup(&mut self, flow: &mut Flow, segment: &TcpSegment<'_>) {
+        flow.leg.odd_places |= segment.has_odd_places();
         let State::Setup(setup) = &mut flow.state else { return };
         let flags = segment.flags();
         if flags.rst() {

@@ -67,11 +67,12 @@ impl Splice {
         place != Some(Reset::Outside)
     }
 
-    /// The kernel translates no window scales and makes no timestamps.
+    /// The kernel translates no window scales, makes no timestamps, and miscalculates checksums of options on odd places.
     fn fits_kernel(&self, leg: &ClientLeg) -> bool {
         self.server_scale == leg.announced_scale
             && self.client_scale == leg.client_scale()
             && self.debts.is_none()
+            && !leg.odd_places
     }
 }
 

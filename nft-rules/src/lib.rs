@@ -13,6 +13,7 @@ mod differences;
 mod error;
 pub mod install;
 pub mod logger;
+mod network;
 mod nft;
 pub mod placement;
 pub mod proxy;

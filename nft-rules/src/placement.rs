@@ -19,7 +19,12 @@ const INITIAL: u32 = 0xdead_beef;
 pub(crate) fn expression(family: Family, client_is_source: bool, queues: u16) -> String {
     let ip = family.name();
     let (address, port) = if client_is_source { ("saddr", "sport") } else { ("daddr", "dport") };
-    format!("jhash {ip} {address} . tcp {port} mod {queues} seed {SEED:#x}")
+    hash_of(&format!("{ip} {address} . tcp {port}"), queues)
+}
+
+/// The same of any key that reads as an address and a port.
+pub(crate) fn hash_of(key: &str, queues: u16) -> String {
+    format!("jhash {key} mod {queues} seed {SEED:#x}")
 }
 
 /// The index of a client's queue, less than `queues`, which is at least 1.

@@ -15,6 +15,7 @@ use std::ops::Range;
 use cluster::config::Cluster;
 use netfilter::Family;
 
+use crate::network;
 use crate::text::{self, Chain, elements, to};
 use crate::{
     BACKEND_CHAIN, BEFORE_CONNTRACK_MARK, CLIENT_CHAIN, Error, PROXY_QUEUE, PROXY_TABLE, QUEUED_SET,
@@ -54,10 +55,10 @@ impl ProxyRules {
         Self::new(cluster.service.address, backends, queues, flow_limit)
     }
 
-    /// Before conntrack: packets to be held while a splice is changed, and those translated in user space.
+    /// Before conntrack: packets to be held while a splice is changed, those translated in user space, ICMP errors.
     fn before_conntrack(&self) -> Vec<String> {
         let (ip, service, backends) = (self.family().name(), to(self.service), elements(&self.backends));
-        vec![
+        let mut rules = vec![
             format!(
                 "{service} {ip} saddr . tcp sport @{QUEUED_SET} notrack meta mark set {BEFORE_CONNTRACK_MARK:#x} goto {CLIENT_CHAIN}"
             ),
@@ -65,7 +66,9 @@ impl ProxyRules {
                 "{ip} saddr . tcp sport {backends} {ip} daddr . tcp dport @{QUEUED_SET} \
                  notrack meta mark set {BEFORE_CONNTRACK_MARK:#x} goto {BACKEND_CHAIN}"
             ),
-        ]
+        ];
+        rules.extend(network::error_rules(self.service, &self.backends));
+        rules
     }
 
     /// After conntrack: new connections (also on a port whose old entry is still there), then the spliced pass,
@@ -73,12 +76,13 @@ impl ProxyRules {
     ///
     /// A backend's RST and SYN-ACK are the daemon's even when spliced: conntrack's SYNPROXY hook would take them for
     /// the answers to a SYN of its own and set the sequence offset anew, so that the client would reject the RST.
+    /// So is urgent data: only the daemon can take back its urgency.
     fn after_conntrack(&self) -> Vec<String> {
         let (ip, service, backends) = (self.family().name(), to(self.service), elements(&self.backends));
         let from_backend = format!("{ip} saddr . tcp sport {backends} fib daddr type != local");
         vec![
-            format!("{service} tcp flags & (syn | ack) == syn goto {CLIENT_CHAIN}"),
-            format!("{from_backend} tcp flags & (syn | rst) != 0 goto {BACKEND_CHAIN}"),
+            format!("{service} tcp flags & (syn | urg) != 0 goto {CLIENT_CHAIN}"),
+            format!("{from_backend} tcp flags & (syn | rst | urg) != 0 goto {BACKEND_CHAIN}"),
             format!("ct mark {SPLICED_MARK:#x} accept"),
             format!("{service} goto {CLIENT_CHAIN}"),
             format!("{from_backend} goto {BACKEND_CHAIN}"),
@@ -86,19 +90,30 @@ impl ProxyRules {
     }
 
     /// Both directions of a connection go to the queue that the client's address and port say.
-    fn placement(&self) -> [Chain; 2] {
+    fn placement(&self) -> [Chain; 4] {
         let count = self.queues.len();
         let calls: Vec<String> =
             (0..count).map(|index| format!("{index} : jump {}", queue_chain(index))).collect();
-        let call = |client_is_source| {
-            let hash = placement::expression(self.family(), client_is_source, count as u16);
-            format!("{hash} vmap {{ {} }}", calls.join(", "))
-        };
-        [text::hand_over(CLIENT_CHAIN, call(true)), text::hand_over(BACKEND_CHAIN, call(false))]
+        let call = |hash: &str| format!("{hash} vmap {{ {} }}", calls.join(", "));
+        let of_segment =
+            |client_is_source| call(&placement::expression(self.family(), client_is_source, count as u16));
+        let [about_client, about_backend] = network::error_chains(self.family(), count as u16, call);
+        [
+            text::hand_over(CLIENT_CHAIN, of_segment(true)),
+            text::hand_over(BACKEND_CHAIN, of_segment(false)),
+            about_client,
+            about_backend,
+        ]
+    }
+
+    /// What the daemon sends passes untracked; what the proxy itself has to say about a segment is the daemon's.
+    fn output(&self) -> Vec<String> {
+        let own = format!("meta mark {RAW_MARK:#x} notrack accept");
+        std::iter::once(own).chain(network::error_rules(self.service, &self.backends)).collect()
     }
 
     fn chains(&self) -> Vec<Chain> {
-        vec![
+        let hooked = vec![
             Chain::hooked(
                 "raw_prerouting",
                 "type filter hook prerouting priority raw",
@@ -113,13 +128,12 @@ impl ProxyRules {
             Chain::hooked(
                 "untranslated",
                 "type filter hook forward priority filter",
-                vec![format!("{} counter drop", to(self.service))],
+                vec![
+                    format!("{} counter drop", to(self.service)),
+                    network::untranslated_fragment(self.service),
+                ],
             ),
-            Chain::hooked(
-                "raw_output",
-                "type filter hook output priority raw",
-                vec![format!("meta mark {RAW_MARK:#x} notrack")],
-            ),
+            Chain::hooked("raw_output", "type filter hook output priority raw", self.output()),
             // The hooks that translate exist only where such a chain and such a rule do.
             Chain::hooked("nat_hooks", "type nat hook prerouting priority dstnat", Vec::new()),
             Chain::hooked(
@@ -127,7 +141,8 @@ impl ProxyRules {
                 "type filter hook input priority filter",
                 vec![NEVER_SYNPROXY.to_owned()],
             ),
-        ]
+        ];
+        network::fragment_chain(self.service).into_iter().chain(hooked).collect()
     }
 }
 

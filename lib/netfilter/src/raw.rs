@@ -20,12 +20,12 @@ pub struct RawSender {
 }
 
 /// What became of a batch.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Sent {
     /// Handed to the network.
     pub sent: usize,
-    /// Longer than the route's MTU.
-    pub too_long: usize,
+    /// Which of them, counted from 0, were longer than the route's MTU.
+    pub too_long: Vec<usize>,
     /// No buffer space.
     pub no_room: usize,
     /// No IP packet, no route, refused by a rule.
@@ -87,7 +87,7 @@ impl RawSender {
             if taken < CHUNK
                 && let Some((stopped, after)) = rest.split_first()
             {
-                result.count(&self.send(stopped.as_ref()));
+                result.count(&self.send(stopped.as_ref()), packets.len() - rest.len());
                 rest = after;
             }
         }
@@ -127,10 +127,10 @@ impl RawSender {
 }
 
 impl Sent {
-    fn count(&mut self, result: &Result<(), Error>) {
+    fn count(&mut self, result: &Result<(), Error>, index: usize) {
         match result {
             Ok(()) => self.sent += 1,
-            Err(Error::TooLong) => self.too_long += 1,
+            Err(Error::TooLong) => self.too_long.push(index),
             Err(Error::NoRoom) => self.no_room += 1,
             Err(_) => self.failed += 1,
         }

@@ -72,6 +72,11 @@ impl<'a> Iterator for Options<'a> {
     }
 }
 
+/// A splice changes what such an option says.
+pub(crate) fn is_translated(kind: u8) -> bool {
+    matches!(kind, kind::TIMESTAMPS | kind::SACK)
+}
+
 /// Reads the options of a SYN; a window scale above 14 counts as 14 (RFC 7323 §2.3).
 pub(crate) fn syn_options(field: &[u8]) -> SynOptions {
     let mut found = SynOptions::default();
@@ -89,13 +94,12 @@ pub(crate) fn syn_options(field: &[u8]) -> SynOptions {
     found
 }
 
-/// TSval and TSecr, if present; of several options the last counts, as in [`syn_options`] and in Linux.
+/// TSval and TSecr, if present.
 pub(crate) fn timestamps(field: &[u8]) -> Option<(u32, u32)> {
-    let pairs = Options::new(field).filter_map(|option| match (option.kind, option.data) {
+    Options::new(field).find_map(|option| match (option.kind, option.data) {
         (kind::TIMESTAMPS, &[a, b, c, d, e, f, g, h]) => {
             Some((u32::from_be_bytes([a, b, c, d]), u32::from_be_bytes([e, f, g, h])))
         }
         _ => None,
-    });
-    pairs.last()
+    })
 }

@@ -270,6 +270,11 @@ impl<'a> TcpSegment<'a> {
         options::timestamps(self.option_field())
     }
 
+    /// Timestamps or selective acknowledgements begin on an odd byte. Linux adjusts the checksum of such segments wrongly.
+    pub fn has_odd_places(&self) -> bool {
+        self.options().any(|option| options::is_translated(option.kind) && option.offset % 2 != 0)
+    }
+
     /// The options that bind a connection; meaningful in a SYN.
     pub fn syn_options(&self) -> SynOptions {
         options::syn_options(self.option_field())

@@ -17,6 +17,8 @@ use packet::Time;
 pub(super) enum Answer {
     /// It would not take a splice.
     Refused(Client),
+    /// A packet was longer than the route's MTU.
+    TooLong(Vec<u8>),
     /// The state of an entry.
     State(Client, EntryState, Vec<u8>),
 }
@@ -25,6 +27,7 @@ impl Answer {
     pub(super) fn give(self, engine: &mut Engine, now: Time) {
         match self {
             Self::Refused(client) => engine.handle_splice_failed(now, client),
+            Self::TooLong(packet) => engine.handle_too_long(now, &packet),
             Self::State(client, state, syn) => engine.handle_entry_state(now, client, state, &syn),
         }
     }
@@ -124,11 +127,16 @@ impl Kernel {
         let sent = self.raw.send_batch(&self.outgoing);
         if sent.sent < self.outgoing.len() {
             tracing::debug!(
-                too_long = sent.too_long,
+                too_long = sent.too_long.len(),
                 no_room = sent.no_room,
                 failed = sent.failed,
                 "packets not sent"
             );
+        }
+        for index in sent.too_long {
+            if let Some(packet) = self.outgoing.get_mut(index) {
+                self.answers.push(Answer::TooLong(std::mem::take(packet)));
+            }
         }
         self.outgoing.clear();
     }

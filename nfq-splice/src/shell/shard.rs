@@ -13,7 +13,7 @@ use netfilter::queue::{Queue, QueueConfig, QueuedPacket, Verdict as QueueVerdict
 use nfq_splice::{Engine, KernelSplice, Secret, Settings, Stage, Verdict};
 use nft_rules::BEFORE_CONNTRACK_MARK;
 use nft_rules::placement::queue_of;
-use packet::{Seq, TcpSegment, Time};
+use packet::{Seq, Time};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::kernel::Kernel;
@@ -244,7 +244,7 @@ impl Shard {
 fn handle<'a>(engine: &mut Engine, packet: QueuedPacket<'a>, time: Time, bad: &mut u64) -> QueueVerdict<'a> {
     let QueuedPacket { mark, gso, checksum_ready, checksum_verified, payload, .. } = packet;
     let unverified = checksum_ready && !checksum_verified && !gso;
-    if unverified && !TcpSegment::parse(payload).is_ok_and(|segment| segment.checksums_valid()) {
+    if unverified && !packet::checksums_valid(payload) {
         *bad += 1;
         return QueueVerdict::Drop;
     }
@@ -252,5 +252,6 @@ fn handle<'a>(engine: &mut Engine, packet: QueuedPacket<'a>, time: Time, bad: &m
     match engine.handle_packet(time, payload, stage) {
         Verdict::Drop => QueueVerdict::Drop,
         Verdict::Rewritten => QueueVerdict::AcceptWith(payload),
+        Verdict::Untouched => QueueVerdict::Accept,
     }
 }

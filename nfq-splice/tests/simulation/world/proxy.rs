@@ -59,6 +59,7 @@ impl World {
             }
             Verdict::Rewritten => self.route(packet),
             Verdict::Drop => {}
+            Verdict::Untouched => self.checks.fail("a segment was left alone".to_owned()),
         }
         self.act(inherited);
     }

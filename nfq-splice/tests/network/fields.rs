@@ -1,0 +1,115 @@
+//! Fields of IP and TCP that a splice must keep, take back or refuse.
+
+use nfq_splice::{Stage, Verdict};
+use packet::{Flags, SegmentBuilder, TcpSegment};
+
+use crate::world::{BACKEND_ISN, CLIENT_ISN, OFFER, REQUEST, World, segments};
+
+/// HOSTILE.md, IP fragments: the kernel puts them together before they are queued; what comes nevertheless is dropped.
+#[test]
+fn fragments_are_dropped_and_counted() {
+    for v6 in [false, true] {
+        let mut world = World::new(v6, true);
+        let whole = world.syn(OFFER).build();
+        let mut fragments = Vec::new();
+        if v6 {
+            for flags in [0_u8, 1, 8] {
+                let mut fragment = whole.clone();
+                fragment[6] = 44;
+                fragment.splice(40..40, [6, 0, 0, flags, 0, 0, 0, 1]);
+                fragment[5] += 8;
+                fragments.push(fragment);
+            }
+        } else {
+            for (at, value) in [(6, 0x20), (7, 1), (6, 0x3f)] {
+                let mut fragment = whole.clone();
+                fragment[at] = value;
+                fragments.push(fragment);
+            }
+        }
+        for mut fragment in fragments {
+            assert_eq!(world.engine.handle_packet(world.now, &mut fragment, Stage::Tracked), Verdict::Drop);
+            assert!(world.sent().is_empty());
+        }
+        assert_eq!((world.counter("fragment_dropped"), world.engine.status().total), (3, 0));
+    }
+}
+
+/// HOSTILE.md, urgent data: taken back on the way through; the byte is data like any other, for log and application alike.
+#[test]
+fn urgent_data_becomes_data() {
+    for v6 in [false, true] {
+        let mut world = World::new(v6, false);
+        world.splice(OFFER, OFFER);
+        let tcp = if v6 { 40 } else { 20 };
+        for pointer in [0_u16, 1, 3, 4, 500, u16::MAX] {
+            let urgent = |segment: SegmentBuilder<'_>| {
+                let mut packet = SegmentBuilder { flags: Flags::URG, ..segment }.build();
+                packet[tcp + 18..tcp + 20].copy_from_slice(&pointer.to_be_bytes());
+                packet
+            };
+            let next = CLIENT_ISN + 1 + REQUEST.len() as u32;
+            for packet in [
+                urgent(world.client_segment(next, world.iss + 1, b"abc")),
+                urgent(world.backend_segment(1, BACKEND_ISN + 1, b"abc", 2000)),
+            ] {
+                let sent = world.receive(&packet, Stage::Raw);
+                let segment = segments(&sent)[0];
+                assert!(segment.checksums_valid());
+                assert_eq!((segment.flags(), segment.payload()), (Flags::ACK, &b"abc"[..]));
+                assert_eq!(sent[0][tcp + 18..tcp + 20], [0, 0]);
+            }
+        }
+    }
+}
+
+/// Urgent data before the splice: a request like any other.
+#[test]
+fn an_urgent_request_is_a_request() {
+    let mut world = World::new(false, true);
+    let syn = world.syn(OFFER).build();
+    let answer = world.receive(&syn, Stage::Tracked);
+    let iss = TcpSegment::parse(&answer[0]).unwrap().seq();
+    world.stamps = true;
+    let mut request =
+        SegmentBuilder { flags: Flags::URG, ..world.client_segment(CLIENT_ISN + 1, iss + 1, REQUEST) }
+            .build();
+    request[38..40].copy_from_slice(&7_u16.to_be_bytes());
+    assert!(segments(&world.receive(&request, Stage::Tracked))[0].flags().syn());
+    let syn_ack = world.syn_ack(1, BACKEND_ISN, CLIENT_ISN + 1, OFFER).build();
+    let sent = world.receive(&syn_ack, Stage::Tracked);
+    let data = segments(&sent).into_iter().find(|segment| !segment.payload().is_empty()).unwrap();
+    assert_eq!((data.payload(), data.flags().contains(Flags::URG)), (REQUEST, false));
+}
+
+/// The class and the congestion marks of the endpoints' packets are theirs, with IPv4 options and IPv6 extension headers, too.
+#[test]
+fn headers_of_ip_stay_as_they_are() {
+    for v6 in [false, true] {
+        let mut world = World::new(v6, false);
+        world.splice(OFFER, OFFER);
+        let mut packet = world.backend_segment(1, BACKEND_ISN + 1, b"abc", 2000).build();
+        if v6 {
+            packet[0] = 0x6b;
+            packet[1] = 0x91;
+            packet[7] = 9;
+            packet.splice(40..40, [6, 0, 1, 4, 0, 0, 0, 0]);
+            packet[6] = 60;
+            packet[5] += 8;
+        } else {
+            packet[1] = 0xb9;
+            packet[8] = 9;
+            packet.splice(20..20, [7, 3, 4, 0]);
+            packet[0] = 0x46;
+            packet[3] += 4;
+        }
+        let sent = world.receive(&packet, Stage::Raw);
+        let segment = segments(&sent)[0];
+        assert!(segment.checksums_valid());
+        assert_eq!((segment.source(), segment.destination()), (world.service(), world.client()));
+        let untouched =
+            if v6 { [&sent[0][..8], &sent[0][40..48]] } else { [&sent[0][..10], &sent[0][20..24]] };
+        let before = if v6 { [&packet[..8], &packet[40..48]] } else { [&packet[..10], &packet[20..24]] };
+        assert_eq!(untouched, before);
+    }
+}

@@ -1,0 +1,8 @@
+//! What the network makes of a connection: options, fields, both families, ICMP errors, fragments.
+
+#![allow(clippy::unwrap_used, reason = "a test ends where it is surprised")]
+
+mod fields;
+mod icmp;
+mod options;
+mod world;

@@ -1,0 +1,101 @@
+//! Links that take less than the ends believe, somewhere on the way: path MTU discovery works through the splice. Without
+//! translated ICMP errors each of these transfers would hang for ever.
+
+#![allow(clippy::disallowed_methods, reason = "a test of real systems owns sockets, files and a clock")]
+
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use lab::http::Behaviour;
+use lab::settings::{LinkSettings, Path, Settings, nodes};
+use lab::testing::in_lab;
+use lab::{Fault, Lab, Node};
+
+fn settings(path: Path, rtt: u64) -> Settings {
+    let link = LinkSettings { rtt: Duration::from_millis(rtt), ..LinkSettings::default() };
+    Settings { link, path, nodes: nodes(&[], true), ..Settings::default() }
+}
+
+fn ip(lab: &Lab, node: Node, arguments: &str) -> Result<()> {
+    lab.netns(node).run(Command::new("ip").args(arguments.split(' '))).map(drop)
+}
+
+/// While `job` runs these interfaces take no longer packets; afterwards no host remembers that.
+fn with_mtu(lab: &Lab, ends: &[(Node, &str)], mtu: u16, job: impl FnOnce() -> Result<()>) -> Result<()> {
+    let set = |mtu| {
+        ends.iter()
+            .try_for_each(|(node, interface)| ip(lab, *node, &format!("link set {interface} mtu {mtu}")))
+    };
+    set(mtu)?;
+    job().with_context(|| format!("{ends:?} take {mtu} bytes"))?;
+    set(1500)?;
+    [Node::Client, Node::B1, Node::B2].into_iter().try_for_each(|host| ip(lab, host, "route flush cache"))
+}
+
+fn counter(lab: &Lab, name: &str) -> Result<u64> {
+    Ok(lab.proxy_status()?.counters.get(name).copied().unwrap_or(0))
+}
+
+/// Transfers `document` each way; `translated`: the proxy had to pass errors on.
+fn transfers(lab: &Lab, down: bool, translated: bool) -> Result<()> {
+    let before = counter(lab, "icmp_translated")?;
+    if down {
+        lab.curl(&[&lab.url("/files/1m")])?.finish()?.check("/files/1m")?;
+    } else {
+        let data = format!("@{}", lab::documents::tree()?.join("files/1m").display());
+        let sent = ["-H", "Expect:", "--data-binary", &data, &lab.url("/form")];
+        lab.curl(&sent)?.finish()?.check("/files/1m")?;
+    }
+    let after = counter(lab, "icmp_translated")?;
+    ensure!(!translated || after > before, "no error was translated");
+    ensure!(counter(lab, "bad_checksum_dropped")? == 0, "the kernel's own errors count as damaged");
+    Ok(())
+}
+
+fn transfers_over(path: Path) -> Result<()> {
+    in_lab(&settings(path, 1), |lab| {
+        let user = path == Path::Userspace;
+        // Towards the client only the near end: it still offers large segments. A hop, then the proxy's own link.
+        for mtu in [1000, 1400] {
+            with_mtu(lab, &[(Node::Link, "to-client")], mtu, || transfers(lab, true, true))?;
+        }
+        with_mtu(lab, &[(Node::Proxy, "to-client")], 1100, || transfers(lab, true, user))?;
+        // Towards the backends likewise; the proxy has promised the client more before it knew one.
+        let links =
+            [(Node::Logger, "to-b1"), (Node::B1, "eth0"), (Node::Logger, "to-b2"), (Node::B2, "eth0")];
+        with_mtu(lab, &links, 900, || transfers(lab, false, true))?;
+        let link = [(Node::Proxy, "to-logger"), (Node::Logger, "to-proxy")];
+        with_mtu(lab, &link, 950, || transfers(lab, false, true))
+    })
+}
+
+#[test]
+fn over_the_kernel_path() -> Result<()> {
+    transfers_over(Path::Kernel)
+}
+
+#[test]
+fn over_the_userspace_path() -> Result<()> {
+    transfers_over(Path::Userspace)
+}
+
+/// What the proxy itself re-sends when a server dies is cut to the path, too: behind a hop, and at its own link.
+#[test]
+fn a_recovery_over_a_small_link() -> Result<()> {
+    let settings = Settings { send_buffer: Some(100_000), ..settings(Path::Kernel, 20) };
+    in_lab(&settings, |lab| {
+        for at in [(Node::Link, "to-client"), (Node::Proxy, "to-client")] {
+            with_mtu(lab, &[at], 1000, || {
+                let mut connection = lab.open(Behaviour::default())?;
+                let (response, node) = lab.get_failing(&mut connection, "/files/1m", Fault::Kill, 400_000)?;
+                response.check("/files/1m")?;
+                lab.heal(node)?;
+                lab.await_backends()
+            })?;
+        }
+        ensure!(counter(lab, "icmp_taken")? > 0, "no error was about the proxy's own segments");
+        ensure!(counter(lab, "too_long_not_sent")? > 0, "the proxy's own link refused nothing");
+        Ok(())
+    })
+}
