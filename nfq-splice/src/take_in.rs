@@ -1,6 +1,6 @@
 //! Comparing the alternate's first bytes with what the client already has (paper §3.4, §4.3; design §6 step 6).
 
-use cluster::control::TakeIn;
+use cluster::control::{Prefix, TakeIn};
 use http1::{ContentRange, compare_heads};
 use xxhash_rust::xxh3::Xxh3;
 
@@ -54,7 +54,9 @@ impl Comparison {
     pub fn lacking(&self) -> u64 {
         match &self.expected {
             TakeIn::Nothing => 0,
-            TakeIn::Prefix { head, body_bytes, .. } => head.len() as u64 + body_bytes - self.taken,
+            TakeIn::Prefix(Prefix { head, body_bytes, .. }) => {
+                (head.len() as u64).saturating_add(*body_bytes).saturating_sub(self.taken)
+            }
             TakeIn::Range { overlap, .. } => (overlap.len() as u64).saturating_sub(self.body),
         }
     }
@@ -80,7 +82,7 @@ impl Comparison {
     fn push_head(&mut self, rest: &mut &[u8]) -> Verdict {
         match &self.expected {
             TakeIn::Nothing => Verdict::Equal { taken: 0 },
-            TakeIn::Prefix { head, volatile, .. } => {
+            TakeIn::Prefix(Prefix { head, volatile, .. }) => {
                 let need = head.len() - self.head.len();
                 let (now, later) = rest.split_at(need.min(rest.len()));
                 self.head.extend_from_slice(now);
@@ -124,7 +126,7 @@ impl Comparison {
     /// The alternate ignores ranges (RFC 9110 §14.2): what has come so far is the beginning of the whole.
     fn push_whole(&mut self, rest: &mut &[u8]) -> Verdict {
         let TakeIn::Range { whole, .. } = &self.expected else { return Verdict::More };
-        let mut other = Self::new((**whole).clone());
+        let mut other = Self::new(TakeIn::Prefix(whole.clone()));
         let verdict = other.push(&self.head);
         if matches!(verdict, Verdict::Equal { .. }) && other.taken <= self.taken {
             return Verdict::Unfit("asked for a range, got the whole".to_owned());
@@ -137,7 +139,7 @@ impl Comparison {
     fn push_body(&mut self, data: &[u8]) -> Verdict {
         match &self.expected {
             TakeIn::Nothing => Verdict::Equal { taken: 0 },
-            TakeIn::Prefix { head, body_bytes, body_hash, .. } => {
+            TakeIn::Prefix(Prefix { head, body_bytes, body_hash, .. }) => {
                 let need = usize::try_from(body_bytes - self.body).unwrap_or(usize::MAX).min(data.len());
                 let now = data.get(..need).unwrap_or_default();
                 self.hash.update(now);
@@ -156,7 +158,11 @@ impl Comparison {
                 let need = rest.len().min(data.len());
                 let differs = rest.iter().zip(data).position(|(logged, alternate)| logged != alternate);
                 if let Some(at) = differs {
-                    return mismatch(first + self.body + at as u64, rest.get(at..), data.get(at..));
+                    return mismatch(
+                        first.saturating_add(self.body + at as u64),
+                        rest.get(at..),
+                        data.get(at..),
+                    );
                 }
                 self.body += need as u64;
                 self.taken += need as u64;

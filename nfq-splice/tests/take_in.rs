@@ -1,6 +1,6 @@
 //! Whether the alternate's answer is the one that the client has seen, however it is cut into pieces.
 
-use cluster::control::TakeIn;
+use cluster::control::{Prefix, TakeIn};
 use nfq_splice::take_in::{Comparison, Verdict};
 use xxhash_rust::xxh3::xxh3_128;
 
@@ -10,7 +10,11 @@ const OTHER_DATE: &str =
 const BODY: &[u8; 40] = b"0123456789abcdefghijklmnopqrstuvwxyzABCD";
 
 fn prefix(head: &str, complete: bool, body: &[u8]) -> TakeIn {
-    TakeIn::Prefix {
+    TakeIn::Prefix(whole_of(head, complete, body))
+}
+
+fn whole_of(head: &str, complete: bool, body: &[u8]) -> Prefix {
+    Prefix {
         head: head.into(),
         head_complete: complete,
         volatile: vec!["date".to_owned()],
@@ -20,12 +24,12 @@ fn prefix(head: &str, complete: bool, body: &[u8]) -> TakeIn {
 }
 
 fn range(first: u64, overlap: &[u8]) -> TakeIn {
-    TakeIn::Range { first, complete: 40, overlap: overlap.to_vec(), whole: Box::new(whole(first, overlap)) }
+    TakeIn::Range { first, complete: 40, overlap: overlap.to_vec(), whole: whole(first, overlap) }
 }
 
-fn whole(first: u64, overlap: &[u8]) -> TakeIn {
+fn whole(first: u64, overlap: &[u8]) -> Prefix {
     let body = [&BODY[..first as usize], overlap].concat();
-    prefix(LOGGED, true, &body)
+    whole_of(LOGGED, true, &body)
 }
 
 /// Feeds the pieces until the verdict is there.
@@ -187,8 +191,8 @@ fn an_alternate_that_ignores_ranges_is_compared_from_the_first_byte() {
 #[test]
 fn a_whole_that_ends_before_what_was_taken_in_is_unfit() {
     let TakeIn::Range { first, complete, overlap, .. } = range(10, &BODY[10..15]) else { unreachable!() };
-    for whole in [TakeIn::Nothing, prefix(&LOGGED[..5], false, b"")] {
-        let expected = TakeIn::Range { first, complete, overlap: overlap.clone(), whole: Box::new(whole) };
+    for whole in [Prefix::default(), whole_of(&LOGGED[..5], false, b"")] {
+        let expected = TakeIn::Range { first, complete, overlap: overlap.clone(), whole };
         let bytes = answer(OTHER_DATE, BODY);
         let (verdict, _) = judge(&expected, &bytes.chunks(1).collect::<Vec<_>>());
         assert!(matches!(verdict, Verdict::Unfit(_)), "{verdict:?}");

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use cluster::config;
-use cluster::control::{ConnectionReport, PendingRequest, RecoveryOrder, TakeIn};
+use cluster::control::{ConnectionReport, PendingRequest, Prefix, RecoveryOrder, TakeIn};
 use packet::Seq;
 
 use crate::equations::{self, AlternateState};
@@ -159,10 +159,11 @@ fn continue_response(report: &ConnectionReport, config: &config::Recovery) -> (V
     let Some((first, following)) = report.pending.split_first() else {
         return (Vec::new(), TakeIn::Nothing);
     };
-    let whole = take_in_prefix(report, config);
+    let whole = prefix(report, config);
     let (mut replay, take_in) = match range::resume(first, &report.partial, config.range_from_bytes, &whole) {
         Some(resumption) => (resumption.request, resumption.take_in),
-        None => (first.bytes.clone(), whole),
+        None if p(report) == 0 => (first.bytes.clone(), TakeIn::Nothing),
+        None => (first.bytes.clone(), TakeIn::Prefix(whole)),
     };
     for request in following {
         replay.extend_from_slice(&request.bytes);
@@ -170,11 +171,8 @@ fn continue_response(report: &ConnectionReport, config: &config::Recovery) -> (V
     (replay, take_in)
 }
 
-fn take_in_prefix(report: &ConnectionReport, config: &config::Recovery) -> TakeIn {
-    if p(report) == 0 {
-        return TakeIn::Nothing;
-    }
-    TakeIn::Prefix {
+fn prefix(report: &ConnectionReport, config: &config::Recovery) -> Prefix {
+    Prefix {
         head: report.partial.head.clone(),
         head_complete: report.partial.head_complete,
         volatile: config.volatile_headers.clone(),

@@ -1,7 +1,7 @@
 //! When a large body can be continued with a `Range` request (RFC 9110 §14) instead of being served again
 //! from its first byte.
 
-use cluster::control::{PartialResponse, PendingRequest, TAIL_BYTES, TakeIn};
+use cluster::control::{PartialResponse, PendingRequest, Prefix, TAIL_BYTES, TakeIn};
 use http1::{RequestHead, ResponseFraming, ResponseHead};
 
 /// Bytes that a replayed request may grow by: `Range` and `If-Range` with the longest validator.
@@ -32,7 +32,7 @@ pub(crate) fn resume(
     request: &PendingRequest,
     partial: &PartialResponse,
     from: u64,
-    whole: &TakeIn,
+    whole: &Prefix,
 ) -> Option<Resumption> {
     if !request.complete || !partial.head_complete || partial.body_bytes < from {
         return None;
@@ -47,7 +47,7 @@ pub(crate) fn resume(
     let overlap = tail(&partial.tail);
     let first = offset.checked_sub(overlap.len() as u64).filter(|_| !overlap.is_empty())?;
     let request = http1::range_request(&request.bytes, first, Some(validator(&head)?))?;
-    let (overlap, whole) = (overlap.to_vec(), Box::new(whole.clone()));
+    let (overlap, whole) = (overlap.to_vec(), whole.clone());
     let take_in = TakeIn::Range { first, complete: extent.complete, overlap, whole };
     Some(Resumption { request, take_in })
 }
@@ -118,7 +118,7 @@ mod tests {
     }
 
     fn try_resume(request: &str, head: &str) -> Option<Resumption> {
-        resume(&pending(request), &logged(head, 500_000), 1000, &TakeIn::Nothing)
+        resume(&pending(request), &logged(head, 500_000), 1000, &Prefix::default())
     }
 
     fn without(head: &str, field: &str) -> String {
@@ -195,9 +195,9 @@ mod tests {
 
     #[test]
     fn little_or_nothing_to_save_is_served_whole() {
-        assert_eq!(resume(&pending(PLAIN), &logged(OK, 999), 1000, &TakeIn::Nothing), None);
-        assert!(resume(&pending(PLAIN), &logged(OK, 1000), 1000, &TakeIn::Nothing).is_some());
+        assert_eq!(resume(&pending(PLAIN), &logged(OK, 999), 1000, &Prefix::default()), None);
+        assert!(resume(&pending(PLAIN), &logged(OK, 1000), 1000, &Prefix::default()).is_some());
         let no_tail = PartialResponse { tail: Vec::new(), ..logged(OK, 500_000) };
-        assert_eq!(resume(&pending(PLAIN), &no_tail, 1000, &TakeIn::Nothing), None);
+        assert_eq!(resume(&pending(PLAIN), &no_tail, 1000, &Prefix::default()), None);
     }
 }

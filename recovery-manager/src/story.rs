@@ -3,7 +3,7 @@
 use std::fmt;
 use std::net::SocketAddr;
 
-use cluster::control::{ConnectionReport, Evidence, Flow, Outcome, RecoveryRecord, TakeIn};
+use cluster::control::{ConnectionReport, Evidence, Flow, Outcome, Prefix, RecoveryRecord, TakeIn};
 
 use crate::manager::End;
 use crate::plan::{Steps, p};
@@ -143,7 +143,7 @@ fn evidence_in_words(evidence: Evidence) -> &'static str {
 fn take_in(take_in: &TakeIn) -> String {
     match take_in {
         TakeIn::Nothing => "take in nothing".to_owned(),
-        TakeIn::Prefix { head, body_bytes, .. } => {
+        TakeIn::Prefix(Prefix { head, body_bytes, .. }) => {
             format!("compare {} B head and {body_bytes} B body", head.len())
         }
         TakeIn::Range { first, complete, overlap, .. } => {

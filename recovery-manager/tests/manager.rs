@@ -264,7 +264,7 @@ fn an_alternate_that_serves_no_range_is_asked_for_the_whole_once() {
     bench.end(1, range.id, Outcome::AlternateFailed("answered 200".to_owned()));
     let whole = bench.order(1);
     assert_eq!(whole.alternate, range.alternate);
-    assert!(matches!(whole.take_in, TakeIn::Prefix { .. }));
+    assert!(matches!(whole.take_in, TakeIn::Prefix(_)));
     bench.end(2, whole.id, unreachable());
     let next = bench.order(2);
     assert_ne!(next.alternate, range.alternate);

@@ -5,7 +5,9 @@
 use std::net::SocketAddr;
 
 use cluster::config::Recovery;
-use cluster::control::{ClientWindow, ConnectionReport, Flow, PartialResponse, PendingRequest, Tags, TakeIn};
+use cluster::control::{
+    ClientWindow, ConnectionReport, Flow, PartialResponse, PendingRequest, Prefix, Tags, TakeIn,
+};
 use recovery_manager::{AlternateState, Plan, Steps, plan};
 
 const READ_ONLY: Tags = Tags { deterministic: false, read_only: true, idempotent: false };
@@ -97,7 +99,8 @@ fn a_half_sent_request_is_replayed_whatever_its_tags() {
 #[test]
 fn a_response_in_progress_is_compared_from_its_first_byte() {
     let steps = steps(&answered(with_request(idle(), GET, READ_ONLY, true), 5000));
-    let TakeIn::Prefix { head, head_complete, volatile, body_bytes, body_hash } = steps.take_in else {
+    let TakeIn::Prefix(Prefix { head, head_complete, volatile, body_bytes, body_hash }) = steps.take_in
+    else {
         panic!("not compared")
     };
     assert_eq!((head.as_slice(), head_complete, body_bytes, body_hash), (HEAD.as_bytes(), true, 5000, 42));
@@ -109,7 +112,7 @@ fn the_beginning_of_a_head_is_compared_as_far_as_it_came() {
     let mut report = with_request(idle(), GET, READ_ONLY, true);
     report.partial.head = b"HTTP/1.1 20".to_vec();
     report.ack_cl = report.ack_tl + 11;
-    let TakeIn::Prefix { head, head_complete, body_bytes, .. } = steps(&report).take_in else {
+    let TakeIn::Prefix(Prefix { head, head_complete, body_bytes, .. }) = steps(&report).take_in else {
         panic!("not compared")
     };
     assert_eq!((head.as_slice(), head_complete, body_bytes), (b"HTTP/1.1 20".as_slice(), false, 0));
@@ -134,7 +137,7 @@ fn a_read_only_post_is_replayed_whole_however_much_was_answered() {
     let report = answered(with_request(idle(), POST, READ_ONLY, true), 300 << 10);
     let steps = steps(&report);
     assert_eq!(steps.replay, POST.as_bytes());
-    assert!(matches!(steps.take_in, TakeIn::Prefix { .. }));
+    assert!(matches!(steps.take_in, TakeIn::Prefix(_)));
 }
 
 #[test]

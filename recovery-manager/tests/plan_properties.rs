@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 
 use cluster::config::Recovery;
 use cluster::control::{
-    ClientWindow, ConnectionReport, Flow, PartialResponse, PendingRequest, TAIL_BYTES, Tags, TakeIn,
+    ClientWindow, ConnectionReport, Flow, PartialResponse, PendingRequest, Prefix, TAIL_BYTES, Tags, TakeIn,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -201,7 +201,7 @@ proptest! {
         let partial = &report.partial;
         match steps.take_in {
             TakeIn::Nothing => prop_assert!(partial.head.is_empty()),
-            TakeIn::Prefix { head, head_complete, body_bytes, body_hash, .. } => {
+            TakeIn::Prefix(Prefix { head, head_complete, body_bytes, body_hash, .. }) => {
                 prop_assert_eq!(&head, &partial.head);
                 prop_assert_eq!(
                     (head_complete, body_bytes, body_hash),

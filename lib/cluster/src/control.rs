@@ -217,18 +217,7 @@ pub enum TakeIn {
     /// Nothing: splice right after the handshake and the replay.
     Nothing,
     /// The same request again: the first p bytes are taken in and compared.
-    Prefix {
-        /// The logged head, or its beginning.
-        head: Vec<u8>,
-        /// It is whole.
-        head_complete: bool,
-        /// Fields whose values may differ at equal length.
-        volatile: Vec<String>,
-        /// Body bytes to take in after the head.
-        body_bytes: u64,
-        /// Their xxh3-128.
-        body_hash: u128,
-    },
+    Prefix(Prefix),
     /// A `Range` request from `first` on: a 206 whose head is dropped, whose first bytes must equal `overlap`; or, from an
     /// alternate that ignores ranges, a 200 with the `whole`.
     Range {
@@ -238,10 +227,25 @@ pub enum TakeIn {
         complete: u64,
         /// The body bytes at `first` as logged; taken in and compared.
         overlap: Vec<u8>,
-        /// How a 200 is taken in, never a range: on the same connection, because a second one with this alternate would
-        /// end at the same sequence number, where late resets of the first one would be believed.
-        whole: Box<TakeIn>,
+        /// How a 200 is taken in: on the same connection, because a second one with this alternate would end at the same
+        /// sequence number, where late resets of the first one would be believed.
+        whole: Prefix,
     },
+}
+
+/// The first p bytes of a response, as logged.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Prefix {
+    /// The logged head, or its beginning.
+    pub head: Vec<u8>,
+    /// It is whole.
+    pub head_complete: bool,
+    /// Fields whose values may differ at equal length.
+    pub volatile: Vec<String>,
+    /// Body bytes to take in after the head.
+    pub body_bytes: u64,
+    /// Their xxh3-128.
+    pub body_hash: u128,
 }
 
 /// One connection's recovery, as the manager planned it and the proxy executes it (paper §4.3).

@@ -345,10 +345,10 @@ fn known(segment: &TcpSegment<'_>) -> bool {
 }
 
 fn short(take_in: &cluster::control::TakeIn) -> String {
-    use cluster::control::TakeIn;
+    use cluster::control::{Prefix, TakeIn};
     match take_in {
         TakeIn::Nothing => "nothing".to_owned(),
-        TakeIn::Prefix { head, body_bytes, .. } => format!("prefix {}+{body_bytes}", head.len()),
+        TakeIn::Prefix(Prefix { head, body_bytes, .. }) => format!("prefix {}+{body_bytes}", head.len()),
         TakeIn::Range { first, overlap, .. } => format!("range {first} overlap {}", overlap.len()),
     }
 }

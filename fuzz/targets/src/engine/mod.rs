@@ -5,7 +5,7 @@ mod checks;
 mod peers;
 mod world;
 
-use cluster::control::{ClientWindow, Flow, RecoveryOrder, TakeIn};
+use cluster::control::{ClientWindow, Flow, Prefix, RecoveryOrder, TakeIn};
 use nfq_splice::{EntryState, Stage};
 use std::time::Duration;
 
@@ -67,12 +67,12 @@ fn order(world: &World, from: usize, to: usize, input: &mut Input<'_>) -> Recove
     let take_in = match choices >> 1 & 3 {
         0 => TakeIn::Nothing,
         1 => TakeIn::Range {
-            first: u64::from(input.byte()),
-            complete: u64::from(input.byte()),
+            first: number(input),
+            complete: number(input),
             overlap: input.blob().to_vec(),
-            whole: Box::new(prefix(choices, input)),
+            whole: prefix(choices, input),
         },
-        _ => prefix(choices, input),
+        _ => TakeIn::Prefix(prefix(choices, input)),
     };
     RecoveryOrder {
         id: world.next_order(),
@@ -94,12 +94,20 @@ fn order(world: &World, from: usize, to: usize, input: &mut Input<'_>) -> Recove
     }
 }
 
-fn prefix(choices: u8, input: &mut Input<'_>) -> TakeIn {
-    TakeIn::Prefix {
+fn prefix(choices: u8, input: &mut Input<'_>) -> Prefix {
+    Prefix {
         head: input.blob().to_vec(),
         head_complete: choices & 8 != 0,
         volatile: vec!["date".to_owned()],
-        body_bytes: u64::from(input.byte()),
+        body_bytes: number(input),
         body_hash: if choices & 16 == 0 { 0 } else { 0x9d1f_0000 },
+    }
+}
+
+/// A small number, or the greatest.
+fn number(input: &mut Input<'_>) -> u64 {
+    match input.byte() {
+        u8::MAX => u64::MAX,
+        small => u64::from(small),
     }
 }
