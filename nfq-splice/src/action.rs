@@ -4,6 +4,8 @@ use std::net::SocketAddr;
 
 use cluster::control::{Client, FromProxy};
 
+use crate::parked::Parked;
+
 /// Where a packet was queued.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stage {
@@ -63,7 +65,10 @@ pub enum Action {
     Resume(Client),
     /// Create the conntrack entry, replacing one that is there. A failure goes to [`crate::Engine::handle_splice_failed`].
     Splice(KernelSplice),
-    /// Delete the conntrack entry, if it is there.
+    /// Keep it in the kernel for a daemon after this one, replacing an entry that is there. A failure costs a restart this
+    /// connection, nothing else.
+    Park(Parked),
+    /// Delete the conntrack entry, spliced or parked, if it is there.
     Unsplice(Client),
     /// Ask the kernel for the entry's state and answer with [`crate::Engine::handle_entry_state`].
     Inspect {

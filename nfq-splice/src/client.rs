@@ -91,6 +91,7 @@ impl Core {
             State::Spliced(splice) if opens && splice.is_reopened(segment.seq()) => {
                 self.counters.count("port_reused");
                 self.resume_packets(flow);
+                self.unpark(flow);
                 *flow = self.accept(segment);
             }
             State::Answering(answering) if opens && answering.is_reopened(segment) => {

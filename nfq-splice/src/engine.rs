@@ -132,6 +132,7 @@ impl Engine {
                 splice.kernel = false;
                 splice.idle = self.core.busy();
                 self.core.suspend_packets(&mut flow);
+                self.core.park(&mut flow);
             }
             self.put(flow);
         }
@@ -176,7 +177,14 @@ impl Engine {
             self.core.learn_scale(server_scale);
         }
         self.core.settings.routing.remember(entry.backend);
-        self.put(Flow { leg, resplices: 0, suspended: false, state: State::Spliced(splice), timer: None });
+        self.put(Flow {
+            leg,
+            resplices: 0,
+            suspended: false,
+            parked: false,
+            state: State::Spliced(splice),
+            timer: None,
+        });
     }
 
     /// A client whose packets an earlier daemon translated itself, and that nobody has restored: it is refused.

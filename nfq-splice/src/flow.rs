@@ -16,6 +16,8 @@ pub(crate) struct Flow {
     pub(crate) resplices: u32,
     /// Its packets are queued before conntrack.
     pub(crate) suspended: bool,
+    /// It is kept for a daemon after this one.
+    pub(crate) parked: bool,
     pub(crate) state: State,
     /// As entered in the engine's timer table.
     pub(crate) timer: Option<Time>,

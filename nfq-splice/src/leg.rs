@@ -96,7 +96,8 @@ impl ClientLeg {
             }
             self.raise_floor(echo);
         }
-        if segment.flags().ack() && self.acked.before_or_at(segment.ack()) {
+        // Before the first one seen, `acked` means nothing.
+        if segment.flags().ack() && (self.window.is_none() || self.acked.before_or_at(segment.ack())) {
             let window = u32::from(segment.window()) << self.client_scale();
             self.acked = segment.ack();
             self.window = Some(window);

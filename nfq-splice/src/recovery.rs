@@ -71,6 +71,7 @@ impl Core {
         let client = flow.leg.client;
         self.suspend_packets(flow);
         self.act(Action::Unsplice(client));
+        flow.parked = false;
         self.reset_backend(client, splice.backend, Seq(order.client_next) + u32::from(order.client_fin));
         if let Some(options) = order.options {
             // The path may since have turned out to take less than the client offered.

@@ -101,7 +101,14 @@ impl Core {
             connect: None,
         };
         let leg = ClientLeg { acked: iss, ..self.client_leg(client, options) };
-        Flow { leg, resplices: 0, suspended: false, state: State::Setup(Box::new(setup)), timer: None }
+        Flow {
+            leg,
+            resplices: 0,
+            suspended: false,
+            parked: false,
+            state: State::Setup(Box::new(setup)),
+            timer: None,
+        }
     }
 
     /// Offers what the client offered, with our own MSS and window scale.

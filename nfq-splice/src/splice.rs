@@ -14,6 +14,8 @@ use crate::window::Reset;
 
 /// A connection closed on both sides is remembered this long for late segments.
 const CLOSED_LINGER: Duration = Duration::from_secs(10);
+/// A connection closed on one side may be silent this long (RFC 5382 REQ-5: at least 4 minutes).
+const HALF_CLOSED_IDLE: Duration = Duration::from_secs(600);
 /// While something is owed, a backend's segments begin at most so many bytes from what the client has acknowledged: others
 /// are of an earlier connection of this client, and their acknowledgements mean nothing.
 const OWED_SPAN: i32 = 64 << 20;
@@ -98,9 +100,11 @@ impl Core {
                 sack_permitted: flow.leg.options.sack_permitted,
             };
             self.act(Action::Splice(entry));
+            flow.parked = false;
             self.resume_packets(flow);
         } else {
             self.suspend_packets(flow);
+            self.park(flow);
         }
     }
 
@@ -215,9 +219,13 @@ impl Core {
             return;
         }
         let closing = &mut splice.closing;
+        if closing.client_fin || closing.server_fin {
+            splice.idle.check = splice.idle.check.min(self.now + HALF_CLOSED_IDLE);
+        }
         // A reset may be one that its receiver rejects (RFC 5961): any later segment postpones the end.
         if closing.reset || (closing.client_fin && closing.server_fin) {
             closing.deadline = Some(self.now + CLOSED_LINGER);
+            self.unpark(flow);
         }
     }
 
@@ -261,8 +269,11 @@ impl Core {
     }
 
     pub(crate) fn handle_spliced_timeout(&mut self, flow: &mut Flow) {
-        let (now, idle) = (self.now, self.idle_timeout());
+        let (now, mut idle) = (self.now, self.idle_timeout());
         let State::Spliced(splice) = &mut flow.state else { return };
+        if splice.closing.client_fin || splice.closing.server_fin {
+            idle = idle.min(HALF_CLOSED_IDLE);
+        }
         if splice.closing.deadline.is_some_and(|deadline| now >= deadline) {
             return self.forget(flow, "connections_ended");
         }
@@ -271,8 +282,9 @@ impl Core {
             if now >= splice.idle.check {
                 return self.forget(flow, "connections_idle_forgotten");
             }
+            self.park(flow);
         }
-        let Some(debts) = &mut splice.debts else { return };
+        let State::Spliced(Splice { debts: Some(debts), .. }) = &mut flow.state else { return };
         debts.to_client.handle_timeout(now);
         debts.to_backend.handle_timeout(now);
         if debts.to_client.timeouts() > MAX_TIMEOUTS || debts.to_backend.timeouts() > MAX_TIMEOUTS {
@@ -287,6 +299,7 @@ impl Core {
     fn forget(&mut self, flow: &mut Flow, event: &'static str) {
         self.counters.count(event);
         self.resume_packets(flow);
+        self.unpark(flow);
         flow.state = State::Gone;
     }
 

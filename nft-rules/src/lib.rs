@@ -30,6 +30,8 @@ use netfilter::Family;
 
 /// Conntrack mark of entries that are splices.
 pub const SPLICED_MARK: u32 = 0x5e51_0001;
+/// Conntrack mark of entries that no packet uses: connections that `nfq-splice` translates itself, for the next daemon.
+pub const PARKED_MARK: u32 = 0x5e51_0004;
 /// Mark of packets that `nfq-splice` sends by its raw socket; they are not tracked.
 pub const RAW_MARK: u32 = 0x5e51_0002;
 /// Packet mark of what is queued before conntrack: only such packets may be rewritten and accepted.

@@ -1,5 +1,6 @@
 //! Executing the engine's actions: conntrack entries, set elements, raw packets.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 use anyhow::{Context, Result};
@@ -9,9 +10,12 @@ use netfilter::conntrack::{Conntrack, SpliceEntry, TcpState};
 use netfilter::raw::RawSender;
 use netfilter::sets::Sets;
 use netfilter::{Error, Family};
-use nfq_splice::{Action, Engine, EntryState, KernelSplice};
-use nft_rules::{PROXY_TABLE, QUEUED_SET, RAW_MARK, SPLICED_MARK};
+use nfq_splice::{Action, Engine, EntryState, KernelSplice, Parked};
+use nft_rules::{PARKED_MARK, PROXY_TABLE, QUEUED_SET, RAW_MARK, SPLICED_MARK};
 use packet::Time;
+
+/// Elements of a set that are deleted in one transaction.
+const ELEMENTS: usize = 256;
 
 /// What the kernel answered to an action.
 pub(super) enum Answer {
@@ -58,11 +62,22 @@ impl Kernel {
         })
     }
 
-    /// Nobody translates in userspace what an earlier daemon did: its connections end with a reset. Gives their clients.
-    pub(super) fn resume_all(&mut self) -> Result<Vec<Client>> {
-        let lost = self.suspended.list().context("reading the set of queued flows")?;
-        self.suspended.flush().context("emptying the set of queued flows")?;
+    /// Nobody translates what an earlier daemon was about to splice: its connections end with a reset. Gives their clients.
+    pub(super) fn resume_lost(&mut self, parked: &[Parked]) -> Result<Vec<Client>> {
+        let kept: BTreeSet<Client> = parked.iter().map(|parked| parked.splice.client).collect();
+        let mut lost = self.suspended.list().context("reading the set of queued flows")?;
+        lost.retain(|client| !kept.contains(client));
+        for some in lost.chunks(ELEMENTS) {
+            self.suspended.delete(some).context("un-queueing lost flows")?;
+        }
         Ok(lost)
+    }
+
+    /// What an earlier daemon translated itself.
+    pub(super) fn parked(&mut self) -> Result<Vec<Parked>> {
+        let dump = self.conntrack.dump(PARKED_MARK).context("reading conntrack")?;
+        let ours = dump.into_iter().filter(|status| status.entry.service == self.service);
+        Ok(ours.map(|status| Parked::new(splice_of(&status.entry), status.entry.client_offset)).collect())
     }
 
     /// All splices in the kernel.
@@ -93,6 +108,7 @@ impl Kernel {
             Action::Suspend(client) => self.suspended.add(&[client]).context("queueing a flow")?,
             Action::Resume(client) => self.suspended.delete(&[client]).context("un-queueing a flow")?,
             Action::Splice(splice) => self.splice(&splice),
+            Action::Park(parked) => self.park(&parked),
             Action::Unsplice(client) => {
                 self.conntrack.delete(client, self.service).context("deleting a splice")?;
             }
@@ -106,14 +122,32 @@ impl Kernel {
         Ok(None)
     }
 
+    /// Renewed before half of its time has passed.
+    fn park(&mut self, parked: &Parked) {
+        let entry = SpliceEntry {
+            client_offset: parked.rest(),
+            mark: PARKED_MARK,
+            timeout_s: self.timeout_s.saturating_mul(2),
+            ..self.entry_of(&parked.splice)
+        };
+        if let Err(error) = self.replace(&entry) {
+            tracing::debug!(client = %entry.client, %error, "not kept for the next daemon");
+        }
+    }
+
+    fn replace(&mut self, entry: &SpliceEntry) -> Result<(), Error> {
+        match self.conntrack.create(entry) {
+            Err(Error::Exists) => {
+                let _ = self.conntrack.delete(entry.client, entry.service);
+                self.conntrack.create(entry)
+            }
+            created => created,
+        }
+    }
+
     fn splice(&mut self, splice: &KernelSplice) {
         let entry = self.entry_of(splice);
-        let mut created = self.conntrack.create(&entry);
-        if matches!(created, Err(Error::Exists)) {
-            let _ = self.conntrack.delete(entry.client, entry.service);
-            created = self.conntrack.create(&entry);
-        }
-        if let Err(error) = created {
+        if let Err(error) = self.replace(&entry) {
             tracing::warn!(client = %splice.client, %error, "the kernel refused a splice; going on in userspace");
             self.answers.push(Answer::Refused(splice.client));
         }

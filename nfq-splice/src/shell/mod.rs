@@ -61,7 +61,9 @@ impl Shell {
         let mut kernel = Kernel::open(cluster)?;
         let events = Events::subscribe(EVENT_BUFFER).context("conntrack events")?;
         let queues = proxy_queues(cluster);
-        let restored = Restored::by_queue(kernel.entries()?, kernel.resume_all()?, queues);
+        let parked = kernel.parked()?;
+        let lost = kernel.resume_lost(&parked)?;
+        let restored = Restored { entries: kernel.entries()?, parked, lost }.by_queue(queues);
         let (control, mailbox) = mailbox::mailbox(CONTROL_MAIL)?;
         let settings = Settings::new(cluster).share(queues);
         let (mut shards, mut threads) = (Vec::new(), Vec::new());
@@ -74,7 +76,7 @@ impl Shell {
             shards.push(post);
         }
         let server = Server::unix(lock)?;
-        let restored: usize = restored.iter().map(|part| part.entries.len()).sum();
+        let restored: usize = restored.iter().map(|part| part.entries.len() + part.parked.len()).sum();
         tracing::info!(service = %cluster.service.address, queues, restored, "ready");
         let asking = Asking::default();
         Ok(Self { kernel, events, server, subscribers: Vec::new(), shards, threads, mailbox, asking })

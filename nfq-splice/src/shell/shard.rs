@@ -10,7 +10,7 @@ use cluster::config::Cluster;
 use cluster::control::{Client, FromProxy, ProxyStatus, ToProxy};
 use daemon::now;
 use netfilter::queue::{Queue, QueueConfig, QueuedPacket, Verdict as QueueVerdict, Verdicts, queue_counters};
-use nfq_splice::{Engine, KernelSplice, Secret, Settings, Stage, Verdict};
+use nfq_splice::{Engine, KernelSplice, Parked, Secret, Settings, Stage, Verdict};
 use nft_rules::BEFORE_CONNTRACK_MARK;
 use nft_rules::placement::queue_of;
 use packet::{Seq, Time};
@@ -55,26 +55,24 @@ pub(super) enum FromShard {
 pub(super) struct Restored {
     /// Splices that are in the kernel.
     pub(super) entries: Vec<KernelSplice>,
+    /// Those that the earlier daemon translated itself.
+    pub(super) parked: Vec<Parked>,
     /// Clients whose connections nobody translates any more.
     pub(super) lost: Vec<Client>,
 }
 
 impl Restored {
     /// To each queue its own.
-    pub(super) fn by_queue(entries: Vec<KernelSplice>, lost: Vec<Client>, queues: u16) -> Vec<Self> {
-        let mut parts: Vec<Self> = (0..queues).map(|_| Self::default()).collect();
-        let index = |client| usize::from(queue_of(client, queues));
-        for entry in entries {
-            if let Some(part) = parts.get_mut(index(entry.client)) {
-                part.entries.push(entry);
+    pub(super) fn by_queue(self, queues: u16) -> Vec<Self> {
+        let part = |queue| {
+            let own = |client: Client| queue_of(client, queues) == queue;
+            Self {
+                entries: self.entries.iter().filter(|entry| own(entry.client)).copied().collect(),
+                parked: self.parked.iter().filter(|parked| own(parked.splice.client)).copied().collect(),
+                lost: self.lost.iter().filter(|client| own(**client)).copied().collect(),
             }
-        }
-        for client in lost {
-            if let Some(part) = parts.get_mut(index(client)) {
-                part.lost.push(client);
-            }
-        }
-        parts
+        };
+        (0..queues).map(part).collect()
     }
 }
 
@@ -103,6 +101,9 @@ impl Shard {
         let mut engine = Engine::new(settings, secret);
         for entry in &restored.entries {
             engine.handle_restored(now(), entry);
+        }
+        for parked in &restored.parked {
+            engine.handle_parked(now(), parked);
         }
         for client in &restored.lost {
             engine.handle_lost(*client);

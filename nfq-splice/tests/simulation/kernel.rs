@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use cluster::control::Client;
-use nfq_splice::{EntryState, KernelSplice};
+use nfq_splice::{EntryState, KernelSplice, Parked};
 use packet::{Seq, TcpSegment, Time, Translation};
 
 /// An entry without traffic is forgotten: open, closing, after a RST, in `TIME_WAIT`.
@@ -62,6 +62,8 @@ pub(crate) struct Kernel {
     pub(crate) entries: BTreeMap<Client, Entry>,
     /// Flows that are queued before conntrack.
     pub(crate) queued: BTreeSet<Client>,
+    /// Kept for the next daemon; no packet meets them.
+    pub(crate) parked: BTreeMap<Client, Parked>,
 }
 
 /// What the rules do with a packet.

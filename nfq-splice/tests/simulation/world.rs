@@ -12,7 +12,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use cluster::control::{Client as ClientAddress, Evidence, FromLog, FromProxy, Outcome, ToProxy};
-use nfq_splice::{Action, Engine, KernelSplice, Secret, Settings, Stage, Verdict};
+use nfq_splice::{Action, Engine, KernelSplice, Parked, Secret, Settings, Stage, Verdict};
 use packet::{Seq, TcpSegment, Time};
 use recovery_manager::{LoggerId, Manager, Now};
 

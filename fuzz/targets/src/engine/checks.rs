@@ -57,6 +57,7 @@ impl World {
 
     pub(super) fn spliced(&mut self, entry: KernelSplice) {
         assert!(number_of_backend(entry.backend).is_some(), "spliced to {}", entry.backend);
+        self.parked.remove(&entry.client);
         self.entries.insert(entry.client, entry);
     }
 
@@ -64,7 +65,7 @@ impl World {
         let status = self.engine.status();
         assert_eq!(status.total, status.connections.len() as u64);
         // A restored entry is a fact: it counts, but is not refused.
-        assert!(status.connections.len() <= CONNECTIONS + self.entries.len());
+        assert!(status.connections.len() <= CONNECTIONS + self.entries.len() + self.parked.len());
         let gauge = |name: &str| status.counters.get(name).copied().unwrap_or_default();
         let count = |states: &[&str]| {
             status.connections.iter().filter(|connection| states.contains(&connection.state.as_str())).count()
@@ -92,6 +93,7 @@ impl World {
             |client: &Client| status.connections.iter().any(|connection| connection.client == *client);
         assert!(self.queued.iter().all(known), "queued for ever: {:?}", self.queued);
         assert!(self.entries.keys().all(known), "an entry without a connection");
+        assert!(self.parked.keys().all(known), "parked without a connection");
         let rises = |(name, count): (&String, &u64)| {
             name.ends_with("_now") || self.counters.get(name).is_none_or(|old| old <= count)
         };

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use cluster::config::Cluster;
 use cluster::control::{Client, Flow, FromProxy, RecoveryOrder};
-use nfq_splice::{Action, Engine, EntryState, KernelSplice, Secret, Settings, Stage, Verdict};
+use nfq_splice::{Action, Engine, EntryState, KernelSplice, Parked, Secret, Settings, Stage, Verdict};
 use packet::{Flags, SegmentBuilder, Seq, TcpSegment, Time};
 
 use super::peers::{
@@ -21,6 +21,7 @@ pub(super) struct World {
     secret: Secret,
     pub(super) now: Time,
     pub(super) entries: BTreeMap<Client, KernelSplice>,
+    pub(super) parked: BTreeMap<Client, Parked>,
     pub(super) queued: BTreeSet<Client>,
     pub(super) counters: BTreeMap<String, u64>,
     pub(super) ended: BTreeMap<u64, usize>,
@@ -41,6 +42,7 @@ impl World {
             secret,
             now: Time::from_millis(1 << (choices >> 3)),
             entries: BTreeMap::new(),
+            parked: BTreeMap::new(),
             queued: BTreeSet::new(),
             counters: BTreeMap::new(),
             ended: BTreeMap::new(),
@@ -220,7 +222,12 @@ impl World {
             self.engine.handle_restored(self.now, entry);
         }
         for client in std::mem::take(&mut self.queued) {
-            self.engine.handle_lost(client);
+            if !self.parked.contains_key(&client) {
+                self.engine.handle_lost(client);
+            }
+        }
+        for parked in self.parked.values() {
+            self.engine.handle_parked(self.now, parked);
         }
         self.act();
     }
@@ -236,8 +243,12 @@ impl World {
                     self.queued.remove(&client);
                 }
                 Action::Splice(entry) => self.spliced(entry),
+                Action::Park(parked) => {
+                    self.parked.insert(parked.splice.client, parked);
+                }
                 Action::Unsplice(client) => {
                     self.entries.remove(&client);
+                    self.parked.remove(&client);
                 }
                 Action::Inspect { client, syn } => self.inspections.push((client, syn)),
                 Action::Tell(FromProxy::Ended { id, .. }) => *self.ended.entry(id).or_default() += 1,

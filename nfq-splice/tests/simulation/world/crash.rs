@@ -25,7 +25,8 @@ impl World {
         self.note(|| format!("CRASH of the daemon at its step {step}"));
         self.crashes += 1;
         for connection in self.engine.status().connections {
-            let kept = self.kernel.entries.get(&connection.client).is_some_and(Entry::is_open);
+            let parked = self.kernel.parked.contains_key(&connection.client);
+            let kept = parked || self.kernel.entries.get(&connection.client).is_some_and(Entry::is_open);
             if !kept && !self.will_repeat(&connection) {
                 let why = format!("the daemon died while it was {}", connection.state);
                 self.excuses.insert(connection.client, why);
@@ -62,12 +63,18 @@ impl World {
         }
     }
 
-    /// As the shell starts: the table from conntrack, nobody's packets queued before it.
+    /// As the shell starts: the table from conntrack; of others nobody's packets are queued before it.
     pub(super) fn restart(&mut self) {
         self.note(|| "the daemon is back".to_owned());
         self.down = false;
+        let parked: Vec<Parked> = self.kernel.parked.values().copied().collect();
         for client in std::mem::take(&mut self.kernel.queued) {
-            self.engine.handle_lost(client);
+            if !self.kernel.parked.contains_key(&client) {
+                self.engine.handle_lost(client);
+            }
+        }
+        for parked in parked {
+            self.engine.handle_parked(self.now, &parked);
         }
         let entries: Vec<KernelSplice> =
             self.kernel.entries.values().filter(|entry| entry.is_open()).map(|entry| entry.splice).collect();

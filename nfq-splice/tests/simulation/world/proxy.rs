@@ -112,7 +112,11 @@ impl World {
                     self.kernel.queued.remove(&client);
                 }
                 Action::Splice(splice) => self.splice(splice),
+                Action::Park(parked) => {
+                    self.kernel.parked.insert(parked.splice.client, parked);
+                }
                 Action::Unsplice(client) => {
+                    self.kernel.parked.remove(&client);
                     if let Some(entry) = self.kernel.entries.remove(&client) {
                         self.checks.unspliced(client, backend_number(entry.splice.backend).unwrap());
                         self.schedule(self.now + Duration::from_micros(200), Event::Destroyed(client));
@@ -137,6 +141,7 @@ impl World {
             return self.engine.handle_splice_failed(self.now, splice.client);
         }
         self.note(|| format!("kernel splices {} to {}", splice.client, splice.backend));
+        self.kernel.parked.remove(&splice.client);
         self.kernel.insert(self.now, splice);
     }
 

@@ -1,0 +1,156 @@
+//! Connections that the proxy itself translates, kept for a daemon after this one: each as a conntrack entry with a mark of
+//! its own that no packet uses, because its packets are queued before conntrack. It is made when the connection is
+//! spliced and nothing is owed any more, renewed while the connection is used, and deleted when it ends.
+
+use packet::{SynOptions, Time};
+
+use crate::action::{Action, KernelSplice};
+use crate::common::Core;
+use crate::engine::Engine;
+use crate::flow::{Closing, Flow, Splice, State};
+use crate::leg::ClientLeg;
+
+/// What was negotiated, in the entry's field that translates no packet: the MSS in the upper 16 bits (0: none).
+const ANNOUNCED: u32 = 0xf;
+const CLIENT_SCALE_SHIFT: u32 = 4;
+const NO_SCALE: u32 = 0xf;
+const TIMESTAMPS: u32 = 1 << 8;
+const MSS_SHIFT: u32 = 16;
+
+/// A splice with what an entry that the kernel translates by has no need of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Parked {
+    /// `window_scales`: what the backend applies to the client's windows, and its own.
+    pub splice: KernelSplice,
+    /// The scale that the client was told.
+    pub announced_scale: u8,
+    /// What the client offered; the value of a timestamp is not kept.
+    pub options: SynOptions,
+}
+
+impl Parked {
+    /// All but `splice`, as one number.
+    pub fn rest(&self) -> u32 {
+        let scale = self.options.window_scale.map_or(NO_SCALE, |scale| u32::from(scale.min(14)));
+        let timestamps = if self.options.timestamp.is_some() { TIMESTAMPS } else { 0 };
+        let mss = u32::from(self.options.mss.unwrap_or(0));
+        mss << MSS_SHIFT
+            | timestamps
+            | scale << CLIENT_SCALE_SHIFT
+            | u32::from(self.announced_scale) & ANNOUNCED
+    }
+
+    /// From what was kept; any number gives something.
+    pub fn new(splice: KernelSplice, rest: u32) -> Self {
+        let (mss, scale) = ((rest >> MSS_SHIFT) as u16, rest >> CLIENT_SCALE_SHIFT & NO_SCALE);
+        let options = SynOptions {
+            mss: (mss > 0).then_some(mss),
+            window_scale: (scale != NO_SCALE).then_some(scale as u8),
+            sack_permitted: splice.sack_permitted,
+            timestamp: (rest & TIMESTAMPS != 0).then_some(0),
+        };
+        Self { splice, announced_scale: ((rest & ANNOUNCED) as u8).min(14), options }
+    }
+
+    fn of(leg: &ClientLeg, splice: &Splice) -> Self {
+        let kept = KernelSplice {
+            client: leg.client,
+            backend: splice.backend,
+            delta: splice.delta,
+            timestamps: splice.ts,
+            window_scales: Some((splice.client_scale, splice.server_scale)),
+            sack_permitted: leg.options.sack_permitted,
+        };
+        Self { splice: kept, announced_scale: leg.announced_scale, options: leg.options }
+    }
+}
+
+impl Core {
+    /// Keeps it for a daemon after this one; again, if it may have expired.
+    pub(crate) fn park(&mut self, flow: &mut Flow) {
+        if let State::Spliced(splice) = &flow.state
+            && !splice.kernel
+            && splice.debts.is_none()
+        {
+            self.act(Action::Park(Parked::of(&flow.leg, splice)));
+            flow.parked = true;
+        }
+    }
+
+    pub(crate) fn unpark(&mut self, flow: &mut Flow) {
+        if std::mem::replace(&mut flow.parked, false) {
+            self.act(Action::Unsplice(flow.leg.client));
+        }
+    }
+}
+
+impl Engine {
+    /// A connection that an earlier daemon translated itself.
+    pub fn handle_parked(&mut self, now: Time, parked: &Parked) {
+        self.core.now = now;
+        let entry = &parked.splice;
+        let (client_scale, server_scale) = entry.window_scales.unwrap_or((0, 0));
+        let leg = self.core.client_leg(entry.client, parked.options);
+        let mut leg = ClientLeg { announced_scale: parked.announced_scale, ..leg };
+        leg.overtake_forgotten();
+        let splice = Splice {
+            backend: entry.backend,
+            delta: entry.delta,
+            ts: entry.timestamps,
+            server_scale,
+            client_scale,
+            kernel: false,
+            debts: None,
+            closing: Closing::default(),
+            window: None,
+            idle: self.core.busy(),
+        };
+        self.core.counters.count("connections_restored");
+        self.core.settings.routing.remember(entry.backend);
+        let state = State::Spliced(splice);
+        let mut flow = Flow { leg, resplices: 0, suspended: false, parked: true, state, timer: None };
+        self.core.suspend_packets(&mut flow);
+        self.put(flow);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn what_is_kept_comes_back(
+            mss in prop::option::of(1_u16..), scale in prop::option::of(0_u8..15), announced in 0_u8..15,
+            timestamps: bool, sack_permitted: bool,
+        ) {
+            let splice = KernelSplice {
+                client: "192.0.2.1:7".parse().unwrap(),
+                backend: "192.0.2.2:80".parse().unwrap(),
+                delta: 5,
+                timestamps: None,
+                window_scales: Some((3, 4)),
+                sack_permitted,
+            };
+            let timestamp = timestamps.then_some(0);
+            let options = SynOptions { mss, window_scale: scale, sack_permitted, timestamp };
+            let parked = Parked { splice, announced_scale: announced, options };
+            prop_assert_eq!(Parked::new(splice, parked.rest()), parked);
+        }
+
+        #[test]
+        fn any_number_is_survived(rest: u32) {
+            let splice = KernelSplice {
+                client: "192.0.2.1:7".parse().unwrap(),
+                backend: "192.0.2.2:80".parse().unwrap(),
+                delta: 5,
+                timestamps: None,
+                window_scales: None,
+                sack_permitted: false,
+            };
+            let parked = Parked::new(splice, rest);
+            prop_assert!(parked.announced_scale <= 14);
+        }
+    }
+}
