@@ -110,6 +110,9 @@ pub(crate) struct Up {
     /// Let nothing watch for failures: no logger, no recovery, and proxies that neither check nor retry.
     #[arg(long)]
     no_failover: bool,
+    /// The service and the backends have IPv6 addresses
+    #[arg(long)]
+    ipv6: bool,
     /// Send buffer of the web servers' sockets, bytes: what a kernel still sends after its process was killed.
     #[arg(long, value_parser = parse_bytes)]
     send_buffer: Option<u64>,
@@ -137,6 +140,7 @@ impl Up {
             front: if self.no_daemons { Front::None } else { self.front },
             path: self.path,
             failover: !self.no_failover,
+            ipv6: self.ipv6,
             send_buffer: self.send_buffer,
             set: self.set.clone(),
         }

@@ -29,19 +29,20 @@ pub fn text(name: &str, settings: &Settings) -> Result<String> {
 }
 
 fn cluster(name: &str, settings: &Settings) -> Cluster {
-    let address = |node: Node, port| SocketAddr::new(IpAddr::V4(node.address()), port);
+    let address = |node: Node, port| SocketAddr::new(settings.address(node.address()), port);
+    let control = SocketAddr::new(IpAddr::V4(Node::Logger.address()), CONTROL_PORT);
     let backends = settings.backends();
     let names = backends.iter().map(|node| node.name().to_owned()).collect();
     let backend = |node: Node| (node.name().to_owned(), Backend::new(address(node, SERVICE_PORT)));
     let pool = Pool { backends: names, balance: Balance::default(), balance_on: None };
-    let logger = Logger { control: address(Node::Logger, CONTROL_PORT), ring_bytes: RING_BYTES };
+    let logger = Logger { control, ring_bytes: RING_BYTES };
     let path = match settings.path {
         Path::Kernel => SplicePath::Kernel,
         Path::Userspace => SplicePath::Userspace,
     };
     Cluster {
         cluster: Identity { name: name.to_owned() },
-        service: Service { address: SocketAddr::new(IpAddr::V4(VIP), PORT) },
+        service: Service { address: SocketAddr::new(settings.address(VIP), PORT) },
         routes: vec![Route { pool: "web".to_owned(), ..Route::default() }],
         pools: BTreeMap::from([("web".to_owned(), pool)]),
         backends: backends.into_iter().map(backend).collect(),

@@ -1,7 +1,7 @@
 //! Which clients a backend serves now, from its kernel's own table.
 
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -25,8 +25,12 @@ pub struct Served {
 impl Lab {
     /// The established connections to a backend's service port.
     pub fn connections(&self, node: Node) -> Result<Vec<Served>> {
-        let table = self.netns(node).within(|| Ok(fs::read_to_string("/proc/thread-self/net/tcp")?))?;
-        Ok(table.lines().skip(1).filter_map(served).collect())
+        let table = self.netns(node).within(|| {
+            let [v4, v6] =
+                ["tcp", "tcp6"].map(|name| fs::read_to_string(format!("/proc/thread-self/net/{name}")));
+            Ok(v4? + &v6.unwrap_or_default())
+        })?;
+        Ok(table.lines().filter_map(served).collect())
     }
 
     /// The backend that serves `client`. Behind a proxy that hides clients: the one with most to send.
@@ -60,7 +64,7 @@ impl Lab {
     }
 }
 
-/// A line of `/proc/net/tcp`, if it is an established connection to the service port.
+/// A line of `/proc/net/tcp` or `tcp6`, if it is an established connection to the service port.
 fn served(line: &str) -> Option<Served> {
     let mut fields = line.split_whitespace().skip(1);
     let (local, peer, state) = (fields.next()?, fields.next()?, fields.next()?);
@@ -73,11 +77,18 @@ fn served(line: &str) -> Option<Served> {
     Some(Served { peer: address(peer).ok()?, unsent: number(unsent)?, unread: number(unread)? })
 }
 
-/// `0203A8C0:1F90`: an address in the host's byte order, a port, both in hexadecimal.
+/// `0203A8C0:1F90`: an address as words in the host's byte order, a port, both in hexadecimal.
 fn address(text: &str) -> Result<SocketAddr> {
     let (ip, port) = text.split_once(':').context("no colon")?;
-    let ip = Ipv4Addr::from(u32::from_str_radix(ip, 16)?.to_ne_bytes());
-    Ok(SocketAddr::V4(SocketAddrV4::new(ip, u16::from_str_radix(port, 16)?)))
+    let port = u16::from_str_radix(port, 16)?;
+    let number = |text: &str| u32::from_str_radix(text, 16).map(u32::to_ne_bytes);
+    let words: Vec<[u8; 4]> = (0..ip.len() / 8)
+        .map(|at| number(ip.get(8 * at..8 * at + 8).unwrap_or_default()))
+        .collect::<Result<_, _>>()?;
+    match words.as_slice() {
+        [v4] => Ok(SocketAddr::from((*v4, port))),
+        v6 => Ok(SocketAddr::from((<[u8; 16]>::try_from(v6.concat()).ok().context("not an address")?, port))),
+    }
 }
 
 #[cfg(test)]
@@ -93,5 +104,9 @@ mod tests {
         assert_eq!(served(&line.replace(" 01 ", " 06 ")), None);
         assert_eq!(served(&line.replace("1F90", "1F91")), None);
         assert_eq!(served("nonsense"), None);
+        let line = line
+            .replace("02034D0A", "000077FD000000000300000000000000")
+            .replace("02014D0A", "000077FD0100000000000000A0B00000");
+        assert_eq!(served(&line).unwrap().peer, "[fd77:0:0:1::b0a0]:41394".parse().unwrap());
     }
 }

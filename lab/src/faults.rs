@@ -54,7 +54,9 @@ impl Lab {
         match fault {
             Fault::Kill | Fault::Reset => {}
             Fault::Silent => {
-                self.netns(node).run(Command::new("iptables").args(["-w", "-F"]))?;
+                for program in ["iptables", "ip6tables"] {
+                    self.netns(node).run(Command::new(program).args(["-w", "-F"]))?;
+                }
             }
             Fault::Link => network::configure(self, &self.settings()?, node)?,
             Fault::Freeze => Nginx::new(self, node).signal(Signal::CONT)?,
@@ -88,6 +90,6 @@ impl Lab {
     }
 }
 
-/// Both directions in one transaction.
-const SILENCE: &str = "printf '*filter\n:INPUT ACCEPT\n:OUTPUT ACCEPT\n-A INPUT -j DROP\n-A OUTPUT -j DROP\nCOMMIT\n' \
-     | iptables-restore -w";
+/// Both directions of a family in one transaction.
+const SILENCE: &str = "for restore in ip6tables-restore iptables-restore; do \
+     printf '*filter\n:INPUT ACCEPT\n:OUTPUT ACCEPT\n-A INPUT -j DROP\n-A OUTPUT -j DROP\nCOMMIT\n' | $restore -w || exit 1; done";

@@ -5,7 +5,7 @@ pub(crate) mod body;
 
 use std::fmt;
 use std::io::{ErrorKind, Read, Write};
-use std::net::{SocketAddr, SocketAddrV4, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -102,10 +102,12 @@ impl fmt::Debug for Response {
 
 impl Connection {
     /// Connects from the client's node. `behaviour` holds from the handshake on.
-    pub fn open(lab: &Lab, to: SocketAddrV4, behaviour: Behaviour) -> Result<Self> {
+    pub fn open(lab: &Lab, to: impl Into<SocketAddr>, behaviour: Behaviour) -> Result<Self> {
+        let to = to.into();
+        let family = if to.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
         let stream = lab.netns(Node::Client).within(|| {
             let flags = SocketFlags::CLOEXEC;
-            let socket = socket_with(AddressFamily::INET, SocketType::STREAM, flags, Some(ipproto::TCP))?;
+            let socket = socket_with(family, SocketType::STREAM, flags, Some(ipproto::TCP))?;
             if let Some(bytes) = behaviour.receive_buffer {
                 sockopt::set_socket_recv_buffer_size(&socket, bytes / 2)?;
             }

@@ -13,7 +13,7 @@ use crate::lab::Lab;
 use crate::netns::{Netns, run};
 use crate::process::signal_pid;
 use crate::settings::Settings;
-use crate::topology::{Node, Wire, routes, wires};
+use crate::topology::{Node, Wire, ipv6, routes, wires};
 
 /// Makes whatever of the network is missing; true if anything was.
 pub fn create(lab: &Lab, settings: &Settings) -> Result<bool> {
@@ -78,9 +78,15 @@ pub fn configure(lab: &Lab, settings: &Settings, node: Node) -> Result<()> {
     {
         writeln!(batch, "route replace {} via {}", route.to, route.via)?;
     }
+    if settings.ipv6 {
+        batch += &ipv6_lines(settings, node)?;
+    }
     ip_batch(&["-n", lab.netns(node).name()], &batch)?;
     if node.forwards() {
         let netns = lab.netns(node);
+        if settings.ipv6 {
+            netns.sysctl("net/ipv6/conf/all/forwarding", "1")?;
+        }
         for (key, value) in
             [("ip_forward", "1"), ("conf/all/rp_filter", "0"), ("conf/default/rp_filter", "0")]
         {
@@ -91,6 +97,20 @@ pub fn configure(lab: &Lab, settings: &Settings, node: Node) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Beside each IPv4 address and route its like; nobody else has these addresses, so none is probed for.
+fn ipv6_lines(settings: &Settings, node: Node) -> Result<String> {
+    let mut batch = String::new();
+    for end in wires_of(settings).iter().flatten().filter(|end| end.node == node) {
+        writeln!(batch, "addr replace {}/64 dev {} nodad", ipv6(end.address), end.interface)?;
+    }
+    let emulated = settings.link.active();
+    let routes = routes(emulated).into_iter().filter(|route| route.node == node);
+    for (to, via) in routes.filter(|route| reachable(settings, route.via)).filter_map(|route| route.ipv6()) {
+        writeln!(batch, "route replace {to} via {via}")?;
+    }
+    Ok(batch)
 }
 
 fn wires_of(settings: &Settings) -> Vec<Wire> {

@@ -19,6 +19,7 @@ use rustix::process::Signal;
 
 use crate::lab::Lab;
 use crate::process::Process;
+use crate::settings::Settings;
 use crate::topology::{DIRECT_PORT, Node, SERVICE_PORT};
 use crate::{documents, netns::run};
 
@@ -69,7 +70,7 @@ impl Nginx {
         let settings = self.lab.settings()?;
         fs::write(
             dir.join("nginx.conf"),
-            configuration(&dir, &documents::tree()?, self.node, echo, settings.send_buffer),
+            configuration(&dir, &documents::tree()?, self.node, echo, &settings),
         )?;
         let mut nginx = Command::new("nginx");
         nginx.arg("-e").arg(dir.join("error.log")).arg("-c").arg(dir.join("nginx.conf"));
@@ -110,8 +111,9 @@ pub fn check_installed() -> Result<()> {
 
 /// The configuration file. `keepalive_*` are so high that only faults close connections. One output
 /// buffer makes the chunks of `/chunked/` the same on every server, however fast the client reads.
-fn configuration(dir: &Path, documents: &Path, node: Node, echo: &str, send_buffer: Option<u64>) -> String {
-    let send_buffer = send_buffer.map(|bytes| format!(" sndbuf={bytes}")).unwrap_or_default();
+fn configuration(dir: &Path, documents: &Path, node: Node, echo: &str, settings: &Settings) -> String {
+    let send_buffer = settings.send_buffer.map(|bytes| format!(" sndbuf={bytes}")).unwrap_or_default();
+    let any = if settings.ipv6 { "[::]:" } else { "" };
     let padding = "padding ".repeat(PADDING / 8);
     let (dir, documents) = (dir.display(), documents.display());
     format!(
@@ -139,7 +141,7 @@ http {{
     uwsgi_temp_path {dir}/uwsgi;
     scgi_temp_path {dir}/scgi;
     server {{
-        listen {SERVICE_PORT} backlog=4096{send_buffer};
+        listen {any}{SERVICE_PORT} backlog=4096{send_buffer};
         listen {DIRECT_PORT} backlog=4096;
         if ($request_method = POST) {{ rewrite ^ /echo last; }}
         location /files/ {{ alias {documents}/files/; }}

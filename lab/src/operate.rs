@@ -122,7 +122,7 @@ impl Lab {
         Ok(Status {
             name: self.name().to_owned(),
             state_dir: self.dir().display().to_string(),
-            vip: VIP.to_string(),
+            vip: settings.address(VIP).to_string(),
             port: PORT,
             direct_port: DIRECT_PORT,
             nodes: nodes.map(|node| (node.name().to_owned(), node.address().to_string())).collect(),

@@ -2,6 +2,7 @@
 
 #![deny(clippy::disallowed_methods)]
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -9,7 +10,7 @@ use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 use crate::daemons::Daemon;
-use crate::topology::Node;
+use crate::topology::{Node, ipv6};
 
 /// What stands at the virtual address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum, Serialize, Deserialize)]
@@ -81,6 +82,9 @@ pub struct Settings {
     /// Whether failures are survived. If not, the front only forwards: the logger is a plain IP hop, of resplice only
     /// `nfq-splice` runs, and other proxies neither check their servers nor retry.
     pub failover: bool,
+    /// The service and the backends have IPv6 addresses; the control connections stay on IPv4.
+    #[serde(default)]
+    pub ipv6: bool,
     /// Bytes of the web servers' socket send buffers: a small one lets a failure hit an exact place of a
     /// response, because a kernel still sends what a killed process left there. `None`: as the kernel tunes it.
     pub send_buffer: Option<u64>,
@@ -96,6 +100,7 @@ impl Default for Settings {
             front: Front::default(),
             path: Path::default(),
             failover: true,
+            ipv6: false,
             send_buffer: None,
             set: Vec::new(),
         }
@@ -103,6 +108,11 @@ impl Default for Settings {
 }
 
 impl Settings {
+    /// An address of the lab in the family of its service.
+    pub fn address(&self, address: Ipv4Addr) -> IpAddr {
+        if self.ipv6 { IpAddr::V6(ipv6(address)) } else { IpAddr::V4(address) }
+    }
+
     /// Whether the lab has this node.
     pub fn has(&self, node: Node) -> bool {
         self.nodes.contains(&node)

@@ -1,7 +1,7 @@
 //! For tests: a lab of one's own that is gone afterwards however the test ends, and curl in it.
 
 use std::io::{BufRead, BufReader, Read};
-use std::net::SocketAddrV4;
+use std::net::{IpAddr, SocketAddr};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -67,7 +67,7 @@ impl Lab {
 
     /// The URL of a path at the virtual address.
     pub fn url(&self, path: &str) -> String {
-        format!("http://{VIP}{path}")
+        format!("http://{}{path}", self.service())
     }
 
     /// The URL of a path on b1, past resplice.
@@ -77,7 +77,13 @@ impl Lab {
 
     /// Connects from the client's node to the virtual address.
     pub fn open(&self, behaviour: Behaviour) -> Result<Connection> {
-        Connection::open(self, SocketAddrV4::new(VIP, PORT), behaviour)
+        Connection::open(self, self.service(), behaviour)
+    }
+
+    /// The virtual address and port.
+    pub fn service(&self) -> SocketAddr {
+        let vip = self.record().map_or(IpAddr::V4(VIP), |record| record.settings.address(VIP));
+        SocketAddr::new(vip, PORT)
     }
 
     /// Sends a GET and receives its answer; the web server that serves it fails when `offset` bytes of the

@@ -10,7 +10,7 @@
 
 #![deny(clippy::disallowed_methods)]
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
@@ -25,6 +25,12 @@ pub const SERVICE_PORT: u16 = 8080;
 pub const DIRECT_PORT: u16 = 8081;
 /// Where the transactionalizer accepts recovery managers.
 pub const CONTROL_PORT: u16 = 7001;
+
+/// The IPv6 address that goes with an IPv4 address of the lab: 10.77.N.H and `fd77:0:0:N::H`.
+pub const fn ipv6(address: Ipv4Addr) -> Ipv6Addr {
+    let [_, _, network, host] = address.octets();
+    Ipv6Addr::new(0xfd77, 0, 0, network as u16, 0, 0, 0, host as u16)
+}
 
 /// A host of the lab: a network namespace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, ValueEnum, Serialize, Deserialize)]
@@ -110,10 +116,22 @@ pub type Wire = [End; 2];
 pub struct Route {
     /// The node.
     pub node: Node,
-    /// The network.
+    /// The network, or the virtual address.
     pub to: &'static str,
     /// The next hop.
     pub via: Ipv4Addr,
+}
+
+impl Route {
+    /// The same route for IPv6: `ip -6 route`'s destination and next hop.
+    pub fn ipv6(&self) -> Option<(String, Ipv6Addr)> {
+        let via = ipv6(self.via);
+        match self.to.split_once('/') {
+            Some((network, "24")) => Some((format!("{}/64", ipv6(network.parse().ok()?)), via)),
+            None if self.to == "default" => Some((self.to.to_owned(), via)),
+            _ => Some((ipv6(self.to.parse().ok()?).to_string(), via)),
+        }
+    }
 }
 
 const fn end(node: Node, interface: &'static str, network: u8, host: u8) -> End {
@@ -173,6 +191,13 @@ mod tests {
                 assert!(reachable, "{route:?} network {}", network(route.via));
             }
         }
+    }
+
+    #[test]
+    fn every_route_has_its_like_over_ipv6() {
+        let all: Vec<_> = routes(true).iter().map(Route::ipv6).collect();
+        assert!(all.iter().all(Option::is_some), "{all:?}");
+        assert!(all.contains(&Some(("fd77:0:0:3::/64".to_owned(), "fd77:0:0:2::2".parse().unwrap()))));
     }
 
     #[test]

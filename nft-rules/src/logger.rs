@@ -1,5 +1,6 @@
 //! The logger: everything that it forwards between clients (or proxies) and backends goes to `nfq-logger`, which logs
-//! it before it lets it pass. Later fragments and ICMP carry no TCP header and are not queued.
+//! it before it lets it pass. Fragments are put together first, and are fragments again behind the logger: a proxy's kernel
+//! sends on as fragments what came as such. ICMP is not queued.
 
 use std::net::SocketAddr;
 use std::ops::Range;
@@ -39,6 +40,9 @@ impl LoggerRules {
     }
 }
 
+/// No packet has two marks. The kernel puts fragments together where such a rule is, without tracking connections.
+const NEVER_TPROXY: &str = "meta mark 1 meta mark 2 meta l4proto tcp tproxy to :1";
+
 impl Ruleset for LoggerRules {
     fn family(&self) -> Family {
         self.family
@@ -54,6 +58,8 @@ impl Ruleset for LoggerRules {
 
     fn render(&self, form: QueueForm) -> String {
         let mut chains = text::queue_chains(form, self.queues());
+        let whole = vec![NEVER_TPROXY.to_owned()];
+        chains.push(Chain::hooked("whole_packets", "type filter hook prerouting priority mangle", whole));
         chains.push(Chain::hooked("forward", "type filter hook forward priority filter", self.forward()));
         text::transaction(self.family, LOGGER_TABLE, &[], &chains)
     }

@@ -60,10 +60,12 @@ pub fn process(lab: &Lab) -> Option<Process> {
 }
 
 fn install_rules(netns: &Netns) -> Result<()> {
-    netns.run(Command::new("iptables").args(["-w", "-F", "FORWARD"]))?;
-    for (queue, interface) in [("0", "to-client"), ("1", "to-proxy")] {
-        let rule = ["-w", "-A", "FORWARD", "-i", interface, "-j", "NFQUEUE", "--queue-num", queue];
-        netns.run(Command::new("iptables").args(rule))?;
+    for program in ["iptables", "ip6tables"] {
+        netns.run(Command::new(program).args(["-w", "-F", "FORWARD"]))?;
+        for (queue, interface) in [("0", "to-client"), ("1", "to-proxy")] {
+            let rule = ["-w", "-A", "FORWARD", "-i", interface, "-j", "NFQUEUE", "--queue-num", queue];
+            netns.run(Command::new(program).args(rule))?;
+        }
     }
     Ok(())
 }
