@@ -15,6 +15,7 @@ use clap::ValueEnum;
 pub use rows::Row;
 use serde::Serialize;
 
+use crate::daemons::{Daemon, binary};
 use crate::lab::Lab;
 
 /// What to measure.
@@ -70,7 +71,10 @@ pub fn bench(lab: &Lab, order: &Order, progress: &mut dyn FnMut(&str)) -> Result
     let rows = match order.bench {
         Bench::Splice => {
             let log = order.output.with_extension("unfinished");
-            splice::measure(lab, &order.plan, &commit, (&log, order.resume), progress)?
+            // Two builds of uncommitted changes have the same commit.
+            let built = fs::metadata(binary(Daemon::NfqSplice.name())?)?.modified()?;
+            let version = format!("{commit} {built:?}");
+            splice::measure(lab, &order.plan, &version, (&log, order.resume), progress)?
         }
         Bench::Recovery => recovery::measure(lab, order.plan.rounds, progress)?,
     };

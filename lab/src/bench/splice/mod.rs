@@ -64,9 +64,9 @@ impl Plan {
     }
 
     /// Everything but the number of rounds, which a resumed run may raise.
-    fn identity(&self, commit: &str) -> String {
+    fn identity(&self, version: &str) -> String {
         let Self { rounds: _, length, idle, busy, contenders, measures, processors } = self;
-        format!("{commit} {length:?} {idle} {busy} {contenders:?} {measures:?} {processors:?}")
+        format!("{version} {length:?} {idle} {busy} {contenders:?} {measures:?} {processors:?}")
     }
 
     /// Every measurement, in order.
@@ -87,14 +87,14 @@ impl Plan {
 pub fn measure(
     lab: &Lab,
     plan: &Plan,
-    commit: &str,
+    version: &str,
     (log, resume): (&Path, bool),
     progress: &mut dyn FnMut(&str),
 ) -> Result<Vec<Row>> {
     let mut plan = plan.clone();
     plan.processors = pin()?;
     allow_many_files()?;
-    let mut log = Log::open(log, &plan.identity(commit), resume);
+    let mut log = Log::open(log, &plan.identity(version), resume);
     let mut labs = Labs { base: lab.name().to_owned(), up: BTreeMap::new() };
     let (total, mut number) = (plan.steps().count(), 0);
     if log.len() > 0 {
