@@ -110,7 +110,7 @@ impl Table<'_> {
     }
 
     /// How much longer than by plain forwarding the slowest hundredth takes, each at half of its own rate. resplice
-    /// may add as much as `HAProxy` does, and should add half of it.
+    /// may add as much as `HAProxy` does, and should add half of it; if that is less than nothing, noise is measured.
     fn added_latency(&self) -> Vec<Row> {
         let Some(plain) = self.samples(Plain, Figure::HalfLoadP99) else { return Vec::new() };
         let added = |contender: Contender| Some(self.samples(contender, Figure::HalfLoadP99)?.minus(&plain));
@@ -119,7 +119,8 @@ impl Table<'_> {
             let what = format!("p99 latency added at half load, {}", contender.name());
             let mut samples = added(*contender)?;
             let bounded = matches!(contender, Kernel | Userspace);
-            let bound = rival.filter(|_| bounded).map(|must| Bound { must, aim: must / 2.0, least: false });
+            let bound =
+                rival.filter(|_| bounded).map(|must| Bound { must, aim: must.min(must / 2.0), least: false });
             if bounded && bound.is_none() && self.plan.contenders.contains(&HaproxyHttp) {
                 samples.push(Err(anyhow!("there is no figure of HAProxy's to compare with")));
             }
@@ -127,5 +128,67 @@ impl Table<'_> {
         };
         let others = self.plan.contenders.iter().filter(|contender| **contender != Plain);
         others.filter_map(row).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::measures::Figures;
+    use super::super::taken::Log;
+    use super::*;
+
+    fn rows_of(name: &str, taken: &[(Contender, Figure, Option<f64>)]) -> Vec<Row> {
+        let file = std::env::temp_dir().join(format!("lab-bench-table-{}-{name}", std::process::id()));
+        let mut log = Log::open(&file, "run", false);
+        for (contender, figure, value) in taken {
+            let result =
+                value.map(|value| Figures::from([(*figure, value)])).ok_or_else(|| anyhow!("did not run"));
+            log.add(1, *contender, figure.measure(), result).unwrap();
+        }
+        rows(&Plan::new(1, Duration::from_secs(1)), &log.finish())
+    }
+
+    fn row<'a>(rows: &'a [Row], what: &str) -> &'a Row {
+        rows.iter().find(|row| row.what == what).unwrap()
+    }
+
+    #[test]
+    fn the_added_latency_may_be_as_much_as_haproxys() {
+        let taken = |kernel| {
+            let figure = Figure::HalfLoadP99;
+            [(Plain, figure, Some(1.0)), (Kernel, figure, Some(kernel)), (HaproxyHttp, figure, Some(3.0))]
+        };
+        let what = "p99 latency added at half load, resplice kernel path";
+        let rows = rows_of("kept", &taken(2.5));
+        let kept = row(&rows, what);
+        assert_eq!((kept.value, kept.must, kept.aim, kept.ok), (Some(1.5), Some(2.0), Some(1.0), true));
+        assert!(!row(&rows_of("not", &taken(3.5)), what).ok);
+    }
+
+    #[test]
+    fn without_haproxy_nothing_is_kept() {
+        let figure = Figure::HalfLoadP99;
+        let taken = [(Plain, figure, Some(1.0)), (Kernel, figure, Some(1.0)), (HaproxyHttp, figure, None)];
+        let rows = rows_of("missing", &taken);
+        assert!(!row(&rows, "p99 latency added at half load, resplice kernel path").ok);
+        let rival = row(&rows, "p99 latency added at half load, HAProxy HTTP");
+        assert_eq!((rival.value, rival.ok), (None, false));
+    }
+
+    #[test]
+    fn ratios_and_memory_have_the_projects_bounds() {
+        let taken = [
+            (Plain, Figure::Bulk, Some(1000.0)),
+            (Kernel, Figure::Bulk, Some(950.0)),
+            (Kernel, Figure::Idle, Some(300.0)),
+            (HaproxyHttp, Figure::Idle, Some(1100.0)),
+        ];
+        let rows = rows_of("bounds", &taken);
+        let bulk = row(&rows, "bulk, resplice kernel path / plain forwarding");
+        assert_eq!((bulk.value, bulk.must, bulk.aim, bulk.ok), (Some(0.95), Some(0.9), Some(0.98), true));
+        assert_eq!(row(&rows, "memory a connection, 10000 idle, resplice kernel path").must, Some(512.0));
+        assert_eq!(row(&rows, "memory a connection, 10000 idle, HAProxy HTTP").must, None);
     }
 }
