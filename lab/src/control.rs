@@ -24,7 +24,7 @@ impl Lab {
     pub fn proxy_status(&self) -> Result<ProxyStatus> {
         match self.ask(Daemon::NfqSplice, &ToProxy::Status)? {
             FromProxy::Status(status) => Ok(status),
-            FromProxy::Ended { .. } => bail!("nfq-splice answered something else"),
+            _ => bail!("nfq-splice answered something else"),
         }
     }
 

@@ -98,6 +98,16 @@ impl Engine {
         }
     }
 
+    /// The backends from now on. Leave none out that [`Self::backends_in_use`] names: its segments would be dropped.
+    pub fn set_backends(&mut self, backends: impl IntoIterator<Item = SocketAddr>) {
+        self.backends = backends.into_iter().collect();
+    }
+
+    /// Backends of the flows that are known now.
+    pub fn backends_in_use(&self) -> HashSet<SocketAddr> {
+        self.flows.keys().map(|flow| flow.backend).collect()
+    }
+
     /// Decides on a packet from the queue.
     pub fn handle_packet(&mut self, now: Time, arrival: Arrival<'_>) -> Decision {
         let Some((segment, flow, from_backend)) = self.examine(&arrival) else { return Decision::Drop };
@@ -207,7 +217,7 @@ impl Engine {
             ToLogger::Release { hold } => self.judge(*hold, true),
             ToLogger::Suppress { hold } => self.judge(*hold, false),
             ToLogger::Fence(flow) => self.fence(*flow),
-            ToLogger::Status => {}
+            ToLogger::Status | ToLogger::Reload => {}
         }
     }
 

@@ -112,6 +112,10 @@ impl Flows {
         Some(slot.state)
     }
 
+    pub(crate) fn keys(&self) -> impl Iterator<Item = &Flow> {
+        self.index.keys()
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.slots.len()
     }

@@ -10,7 +10,7 @@ use clap::{Args, Parser, Subcommand};
 use cluster::config::Cluster;
 use cluster::lock::DaemonLock;
 use cluster::runtime::segment_log;
-use daemon::{DaemonArguments, LogFormat, Place, exit_code, start_log, stop_signal};
+use daemon::{Configuration, DaemonArguments, LogFormat, Place, exit_code, start_log, stop_signal};
 
 /// Logs every segment between clients and backends to shared memory before it passes, and shows that log.
 #[derive(Parser)]
@@ -47,13 +47,14 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &DaemonArguments) -> Result<()> {
-    let cluster = Cluster::load(&arguments.place.config)?;
+    let configuration = Configuration::load(&arguments.place.config)?;
+    let cluster = configuration.cluster();
     let node = arguments.place.node();
     let ring_bytes = cluster.find_logger(&node)?.ring_bytes;
     let lock = DaemonLock::acquire(&arguments.runtime(), "nfq-logger")?;
     let stop = stop_signal()?;
     let log = segment_log(&cluster.cluster.name, &node);
-    shell::Shell::start(&cluster, &lock, &log, ring_bytes)?.run(&stop)
+    shell::Shell::start(configuration, &lock, &log, ring_bytes)?.run(&stop)
 }
 
 fn show(arguments: &DumpArguments) -> Result<()> {

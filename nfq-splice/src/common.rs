@@ -45,11 +45,11 @@ impl Settings {
         }
     }
 
-    /// Takes another configuration; `used` are the backends that have connections.
-    pub(crate) fn reload(&mut self, cluster: &Cluster, used: &BTreeSet<SocketAddr>) {
-        self.routing.reload(cluster, used);
-        self.splice = cluster.splice.clone();
-        self.recovery_timeout = Duration::from_millis(cluster.recovery.timeout_ms);
+    /// Makes way for `new`; `used` are the backends that have connections.
+    pub(crate) fn replace(&mut self, new: Self, used: &BTreeSet<SocketAddr>) {
+        let before = std::mem::replace(self, new);
+        let routing = std::mem::replace(&mut self.routing, before.routing);
+        self.routing.replace(routing, used);
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
 
-use cluster::config::{BackendState, Cluster};
+use cluster::config::BackendState;
 use cluster::control::{Client, ConnectionStatus, FromProxy, Outcome, ProxyStatus, RecoveryOrder};
 use packet::{Flags, PacketError, Seq, TcpSegment, Time};
 
@@ -230,10 +230,10 @@ impl Engine {
         self.core.settings.routing.order(name, state)
     }
 
-    /// Another configuration, which may replace the one before ([`Cluster::check_reload`]). Connections stay as they are.
-    pub fn handle_reload(&mut self, cluster: &Cluster) {
+    /// Another configuration, which may replace the one before. Connections stay as they are.
+    pub fn handle_reload(&mut self, settings: Settings) {
         let used = self.flows.values().filter_map(Flow::backend).collect();
-        self.core.settings.reload(cluster, &used);
+        self.core.settings.replace(settings, &used);
     }
 
     /// Routes, pools and what is known of backends.

@@ -6,9 +6,8 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Parser;
-use cluster::config::Cluster;
 use cluster::lock::DaemonLock;
-use daemon::{DaemonArguments, stop_signal};
+use daemon::{Configuration, DaemonArguments, stop_signal};
 
 /// Accepts the clients of the virtual address, routes their requests, and splices each connection to a backend.
 ///
@@ -26,9 +25,9 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &DaemonArguments) -> Result<()> {
-    let cluster = Cluster::load(&arguments.place.config)?;
-    cluster.find_proxy(&arguments.place.node())?;
+    let configuration = Configuration::load(&arguments.place.config)?;
+    configuration.cluster().find_proxy(&arguments.place.node())?;
     let lock = DaemonLock::acquire(&arguments.runtime(), "nfq-splice")?;
     let stop = stop_signal()?;
-    shell::Shell::start(&cluster, &lock)?.run(&stop)
+    shell::Shell::start(configuration, &lock)?.run(&stop)
 }

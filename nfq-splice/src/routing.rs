@@ -55,20 +55,19 @@ impl Routing {
         routing
     }
 
-    /// Takes another configuration: what failed stays down, what the operator said of a backend that is still there holds,
-    /// and those of `used` that are not there any more stay known, because connections to them go on.
-    pub fn reload(&mut self, cluster: &Cluster, used: &BTreeSet<SocketAddr>) {
-        let mut pools: Vec<_> =
-            cluster.pools.iter().map(|(name, pool)| Pool::new(cluster, name, pool)).collect();
+    /// Makes way for `new`, another configuration's: what failed stays down, what the operator said of a backend that is
+    /// still there holds, and those of `used` that are not there any more stay known, because connections to them go on.
+    pub fn replace(&mut self, new: Self, used: &BTreeSet<SocketAddr>) {
+        let Self { routes, mut pools, backends, unrouted: _ } = new;
         for old in &self.pools {
             pools
                 .iter_mut()
                 .filter(|pool| pool.name() == old.name())
                 .for_each(|pool| pool.go_on_counting(old));
         }
-        self.routes = routes(cluster);
+        self.routes = routes;
         self.pools = pools;
-        self.backends.reload(cluster, used);
+        self.backends.replace(backends, used);
         self.tell_pools();
     }
 

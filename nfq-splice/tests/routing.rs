@@ -101,7 +101,7 @@ proptest! {
         let mut smaller = pool("balance = \"path\"", &weights);
         smaller.pools.get_mut("p").unwrap().backends.retain(|name| *name != format!("b{missing}"));
         smaller.backends.remove(&format!("b{missing}"));
-        routing.reload(&smaller, &BTreeSet::new());
+        routing.replace(Routing::new(&smaller), &BTreeSet::new());
         prop_assert_eq!(places(&mut routing), during);
     }
 
@@ -217,22 +217,22 @@ fn states_survive_a_reload() {
     let mut routing = Routing::new(&cluster);
     routing.set(backend(1), false);
     assert!(routing.order("b2", BackendState::Drain));
-    routing.reload(&cluster, &BTreeSet::new());
+    routing.replace(Routing::new(&cluster), &BTreeSet::new());
     for _ in 0..4 {
         assert_eq!(routing.choose(&get("/"), CLIENT, &[]), Ok(backend(3)));
     }
     assert_eq!(counters(&routing)["pool_p_routed"], 4);
-    routing.reload(&cluster, &BTreeSet::new());
+    routing.replace(Routing::new(&cluster), &BTreeSet::new());
     assert_eq!(counters(&routing)["pool_p_routed"], 4);
     // What the operator says goes before the configuration, also when he says up.
     let mut drained = cluster.clone();
     for backend in drained.backends.values_mut() {
         backend.state = BackendState::Maintenance;
     }
-    routing.reload(&drained, &BTreeSet::new());
+    routing.replace(Routing::new(&drained), &BTreeSet::new());
     assert_eq!(routing.choose(&get("/"), CLIENT, &[]), Err(NoBackend::NoneUsable(Unusable::Drained)));
     assert!(routing.order("b2", BackendState::Up));
-    routing.reload(&drained, &BTreeSet::new());
+    routing.replace(Routing::new(&drained), &BTreeSet::new());
     assert_eq!(routing.choose(&get("/"), CLIENT, &[]), Ok(backend(2)));
     assert_eq!(routing.orders().len(), 1);
 }
@@ -241,7 +241,7 @@ fn states_survive_a_reload() {
 fn a_removed_backend_is_known_while_it_has_connections() {
     let mut routing = Routing::new(&pool("", &[1, 1]));
     let smaller = pool("", &[1]);
-    routing.reload(&smaller, &BTreeSet::from([backend(2)]));
+    routing.replace(Routing::new(&smaller), &BTreeSet::from([backend(2)]));
     assert!(routing.knows(backend(2)));
     assert_eq!(routing.former().collect::<Vec<_>>(), [backend(2)]);
     let states = routing.states(&BTreeMap::from([(backend(2), 3)]));
@@ -249,7 +249,7 @@ fn a_removed_backend_is_known_while_it_has_connections() {
     for _ in 0..3 {
         assert_eq!(routing.choose(&get("/"), CLIENT, &[]), Ok(backend(1)));
     }
-    routing.reload(&smaller, &BTreeSet::new());
+    routing.replace(Routing::new(&smaller), &BTreeSet::new());
     assert!(!routing.knows(backend(2)));
     // Found in the kernel by a daemon that never knew it.
     routing.remember(backend(7));

@@ -31,6 +31,12 @@ impl LoggerRules {
         Self::new(cluster.backends.values().map(|backend| backend.address).collect(), LOGGER_QUEUE)
     }
 
+    /// Also for backends that the configuration does not name: earlier ones, which still have connections.
+    pub fn with_backends(self, more: impl IntoIterator<Item = SocketAddr>) -> Result<Self, Error> {
+        let backends = self.backends.iter().copied().chain(more).collect();
+        Ok(Self { backends: crate::one_family(self.family, backends)?, ..self })
+    }
+
     fn forward(&self) -> Vec<String> {
         let (ip, backends) = (self.family.name(), elements(&self.backends));
         vec![

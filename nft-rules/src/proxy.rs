@@ -55,6 +55,12 @@ impl ProxyRules {
         Self::new(cluster.service.address, backends, queues, flow_limit)
     }
 
+    /// Also for backends that the configuration does not name: earlier ones, which still have connections.
+    pub fn with_backends(self, more: impl IntoIterator<Item = SocketAddr>) -> Result<Self, Error> {
+        let backends = self.backends.iter().copied().chain(more).collect();
+        Ok(Self { backends: crate::one_family(self.family(), backends)?, ..self })
+    }
+
     /// Before conntrack: packets to be held while a splice is changed, those translated in user space, ICMP errors.
     fn before_conntrack(&self) -> Vec<String> {
         let (ip, service, backends) = (self.family().name(), to(self.service), elements(&self.backends));

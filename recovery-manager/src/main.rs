@@ -6,9 +6,8 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Parser;
-use cluster::config::Cluster;
 use cluster::lock::DaemonLock;
-use daemon::{DaemonArguments, stop_signal};
+use daemon::{Configuration, DaemonArguments, stop_signal};
 
 use shell::Shell;
 
@@ -26,9 +25,9 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &DaemonArguments) -> Result<()> {
-    let cluster = Cluster::load(&arguments.place.config)?;
-    cluster.find_proxy(&arguments.place.node())?;
+    let configuration = Configuration::load(&arguments.place.config)?;
+    configuration.cluster().find_proxy(&arguments.place.node())?;
     let runtime = arguments.runtime();
     let lock = DaemonLock::acquire(&runtime, "recovery-manager")?;
-    Shell::new(&cluster, &runtime, &lock, stop_signal()?)?.run()
+    Shell::new(configuration, &runtime, &lock, stop_signal()?)?.run()
 }

@@ -104,9 +104,10 @@ impl Manager {
     /// earlier manager used with the same proxy: Unix time in microseconds will do.
     pub fn new(cluster: &Cluster, limits: Limits, first_order: u64) -> Self {
         let logger = |name: &String| Logger { name: name.clone(), connected: false, last_number: None };
+        let (config, whole) = recovery_settings(cluster);
         Self {
-            config: cluster.recovery.clone(),
-            whole: config::Recovery { range_from_bytes: u64::MAX, ..cluster.recovery.clone() },
+            config,
+            whole,
             limits,
             loggers: cluster.loggers.keys().map(logger).collect(),
             proxy_connected: false,
@@ -200,6 +201,12 @@ impl Manager {
             });
         }
     }
+}
+
+/// As configured, and the same without `Range` requests.
+fn recovery_settings(cluster: &Cluster) -> (config::Recovery, config::Recovery) {
+    let config = cluster.recovery.clone();
+    (config.clone(), config::Recovery { range_from_bytes: u64::MAX, ..config })
 }
 
 const COUNTERS: [&str; 13] = [

@@ -4,15 +4,15 @@
 
 mod link;
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use cluster::config::Cluster;
-use cluster::control::ToManager;
+use cluster::control::{Done, ToManager};
 use cluster::lock::DaemonLock;
 use cluster::runtime::Runtime;
 use cluster::server::{Incoming, Server};
+use daemon::Configuration;
 use recovery_manager::{Action, Limits, LoggerId, Manager, Now};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
@@ -27,6 +27,7 @@ const TURNS: usize = 4;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Owner {
     Stop,
+    Hangup,
     Status,
     Proxy,
     Log(usize),
@@ -38,17 +39,19 @@ pub(crate) struct Shell {
     proxy: Link,
     logs: Vec<Link>,
     status: Server,
+    configuration: Configuration,
     /// Readable when the daemon is to end.
     stop: OwnedFd,
 }
 
 impl Shell {
     pub(crate) fn new(
-        cluster: &Cluster,
+        configuration: Configuration,
         runtime: &Runtime,
         lock: &DaemonLock,
         stop: OwnedFd,
     ) -> Result<Self> {
+        let cluster = configuration.cluster();
         let log = |(name, logger): (&String, &cluster::config::Logger)| {
             Link::new(format!("the transactionalizer on {name}"), Target::Tcp(logger.control))
         };
@@ -57,6 +60,7 @@ impl Shell {
             proxy: Link::new("nfq-splice".to_owned(), Target::Unix(runtime.socket("nfq-splice"))),
             logs: cluster.loggers.iter().map(log).collect(),
             status: Server::unix(lock)?,
+            configuration,
             stop,
         })
     }
@@ -118,6 +122,8 @@ impl Shell {
             owners.push(Owner::Status);
             fds.push(PollFd::from_borrowed_fd(fd, events));
         }
+        owners.push(Owner::Hangup);
+        fds.push(PollFd::from_borrowed_fd(self.configuration.as_fd(), PollFlags::IN));
         owners.push(Owner::Stop);
         fds.push(PollFd::new(&self.stop, PollFlags::IN));
         match poll(&mut fds, self.sleep().as_ref()) {
@@ -146,6 +152,12 @@ impl Shell {
     fn handle_ready(&mut self, owner: Owner) -> bool {
         match owner {
             Owner::Stop => false,
+            Owner::Hangup => {
+                if self.configuration.was_hung_up() {
+                    let _ = self.reload();
+                }
+                false
+            }
             Owner::Status => self.answer_status(),
             Owner::Proxy => self.handle_proxy(),
             Owner::Log(place) => self.handle_log(place),
@@ -190,11 +202,24 @@ impl Shell {
 
     fn answer_status(&mut self) -> bool {
         for incoming in self.status.handle_ready() {
-            if let Incoming::Message(peer, ToManager::Status) = incoming {
-                self.status.send(peer, &self.manager.status());
+            match incoming {
+                Incoming::Message(peer, ToManager::Status) => self.status.send(peer, &self.manager.status()),
+                Incoming::Message(peer, ToManager::Reload) => {
+                    let done = self.reload();
+                    self.status.send(peer, &done);
+                }
+                Incoming::Connected(_) | Incoming::Disconnected(..) => {}
             }
         }
         false
+    }
+
+    fn reload(&mut self) -> Done {
+        let Self { configuration, manager, .. } = self;
+        configuration.reload(|_, new| {
+            manager.handle_reload(new);
+            Ok(())
+        })
     }
 
     /// Does what the manager asks for. Orders go out before anything is logged of them.

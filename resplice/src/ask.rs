@@ -11,8 +11,10 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use serde::{Serialize, de::DeserializeOwned};
 
-/// How long a daemon may take.
+/// How long a daemon may take to say how it is.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(2);
+/// How long it may take to do something.
+pub(crate) const LONG_PATIENCE: Duration = Duration::from_secs(30);
 
 /// What became of a question.
 #[derive(Debug)]
@@ -31,17 +33,18 @@ impl<T> Answer<T> {
     }
 }
 
-/// Sends `question` to the daemon at `socket` and waits for the first message that `pick` takes.
+/// Sends `question` to the daemon at `socket` and waits, as long as `patience` says, for the first message that `pick` takes.
 pub(crate) fn ask<Q: Serialize, M: DeserializeOwned, A>(
     socket: &Path,
     question: &Q,
+    patience: Duration,
     pick: impl Fn(M) -> Option<A>,
 ) -> Answer<A> {
-    match exchange(socket, question, pick) {
+    match exchange(socket, question, patience, pick) {
         Ok(answer) => Answer::Got(answer),
         Err(ConnectionError::Failed(Errno::NOENT | Errno::CONNREFUSED)) => Answer::NotRunning,
         Err(ConnectionError::Failed(Errno::AGAIN | Errno::TIMEDOUT)) => {
-            Answer::Failed(format!("no answer within {} s: it hangs or is stopped", PATIENCE.as_secs()))
+            Answer::Failed(format!("no answer within {} s: it hangs or is stopped", patience.as_secs()))
         }
         Err(ConnectionError::Failed(errno)) if permission(errno) => Answer::Failed(
             "permission denied: run this as the user that runs the daemon, usually root".to_owned(),
@@ -57,9 +60,10 @@ fn permission(errno: Errno) -> bool {
 fn exchange<Q: Serialize, M: DeserializeOwned, A>(
     socket: &Path,
     question: &Q,
+    patience: Duration,
     pick: impl Fn(M) -> Option<A>,
 ) -> Result<A, ConnectionError> {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + patience;
     let mut connection = Connection::unix(socket)?;
     connection.send(question)?;
     loop {

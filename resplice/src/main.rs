@@ -1,9 +1,11 @@
-//! `resplice`: the operator's command. It asks the daemons of a node how they are, and checks configurations.
+//! `resplice`: the operator's command. It asks the daemons of a node how they are, checks configurations and puts them in
+//! force, and takes backends out of service.
 
 mod ask;
 mod check;
 mod explain;
 mod json;
+mod operate;
 mod status;
 mod table;
 mod text;
@@ -11,7 +13,8 @@ mod text;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand, ValueHint};
+use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
+use cluster::config::BackendState;
 
 /// See what resplice is doing on this node, and check its configuration.
 #[derive(Debug, Parser)]
@@ -30,6 +33,13 @@ enum Command {
     /// Work with configuration files.
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Have the daemons of this node read their configuration anew; so does SIGHUP to each of them.
+    ///
+    /// It is checked first; if anything is wrong the old one stays. Connections are not touched. Where a backend is added,
+    /// reload the loggers' nodes before the proxies'. Exit status 0 if every daemon that runs here took it, 1 otherwise.
+    Reload(RunDir),
+    /// Take a backend out of service, or put it back. Holds over reloads and restarts of the daemons, not of the host.
+    Backend(BackendArgs),
     /// Show what the tag rules say of a request.
     ///
     /// Tags tell recovery what may be done again: an update that is not idempotent never is.
@@ -41,9 +51,46 @@ struct StatusArgs {
     /// Print one JSON object.
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    node: RunDir,
+}
+
+#[derive(Debug, Args)]
+struct RunDir {
     /// Directory of the daemons' sockets.
     #[arg(long, value_name = "DIR", default_value = "/run/resplice", value_hint = ValueHint::DirPath)]
     run_dir: PathBuf,
+}
+
+#[derive(Debug, Args)]
+struct BackendArgs {
+    /// What is wanted of it.
+    #[arg(value_enum)]
+    state: Wanted,
+    /// Its name in the configuration.
+    name: String,
+    #[command(flatten)]
+    node: RunDir,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Wanted {
+    /// It serves.
+    Up,
+    /// No new connections; existing ones go on. An alternate in recoveries only where no other is left.
+    Drain,
+    /// No new connections, and never an alternate; existing ones go on.
+    Maintenance,
+}
+
+impl From<Wanted> for BackendState {
+    fn from(wanted: Wanted) -> Self {
+        match wanted {
+            Wanted::Up => Self::Up,
+            Wanted::Drain => Self::Drain,
+            Wanted::Maintenance => Self::Maintenance,
+        }
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -75,6 +122,8 @@ fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Status(args) => status_command(&args),
         Command::Config(ConfigCommand::Check { file }) => check::check(&file),
+        Command::Reload(node) => operate::reload(&node.run_dir),
+        Command::Backend(args) => operate::want(&args.node.run_dir, &args.name, args.state.into()),
         Command::Tag(args) => explain::explain(&args.config, &args.explain, &args.host),
     };
     match outcome {
@@ -93,7 +142,7 @@ fn main() -> ExitCode {
 type Outcome = anyhow::Result<(String, bool)>;
 
 fn status_command(args: &StatusArgs) -> Outcome {
-    let status = status::Status::ask(&args.run_dir);
+    let status = status::Status::ask(&args.node.run_dir);
     let now_ms = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default().as_millis() as u64;
     let output = if args.json { json::render(&status)? } else { text::render(&status, now_ms) };
     Ok((output, status.good()))

@@ -10,7 +10,7 @@ use cluster::control::{
 };
 use cluster::runtime::Runtime;
 
-use crate::ask::{Answer, ask};
+use crate::ask::{Answer, PATIENCE, ask};
 
 /// One answer of each daemon.
 #[derive(Debug)]
@@ -41,16 +41,16 @@ impl Status {
         let socket = |daemon| runtime.socket(daemon);
         Self {
             run_dir: run_dir.display().to_string(),
-            proxy: ask(&socket("nfq-splice"), &ToProxy::Status, |message| match message {
+            proxy: ask(&socket("nfq-splice"), &ToProxy::Status, PATIENCE, |message| match message {
                 FromProxy::Status(status) => Some(status),
-                FromProxy::Ended { .. } => None,
+                _ => None,
             }),
-            manager: ask(&socket("recovery-manager"), &ToManager::Status, Some),
-            log: ask(&socket("transactionalizer"), &ToLog::Status, |message| match message {
+            manager: ask(&socket("recovery-manager"), &ToManager::Status, PATIENCE, Some),
+            log: ask(&socket("transactionalizer"), &ToLog::Status, PATIENCE, |message| match message {
                 FromLog::Status(status) => Some(status),
                 _ => None,
             }),
-            logger: ask(&socket("nfq-logger"), &ToLogger::Status, Some),
+            logger: ask(&socket("nfq-logger"), &ToLogger::Status, PATIENCE, Some),
         }
     }
 

@@ -12,7 +12,7 @@ use std::thread;
 
 use cluster::config::BackendState;
 use cluster::control::{
-    BackendStatus, ConnectionStatus, Evidence, Flow, FromLog, FromProxy, LogStatus, LoggerStatus,
+    BackendStatus, ConnectionStatus, Done, Evidence, Flow, FromLog, FromProxy, LogStatus, LoggerStatus,
     ManagerStatus, ProxyStatus, RecoveryRecord, ToLog, ToLogger, ToManager, ToProxy,
 };
 use cluster::frame;
@@ -310,6 +310,57 @@ fn tag_explain_names_the_deciding_rule() {
     let (success, _, errors) = explain(&["nonsense"]);
     assert!(!success);
     assert!(errors.contains("write it like 'GET /path'"), "{errors}");
+}
+
+fn with_run_dir(dir: &Dir, args: &[&str]) -> (bool, String, String) {
+    let run_dir = dir.0.display().to_string();
+    resplice(&[args, &["--run-dir", &run_dir]].concat())
+}
+
+#[test]
+fn reload_asks_each_daemon_that_runs() {
+    let dir = Dir::new();
+    answering(&dir, "nfq-logger", || ToLogger::Reload, vec![Done::Ok("in force".to_owned())]);
+    let status = FromProxy::Wanted(Vec::new());
+    let done = FromProxy::Done(Ok("in force, too".to_owned()));
+    answering(&dir, "nfq-splice", || ToProxy::Reload, vec![status, done]);
+    let (success, output, errors) = with_run_dir(&dir, &["reload"]);
+    assert!(success, "{errors}");
+    assert_eq!(output, "nfq-logger: in force\nnfq-splice: in force, too\n");
+}
+
+#[test]
+fn after_a_refusal_no_further_daemon_is_asked() {
+    let dir = Dir::new();
+    answering(&dir, "nfq-logger", || ToLogger::Reload, vec![Done::Ok("in force".to_owned())]);
+    answering(&dir, "transactionalizer", || ToLog::Reload, vec![FromLog::Done(Err("x is wrong".to_owned()))]);
+    daemon(&dir, "nfq-splice", |_| panic!("it was asked"));
+    let (success, output, errors) = with_run_dir(&dir, &["reload"]);
+    assert!(!success);
+    assert_eq!(
+        (output.as_str(), errors.as_str()),
+        ("", "nfq-logger: in force\ntransactionalizer: x is wrong\n")
+    );
+    let (success, _, errors) = with_run_dir(&Dir::new(), &["reload"]);
+    assert!(!success && errors.contains("no daemon runs") && errors.contains("--run-dir"), "{errors}");
+}
+
+#[test]
+fn a_backend_is_put_into_a_state() {
+    let dir = Dir::new();
+    let question = || ToProxy::Want { backend: "b1".to_owned(), state: BackendState::Maintenance };
+    answering(&dir, "nfq-splice", question, vec![FromProxy::Done(Ok("b1: maintenance".to_owned()))]);
+    let (success, output, errors) = with_run_dir(&dir, &["backend", "maintenance", "b1"]);
+    assert!(success && output == "b1: maintenance\n", "{errors}");
+    let dir = Dir::new();
+    let question = || ToProxy::Want { backend: "b9".to_owned(), state: BackendState::Drain };
+    answering(&dir, "nfq-splice", question, vec![FromProxy::Done(Err("there is no b9".to_owned()))]);
+    let (success, output, errors) = with_run_dir(&dir, &["backend", "drain", "b9"]);
+    assert!(!success && output.is_empty() && errors.contains("no b9"), "{errors}");
+    let (success, _, errors) = with_run_dir(&Dir::new(), &["backend", "up", "b1"]);
+    assert!(!success && errors.contains("does not run"), "{errors}");
+    let (success, _, errors) = with_run_dir(&dir, &["backend", "off", "b1"]);
+    assert!(!success && errors.contains("maintenance"), "{errors}");
 }
 
 #[test]

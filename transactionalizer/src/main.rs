@@ -6,9 +6,8 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Parser;
-use cluster::config::Cluster;
 use cluster::lock::DaemonLock;
-use daemon::{DaemonArguments, stop_signal};
+use daemon::{Configuration, DaemonArguments, stop_signal};
 
 use shell::Shell;
 
@@ -26,10 +25,10 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &DaemonArguments) -> Result<()> {
-    let cluster = Cluster::load(&arguments.place.config)?;
+    let configuration = Configuration::load(&arguments.place.config)?;
     let node = arguments.place.node();
-    let logger = cluster.find_logger(&node)?.clone();
+    let logger = configuration.cluster().find_logger(&node)?.clone();
     let runtime = arguments.runtime();
     let lock = DaemonLock::acquire(&runtime, "transactionalizer")?;
-    Shell::new(cluster, &node, &logger, &runtime, &lock, stop_signal()?)?.run()
+    Shell::new(configuration, &node, &logger, &runtime, &lock, stop_signal()?)?.run()
 }

@@ -28,6 +28,9 @@ pub struct Flow {
     pub backend: SocketAddr,
 }
 
+/// Answer to a request that is carried out or refused: what was done, or why not, for people.
+pub type Done = Result<String, String>;
+
 /// Transactionalizer to logger.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ToLogger {
@@ -47,6 +50,8 @@ pub enum ToLogger {
     Fence(Flow),
     /// Answer with [`LoggerStatus`].
     Status,
+    /// Read the configuration anew. Answered with [`Done`].
+    Reload,
 }
 
 /// Logger to whoever asked [`ToLogger::Status`].
@@ -184,6 +189,8 @@ pub enum FromLog {
     },
     /// Answer to [`ToLog::Status`].
     Status(LogStatus),
+    /// Answer to [`ToLog::Reload`].
+    Done(Done),
 }
 
 /// Recovery manager to transactionalizer.
@@ -200,6 +207,8 @@ pub enum ToLog {
     },
     /// Answer with [`LogStatus`].
     Status,
+    /// Read the configuration anew; only from this host. Answered with [`FromLog::Done`].
+    Reload,
 }
 
 /// State of the transactionalizer.
@@ -302,6 +311,15 @@ pub enum ToProxy {
     },
     /// Answer with [`FromProxy::Status`].
     Status,
+    /// What the operator wants of a backend, over reloads and restarts. Answered with [`FromProxy::Done`].
+    Want {
+        /// Its name.
+        backend: String,
+        /// Whatever the configuration says.
+        state: BackendState,
+    },
+    /// Read the configuration anew. Answered with [`FromProxy::Done`].
+    Reload,
 }
 
 /// How one recovery ended at the proxy.
@@ -343,6 +361,10 @@ pub enum FromProxy {
     },
     /// Answer to [`ToProxy::Status`].
     Status(ProxyStatus),
+    /// What the operator wants of each backend: to subscribers, at first and whenever it changes.
+    Wanted(Vec<(SocketAddr, BackendState)>),
+    /// Answer to [`ToProxy::Want`] and [`ToProxy::Reload`].
+    Done(Done),
 }
 
 /// State of a proxy.
@@ -398,6 +420,8 @@ pub struct ConnectionStatus {
 pub enum ToManager {
     /// Answer with [`ManagerStatus`].
     Status,
+    /// Read the configuration anew. Answered with [`Done`].
+    Reload,
 }
 
 /// State of a recovery manager.

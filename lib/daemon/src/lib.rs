@@ -2,6 +2,8 @@
 
 #![allow(clippy::disallowed_methods, reason = "this crate is a shell: it owns the clock")]
 
+mod configuration;
+
 use std::io::IsTerminal;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -15,6 +17,8 @@ use packet::Time;
 use rustix::time::{ClockId, clock_gettime};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use tracing_subscriber::EnvFilter;
+
+pub use configuration::Configuration;
 
 /// Which part of which cluster a program is.
 #[derive(Debug, Args)]

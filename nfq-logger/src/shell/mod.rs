@@ -1,6 +1,7 @@
 //! The loop around poll(2): queue, control socket, timers. Log before forward: verdicts leave after their records.
 
 pub(crate) mod dump;
+mod reload;
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
@@ -8,17 +9,18 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use cluster::config::Cluster;
 use cluster::control::{LoggerStatus, ToLogger};
 use cluster::lock::DaemonLock;
 use cluster::server::{Incoming, PeerId, Server};
-use daemon::now;
+use daemon::{Configuration, now};
 use netfilter::queue::{Queue, QueueConfig, QueuedMeta, RECEIVE_BYTES, Verdict, queue_counters};
 use nfq_logger::{Arrival, Decision, Engine, Limits};
 use nft_rules::LOGGER_QUEUE;
 use packet::Time;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use segment_log::{RecordMeta, Writer};
+
+use reload::Installing;
 
 /// Packets that the kernel keeps for this daemon at most; held ones count.
 const QUEUE_PACKETS: u32 = 16_384;
@@ -38,6 +40,8 @@ pub(crate) struct Shell {
     server: Server,
     judges: BTreeMap<PeerId, u64>,
     next_judge: u64,
+    configuration: Configuration,
+    installing: Option<Installing>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -48,7 +52,13 @@ struct Ready {
 }
 
 impl Shell {
-    pub(crate) fn start(cluster: &Cluster, lock: &DaemonLock, log: &Path, ring_bytes: u64) -> Result<Self> {
+    pub(crate) fn start(
+        configuration: Configuration,
+        lock: &DaemonLock,
+        log: &Path,
+        ring_bytes: u64,
+    ) -> Result<Self> {
+        let cluster = configuration.cluster();
         let writer = Writer::open(log, ring_bytes)?;
         let backends = cluster.backends.values().map(|backend| backend.address);
         let engine = Engine::new(backends, writer.epoch(), Limits::default());
@@ -58,7 +68,7 @@ impl Shell {
         let server = Server::unix(lock)?;
         tracing::info!(log = %log.display(), ring_bytes, epoch = writer.epoch(), "ready");
         let judges = BTreeMap::new();
-        Ok(Self { engine, queue, writer, server, judges, next_judge: 0 })
+        Ok(Self { engine, queue, writer, server, judges, next_judge: 0, configuration, installing: None })
     }
 
     /// Until `stop` becomes readable. Traffic then waits for the next daemon: unlogged nothing passes.
@@ -70,6 +80,7 @@ impl Shell {
                 return Ok(());
             }
             if ready.control {
+                self.handle_reload();
                 self.serve()?;
             }
             if ready.queue {
@@ -98,7 +109,9 @@ impl Shell {
         let mut fds = vec![
             PollFd::from_borrowed_fd(stop.as_fd(), PollFlags::IN),
             PollFd::from_borrowed_fd(self.queue.as_fd(), PollFlags::IN),
+            PollFd::from_borrowed_fd(self.configuration.as_fd(), PollFlags::IN),
         ];
+        fds.extend(self.installing.iter().map(|it| PollFd::from_borrowed_fd(it.as_fd(), PollFlags::IN)));
         let interest = self.server.interest();
         fds.extend(interest.into_iter().map(|(fd, flags)| PollFd::from_borrowed_fd(fd, flags)));
         match poll(&mut fds, timeout.as_ref()) {
@@ -199,6 +212,9 @@ impl Shell {
         if *message == ToLogger::Status {
             let status = self.status();
             self.server.send(peer, &status);
+        }
+        if *message == ToLogger::Reload {
+            self.reload(Some(peer));
         }
         Ok(())
     }

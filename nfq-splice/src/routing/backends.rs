@@ -29,8 +29,8 @@ impl Backends {
         Self { known: known(cluster), orders: BTreeMap::new(), former: BTreeSet::new() }
     }
 
-    pub(super) fn reload(&mut self, cluster: &Cluster, used: &BTreeSet<SocketAddr>) {
-        let before = std::mem::replace(&mut self.known, known(cluster));
+    pub(super) fn replace(&mut self, new: Self, used: &BTreeSet<SocketAddr>) {
+        let before = std::mem::replace(&mut self.known, new.known);
         for (address, backend) in &mut self.known {
             backend.down = before.get(address).is_some_and(|before| before.down);
         }

@@ -4,20 +4,25 @@
 
 mod kernel;
 mod mailbox;
+mod operator;
+mod orders_file;
 mod secret_file;
 mod shard;
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use anyhow::{Context, Result, anyhow};
-use cluster::config::Cluster;
 use cluster::control::{Client, FromProxy, Outcome, ProxyStatus, ToProxy};
 use cluster::lock::DaemonLock;
 use cluster::server::{Incoming, PeerId, Server};
+use daemon::Configuration;
 use netfilter::conntrack_events::{Event, EventKind, Events};
+use nfq_splice::routing::Routing;
 use nfq_splice::{Settings, merge};
 use nft_rules::placement::queue_of;
 use nft_rules::{PROXY_QUEUE, SPLICED_MARK, proxy_queues};
@@ -45,6 +50,12 @@ pub(crate) struct Shell {
     threads: Vec<JoinHandle<()>>,
     mailbox: Mailbox<FromShard>,
     asking: Asking,
+    configuration: Configuration,
+    /// What the shards know of backends, but for the connections.
+    routing: Routing,
+    orders_file: PathBuf,
+    /// Backends that no configuration names any more, with connections when the shards were last asked.
+    former: BTreeSet<SocketAddr>,
 }
 
 /// A status that is being put together: who wants it, and the parts that came.
@@ -56,7 +67,8 @@ struct Asking {
 
 impl Shell {
     /// Restores the table from conntrack, binds the queues and starts a thread for each.
-    pub(crate) fn start(cluster: &Cluster, lock: &DaemonLock) -> Result<Self> {
+    pub(crate) fn start(configuration: Configuration, lock: &DaemonLock) -> Result<Self> {
+        let cluster = configuration.cluster();
         let secret = secret_file::load(&lock.socket().with_file_name("nfq-splice.secret"))?;
         let mut kernel = Kernel::open(cluster)?;
         let events = Events::subscribe(EVENT_BUFFER).context("conntrack events")?;
@@ -65,7 +77,13 @@ impl Shell {
         let lost = kernel.resume_lost(&parked)?;
         let restored = Restored { entries: kernel.entries()?, parked, lost }.by_queue(queues);
         let (control, mailbox) = mailbox::mailbox(CONTROL_MAIL)?;
-        let settings = Settings::new(cluster).share(queues);
+        let mut settings = Settings::new(cluster).share(queues);
+        let orders_file = lock.socket().with_file_name("nfq-splice.orders");
+        orders_file::apply(&orders_file, &mut settings.routing);
+        let former = operator::former(&restored, cluster);
+        if !former.is_empty() {
+            operator::install_rules(cluster, &former)?;
+        }
         let (mut shards, mut threads) = (Vec::new(), Vec::new());
         for (index, restored) in (0..queues).zip(&restored) {
             let (post, own) = mailbox::mailbox(SHARD_MAIL)?;
@@ -78,8 +96,20 @@ impl Shell {
         let server = Server::unix(lock)?;
         let restored: usize = restored.iter().map(|part| part.entries.len() + part.parked.len()).sum();
         tracing::info!(service = %cluster.service.address, queues, restored, "ready");
-        let asking = Asking::default();
-        Ok(Self { kernel, events, server, subscribers: Vec::new(), shards, threads, mailbox, asking })
+        Ok(Self {
+            kernel,
+            events,
+            server,
+            subscribers: Vec::new(),
+            shards,
+            threads,
+            mailbox,
+            asking: Asking::default(),
+            configuration,
+            routing: settings.routing,
+            orders_file,
+            former,
+        })
     }
 
     /// Until `stop` becomes readable. Connections translated by the kernel go on.
@@ -87,6 +117,9 @@ impl Shell {
         while !self.wait(stop)? {
             self.watch_entries()?;
             self.serve();
+            if self.configuration.was_hung_up() {
+                let _ = self.reload();
+            }
             self.hear()?;
         }
         self.shards.iter().for_each(|shard| shard.send(ToShard::Stop));
@@ -103,6 +136,7 @@ impl Shell {
             PollFd::from_borrowed_fd(stop.as_fd(), PollFlags::IN),
             PollFd::from_borrowed_fd(self.mailbox.as_fd(), PollFlags::IN),
             PollFd::from_borrowed_fd(self.events.as_fd(), PollFlags::IN),
+            PollFd::from_borrowed_fd(self.configuration.as_fd(), PollFlags::IN),
         ];
         let interest = self.server.interest();
         fds.extend(interest.into_iter().map(|(fd, flags)| PollFd::from_borrowed_fd(fd, flags)));
@@ -162,7 +196,10 @@ impl Shell {
 
     fn handle_message(&mut self, peer: PeerId, message: ToProxy) {
         match message {
-            ToProxy::Subscribe => self.subscribers.push(peer),
+            ToProxy::Subscribe => {
+                self.subscribers.push(peer);
+                self.server.send(peer, &FromProxy::Wanted(self.routing.wanted()));
+            }
             ToProxy::Recover(order) => self.post(order.flow.client, ToProxy::Recover(order)),
             ToProxy::Reset { flow, ack_cl, reason } => {
                 tracing::warn!(client = %flow.client, backend = %flow.backend, reason, "client reset");
@@ -175,6 +212,14 @@ impl Shell {
                 }
             }
             ToProxy::Status => self.ask(peer),
+            ToProxy::Want { backend, state } => {
+                let done = self.want(&backend, state);
+                self.server.send(peer, &FromProxy::Done(done));
+            }
+            ToProxy::Reload => {
+                let done = self.reload();
+                self.server.send(peer, &FromProxy::Done(done));
+            }
         }
     }
 
@@ -205,6 +250,7 @@ impl Shell {
             match message {
                 FromShard::Tell(message) => self.tell(&message),
                 FromShard::Status(part) => self.answer(part),
+                FromShard::Former(former) => self.former.extend(former),
                 FromShard::Ended(result) => return result.and(Err(anyhow!("a queue's thread ended"))),
             }
         }

@@ -1,6 +1,7 @@
 //! One thread: its queue, its engine, its sockets. The loop around poll(2).
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,6 +35,8 @@ pub(super) enum ToShard {
     Destroyed(Vec<Client>),
     /// Events were lost: these clients have entries.
     Present(Arc<BTreeSet<Client>>),
+    /// Another configuration: its part.
+    Reload(Box<Settings>),
     /// Asks for its part of the status.
     Status,
     /// Asks it to end.
@@ -46,6 +49,8 @@ pub(super) enum FromShard {
     Tell(FromProxy),
     /// The answer to [`ToShard::Status`].
     Status(ProxyStatus),
+    /// The answer to [`ToShard::Reload`]: backends that the configuration does not name any more but connections need.
+    Former(Vec<SocketAddr>),
     /// Its thread has ended.
     Ended(Result<()>),
 }
@@ -169,6 +174,11 @@ impl Shard {
                 ToShard::Control(message) => self.handle_message(message),
                 ToShard::Destroyed(clients) => self.handle_destroyed(&clients)?,
                 ToShard::Present(present) => self.compare_entries(&present)?,
+                ToShard::Reload(settings) => {
+                    self.engine.handle_reload(*settings);
+                    let former = self.engine.routing().former().collect();
+                    self.tell(FromShard::Former(former));
+                }
                 ToShard::Status => {
                     let status = self.status();
                     self.tell(FromShard::Status(status));
@@ -185,7 +195,10 @@ impl Shard {
             ToProxy::Recover(order) => self.engine.handle_order(now(), *order),
             ToProxy::Reset { flow, ack_cl, .. } => self.engine.handle_reset(now(), flow, ack_cl.map(Seq)),
             ToProxy::Backend { backend, up } => self.engine.handle_backend_state(backend, up),
-            ToProxy::Subscribe | ToProxy::Status => {}
+            ToProxy::Want { backend, state } => {
+                self.engine.handle_backend_order(&backend, state);
+            }
+            ToProxy::Subscribe | ToProxy::Status | ToProxy::Reload => {}
         }
     }
 

@@ -2,12 +2,13 @@
 
 use std::net::SocketAddr;
 
+use cluster::config::Cluster;
 use cluster::control::{Client, FromLog, FromProxy, LogStatus, Outcome, ToLog, ToProxy};
 use packet::Time;
 
 use super::recent::Fingerprint;
 use super::recovery::{End, Failure, Recovery};
-use super::{Action, LoggerId, Manager, Now};
+use super::{Action, LoggerId, Manager, Now, recovery_settings};
 
 impl Manager {
     /// A logger's transactionalizer is connected: a new session, in which message numbers begin anew.
@@ -45,6 +46,7 @@ impl Manager {
             }
             FromLog::BackendUp { backend } => self.set_backend(backend, None),
             FromLog::Status(status) => self.reconcile(logger, &status),
+            FromLog::Done(_) => {}
         }
     }
 
@@ -130,6 +132,12 @@ impl Manager {
         }
     }
 
+    /// Another configuration, which may replace the one before: for failures reported from now on.
+    pub fn handle_reload(&mut self, cluster: &Cluster) {
+        (self.config, self.whole) = recovery_settings(cluster);
+        self.alternates.reload(cluster);
+    }
+
     /// The connection to the splice daemon is lost; orders wait for it until they time out.
     pub fn handle_proxy_disconnected(&mut self, now: Time) {
         self.proxy_connected = false;
@@ -139,7 +147,11 @@ impl Manager {
 
     /// A message from the splice daemon.
     pub fn handle_proxy(&mut self, now: Now, message: FromProxy) {
-        let FromProxy::Ended { id, outcome } = message else { return };
+        let (id, outcome) = match message {
+            FromProxy::Ended { id, outcome } => (id, outcome),
+            FromProxy::Wanted(wanted) => return self.alternates.want(&wanted),
+            FromProxy::Status(_) | FromProxy::Done(_) => return,
+        };
         let Some(client) = self.orders.get(&id).copied() else { return self.late_outcome(id, &outcome) };
         let Some(recovery) = self.active.get(&client) else { return };
         let Some(alternate) = recovery.alternate_of(id) else { return };

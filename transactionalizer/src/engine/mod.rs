@@ -141,6 +141,19 @@ impl Engine {
         }
     }
 
+    /// Another configuration, which may replace the one before: new backends are watched too. One that it does not name any
+    /// more is watched until a later reload finds it without connections: the proxies may not have heard of it yet.
+    pub fn handle_reload(&mut self, cluster: Cluster, now: Time) {
+        let before = std::mem::replace(&mut self.cluster, cluster);
+        let named = |address: &SocketAddr, cluster: &Cluster| cluster.backend_name(*address).is_some();
+        self.backends.retain(|address, entry| {
+            named(address, &before) || named(address, &self.cluster) || !entry.flows.is_empty()
+        });
+        for backend in self.cluster.backends.values() {
+            self.backends.entry(backend.address).or_insert_with(|| BackendEntry::new(self.limits, now));
+        }
+    }
+
     /// The log has been read to its end: from now on failures are acted on.
     pub fn handle_live(&mut self, now: Time) {
         self.live.get_or_insert(now);

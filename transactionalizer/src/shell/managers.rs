@@ -59,6 +59,8 @@ impl Managers {
                 }
             }
             ToLog::Ended { client, backend } => engine.handle_ended(*client, *backend),
+            // The operator's, on this host only.
+            ToLog::Reload => {}
             ToLog::Status => self.server.send(peer, &FromLog::Status(engine.status())),
         }
     }

@@ -11,8 +11,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use cluster::config::{Cluster, Logger};
-use cluster::control::{FromLog, ToLog, ToLogger};
+use cluster::config::Logger;
+use cluster::control::{Done, FromLog, ToLog, ToLogger};
 use cluster::lock::DaemonLock;
 use cluster::runtime::{Runtime, segment_log};
 use cluster::server::{Incoming, Server};
@@ -20,7 +20,7 @@ use packet::Time;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use transactionalizer::engine::{Action, Engine};
 
-use daemon::now;
+use daemon::{Configuration, now};
 use judge_link::JudgeLink;
 use log::{Bytes, Read, SegmentLog};
 use managers::Managers;
@@ -42,13 +42,14 @@ pub(crate) struct Shell {
     actions: Vec<Action>,
     /// Barriers that hold, each with the number of the record up to which the log must be read before it counts.
     barriers: Vec<(u64, u64)>,
+    configuration: Configuration,
     stop: OwnedFd,
 }
 
 impl Shell {
     /// Opens everything that must be there; the segment log and the logger may come later.
     pub(crate) fn new(
-        cluster: Cluster,
+        configuration: Configuration,
         node: &str,
         logger: &Logger,
         runtime: &Runtime,
@@ -56,6 +57,7 @@ impl Shell {
         stop: OwnedFd,
     ) -> Result<Self> {
         let status = Server::unix(lock)?;
+        let cluster = configuration.cluster().clone();
         let proxies = cluster.proxies.values().map(|proxy| proxy.address).collect();
         let managers = Server::tcp(logger.control, proxies)
             .with_context(|| format!("[logger.{node}] control must be an address of this host"))?;
@@ -71,6 +73,7 @@ impl Shell {
             engine: Engine::new(cluster, now()),
             actions: vec![],
             barriers: vec![],
+            configuration,
             stop,
         })
     }
@@ -188,6 +191,7 @@ impl Shell {
         let log =
             self.log.waker().filter(|_| drained).map(|waker| (waker.arm(self.log.last()), PollFlags::IN));
         interest.extend(log);
+        interest.push((self.configuration.as_fd(), PollFlags::IN));
         let link = interest.len();
         interest.extend(self.link.interest());
         let managers = interest.len();
@@ -202,6 +206,7 @@ impl Shell {
         }
         let any = |from: usize, to: usize| ready.get(from..to).unwrap_or_default().contains(&true);
         let (stopped, link_ready) = (any(0, 1), any(link, managers));
+        let hung_up = any(1, link);
         let (managers_ready, status_ready) = (any(managers, status), any(status, probes));
         self.handle_probes(ready.get(probes..).unwrap_or_default());
         if link_ready {
@@ -212,6 +217,9 @@ impl Shell {
         }
         if status_ready {
             self.handle_status();
+        }
+        if hung_up && self.configuration.was_hung_up() {
+            let _ = self.reload();
         }
         Ok(stopped)
     }
@@ -235,10 +243,25 @@ impl Shell {
 
     fn handle_status(&mut self) {
         for incoming in self.status.handle_ready::<ToLog>() {
-            if let Incoming::Message(peer, ToLog::Status) = incoming {
-                self.status.send(peer, &FromLog::Status(self.engine.status()));
+            match incoming {
+                Incoming::Message(peer, ToLog::Status) => {
+                    self.status.send(peer, &FromLog::Status(self.engine.status()));
+                }
+                Incoming::Message(peer, ToLog::Reload) => {
+                    let done = self.reload();
+                    self.status.send(peer, &FromLog::Done(done));
+                }
+                _ => {}
             }
         }
+    }
+
+    fn reload(&mut self) -> Done {
+        let Self { configuration, engine, .. } = self;
+        configuration.reload(|_, new| {
+            engine.handle_reload(new.clone(), now());
+            Ok(())
+        })
     }
 }
 

@@ -252,7 +252,7 @@ impl World {
                 }
                 Action::Inspect { client, syn } => self.inspections.push((client, syn)),
                 Action::Tell(FromProxy::Ended { id, .. }) => *self.ended.entry(id).or_default() += 1,
-                Action::Tell(FromProxy::Status(_)) => {}
+                Action::Tell(_) => {}
             }
         }
     }

@@ -7,8 +7,16 @@ use toml::Value;
 use super::{Cluster, ConfigError, Problem};
 
 /// Keys, with all below them, that sockets, rules, tables or the log were made by when the daemons started.
-const FIXED: &[&str] =
-    &["cluster", "service", "proxy", "logger", "splice.connections", "splice.idle_timeout_s", "detector"];
+const FIXED: &[&str] = &[
+    "cluster",
+    "service",
+    "proxy",
+    "logger",
+    "splice.queues",
+    "splice.connections",
+    "splice.idle_timeout_s",
+    "detector",
+];
 
 impl Cluster {
     /// Whether `new`, read from `file`, may replace this configuration while the daemons run. Routes, pools, backends,

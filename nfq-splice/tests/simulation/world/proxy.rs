@@ -29,7 +29,7 @@ impl World {
                 self.engine.handle_reset(self.now, flow, ack_cl.map(Seq));
             }
             ToProxy::Backend { backend, up } => self.engine.handle_backend_state(backend, up),
-            ToProxy::Subscribe | ToProxy::Status => {}
+            ToProxy::Subscribe | ToProxy::Status | ToProxy::Want { .. } | ToProxy::Reload => {}
         }
         self.act(None);
     }
