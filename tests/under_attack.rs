@@ -7,6 +7,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use lab::http::Behaviour;
 use lab::settings::{Path, Settings};
 use lab::testing::{await_condition, in_lab};
 use lab::topology::{PORT, VIP};
@@ -125,6 +126,36 @@ fn blind_resets_syns_and_data_on_a_kernel_splice() -> Result<()> {
 #[test]
 fn blind_resets_syns_and_data_on_a_userspace_splice() -> Result<()> {
     blind_attack(Path::Userspace)
+}
+
+fn nft_on_client(lab: &Lab, rule: &str) -> Result<String> {
+    lab.on_client("nft", &[rule])
+}
+
+/// A SYN on an open connection, meant: the client lost the connection and takes the same port again. The challenge tells it the
+/// numbers, its reset ends the old connection, and its next SYN opens the new one.
+#[test]
+fn a_client_that_lost_its_connection_takes_the_same_port_again() -> Result<()> {
+    in_lab(&Settings::default(), |lab| {
+        let mut connection = lab.open(Behaviour::default())?;
+        connection.get("/files/1k")?.check("/files/1k")?;
+        let client = connection.local()?;
+        nft_on_client(
+            lab,
+            "add table ip silent; add chain ip silent out { type filter hook output priority 0; }",
+        )?;
+        nft_on_client(lab, "add rule ip silent out tcp flags & rst == rst counter drop")?;
+        rustix::net::sockopt::set_socket_linger(connection.stream(), Some(Duration::ZERO))?;
+        drop(connection);
+        nft_on_client(lab, "delete table ip silent")?;
+        let port = client.port().to_string();
+        let fetched =
+            lab.curl(&["--local-port", &port, "--max-time", "20", &lab.url("/files/64k")])?.finish()?;
+        fetched.check("/files/64k")?;
+        ensure!(counter(lab, "challenge_sent")? == 1, "it was not challenged");
+        ensure!(counter(lab, "port_reused")? == 1, "the old connection's end was not seen");
+        Ok(())
+    })
 }
 
 /// A checksum that is wrong: the segment does not exist (RFC 9293 MUST-3).

@@ -1,6 +1,6 @@
 //! A client's segment on a connection that is there: what it may be, and which state gets it (RFC 9293 §3.10.7, RFC 5961).
 
-use packet::{Seq, TcpSegment};
+use packet::{SegmentBuilder, Seq, TcpSegment};
 
 use crate::action::Action;
 use crate::common::Core;
@@ -110,6 +110,28 @@ impl Core {
         self.counters.count("challenge_sent");
         let ack = flow.client_next().unwrap_or(segment.seq());
         self.acknowledge_client(&flow.leg, flow.server_next(), ack, self.own_window(flow));
+    }
+
+    /// A challenge on a connection that the kernel translates: only the backend knows the numbers. A segment outside its window
+    /// makes it acknowledge with the exact ones (RFC 9293 §3.10.7.4), which the kernel translates for the client.
+    pub(crate) fn challenge_by_backend(&mut self, flow: &Flow, segment: &TcpSegment<'_>) {
+        let State::Spliced(splice) = &flow.state else { return };
+        // Who did not conduct the handshake knows no acknowledgement that is old and harmless.
+        if flow.leg.max_window == 0 {
+            return self.challenge(flow, segment);
+        }
+        if !self.may_answer_stranger() {
+            return self.counters.count("challenge_rationed");
+        }
+        self.counters.count("challenge_sent");
+        let window = flow.leg.max_window >> splice.client_scale;
+        let probe = SegmentBuilder {
+            seq: segment.seq(),
+            ack: Some(flow.leg.acked - splice.delta),
+            window: window.min(0xffff) as u16,
+            ..SegmentBuilder::new(flow.client(), splice.backend)
+        };
+        self.send(probe.build());
     }
 
     /// A reset that is not exact, inside the window, may be a forger's: whoever means it repeats it exactly when challenged;

@@ -115,7 +115,7 @@ impl Engine {
         let Ok(segment) = TcpSegment::parse(syn) else { return };
         let Some(flow) = self.take(client) else { return self.handle_stranger(&segment, true) };
         if state == EntryState::Open {
-            self.core.challenge(&flow, &segment);
+            self.core.challenge_by_backend(&flow, &segment);
             return self.put(flow);
         }
         self.core.counters.count("port_reused");

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use cluster::config::SplicePath;
 use cluster::control::{ClientWindow, Flow, RecoveryOrder, TakeIn};
-use nfq_splice::{Stage, Verdict};
+use nfq_splice::{EntryState, Stage, Verdict};
 use packet::{Flags, SegmentBuilder, Seq, SynOptions, TcpSegment};
 
 use crate::proxy::{ISN, Proxy, REQUEST, SYN_ACK, Sent, backend, client, data, sent_of, syn};
@@ -34,7 +34,14 @@ struct Spliced {
 
 impl Spliced {
     fn new() -> Self {
-        let mut proxy = Proxy::with(|settings| settings.splice.path = SplicePath::Userspace);
+        Self::on(SplicePath::Userspace)
+    }
+
+    fn on(path: SplicePath) -> Self {
+        let mut proxy = Proxy::with(|settings| {
+            settings.splice.path = path;
+            settings.splice.window_scale = 0;
+        });
         let iss = proxy.establish(1);
         proxy.receive(&SegmentBuilder { ack: Some(iss + 1), ..data(1, 0, REQUEST) });
         let syn = SynOptions { window_scale: Some(0), mss: Some(1460), ..SynOptions::default() };
@@ -47,6 +54,9 @@ impl Spliced {
         };
         assert_eq!(proxy.receive(&syn_ack)[0].payload, REQUEST);
         let mut spliced = Self { proxy, iss };
+        if path == SplicePath::Kernel {
+            return spliced;
+        }
         let first = spliced.passes(&from_backend(0, b"HTTP/1.1 "));
         assert_eq!((first.unwrap().seq, spliced.passes(&spliced.client(0, b"")).is_some()), (iss + 1, true));
         spliced
@@ -163,6 +173,21 @@ fn spliced_syn_on_an_open_connection_is_challenged() {
         }
     }
     spliced.is_alive();
+}
+
+/// The kernel keeps no account of the numbers; the backend does, and acknowledges what lies outside its window with them.
+#[test]
+fn kernel_spliced_syn_on_an_open_connection_is_challenged_by_the_backend() {
+    let mut spliced = Spliced::on(SplicePath::Kernel);
+    let packet = SegmentBuilder { seq: Seq(5), ..syn(1) }.build();
+    assert_eq!(spliced.proxy.receive_bytes(packet.clone()), [], "the kernel is asked first");
+    let now = spliced.proxy.now;
+    spliced.proxy.engine.handle_entry_state(now, client(1), EntryState::Open, &packet);
+    let sent = spliced.proxy.drain();
+    let probe = sent.iter().map(|sent| (sent.to, sent.flags, sent.seq, sent.ack)).collect::<Vec<_>>();
+    assert_eq!(probe, [(backend(11), Flags::ACK, Seq(5), BACKEND + 1)]);
+    spliced.proxy.engine.handle_entry_state(now, client(1), EntryState::Closed, &packet);
+    assert_eq!(spliced.proxy.drain()[0].flags, SYN_ACK, "in TIME-WAIT");
 }
 
 #[test]
