@@ -18,7 +18,12 @@ fn answer(lab: &Lab, arguments: &[&str]) -> Result<(u16, String)> {
     let head = lab.on_client("curl", &all).with_context(|| format!("curl {arguments:?}"))?;
     let last = head.split("HTTP/1.1 ").last().unwrap_or_default().to_owned();
     let status = last.get(..3).unwrap_or_default().parse().with_context(|| head.clone())?;
-    ensure!(last.contains("Connection: close\r\n") && last.contains("Content-Length: "), "{head}");
+    ensure!(
+        last.contains("Connection: close\r\n")
+            && last.contains("Content-Length: ")
+            && last.contains(" GMT\r\n"),
+        "{head}"
+    );
     Ok((status, last))
 }
 

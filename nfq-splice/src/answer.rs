@@ -1,7 +1,7 @@
 //! Answers of the proxy's own: 400, 404, 408, 414, 431, 501, 502, 503, 505 — complete responses, and the connection closed
 //! cleanly: what the client still sends is acknowledged and thrown away, so that no reset overtakes the answer (RFC 9112 §9.6).
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use packet::TcpSegment;
 
@@ -10,9 +10,9 @@ use crate::flow::{Answering, Flow, State};
 use crate::sender::Sender;
 use crate::setup::SETUP_WINDOW;
 
-/// Patience with a client that neither sends nor closes.
+/// Patience with a client that has the answer and neither sends nor closes.
 const QUIET: Duration = Duration::from_secs(5);
-/// Patience with one that goes on sending.
+/// Patience with one that has not, or goes on sending.
 const ANSWER_TIME: Duration = Duration::from_secs(30);
 /// A connection closed on both sides is remembered this long: the last acknowledgement may have been lost.
 const TIME_WAIT: Duration = Duration::from_secs(4);
@@ -37,13 +37,13 @@ fn phrase(status: u16) -> &'static str {
 }
 
 /// A response to HEAD has the fields of a body, but none (RFC 9110 §9.3.2).
-fn response(status: u16, reason: &str, to_head: bool) -> Vec<u8> {
+fn response(status: u16, reason: &str, to_head: bool, date: &str) -> Vec<u8> {
     let phrase = phrase(status);
     let body = format!("{status} {phrase}: {reason}\n");
     let (length, retry) = (body.len(), if status == 503 { RETRY_AFTER } else { "" });
     let body = if to_head { String::new() } else { body };
     format!(
-        "HTTP/1.1 {status} {phrase}\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: {length}\r\n{retry}Connection: close\r\n\r\n{body}"
+        "HTTP/1.1 {status} {phrase}\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: {length}\r\n{date}{retry}Connection: close\r\n\r\n{body}"
     )
     .into_bytes()
 }
@@ -83,9 +83,16 @@ impl Core {
     /// Answers a client that has no backend, and closes.
     pub(crate) fn answer(&mut self, flow: &mut Flow, status: u16, reason: &str) {
         let State::Setup(setup) = &flow.state else { return };
-        let bytes = response(status, reason, is_head(&setup.request));
+        let bytes = response(status, reason, is_head(&setup.request), &self.date());
         self.counters.count(answered(status));
         self.finish(flow, bytes);
+    }
+
+    /// RFC 9110 §6.6.1.
+    fn date(&self) -> String {
+        let Some((at, since_epoch)) = self.time_of_day else { return String::new() };
+        let time = SystemTime::UNIX_EPOCH + since_epoch + self.now.since(at);
+        format!("Date: {}\r\n", httpdate::fmt_http_date(time))
     }
 
     /// Closes a connection on which there is nothing to answer.
@@ -102,7 +109,7 @@ impl Core {
             sender: Sender::new(setup.iss + 1, bytes, true, mss, window, TIMEOUT),
             client_next: setup.reassembly.next(),
             client_fin: false,
-            deadline: self.now + QUIET,
+            deadline: self.now + ANSWER_TIME,
             end: self.now + ANSWER_TIME,
         };
         flow.state = State::Answering(Box::new(answering));
@@ -139,10 +146,12 @@ impl Core {
             flow.state = State::Gone;
             return;
         }
+        let lacked = !answering.sender.is_done();
         if flags.ack() {
             answering.sender.handle_ack(self.now, segment.ack(), flow.leg.window.unwrap_or(0) as usize);
         }
-        if answering.advance(segment) && !answering.client_fin {
+        let has_it = answering.sender.is_done();
+        if (answering.advance(segment) || lacked) && has_it {
             answering.deadline = (self.now + QUIET).min(answering.end);
         }
         if answering.is_closed() {

@@ -65,6 +65,8 @@ pub(crate) struct Core {
     /// The one announced before: clients in set-up may have been told it.
     pub(crate) former_scale: Option<u8>,
     pub(crate) stateless: Stateless,
+    /// What the time of day was, and when.
+    pub(crate) time_of_day: Option<(Time, Duration)>,
     /// Bytes of requests that are not with a backend yet.
     pub(crate) setup_bytes: usize,
     strangers: (u64, u32),
@@ -83,6 +85,7 @@ impl Core {
             learnt_scale: None,
             former_scale: None,
             stateless: Stateless::default(),
+            time_of_day: None,
             setup_bytes: 0,
             strangers: (0, 0),
             icmp_errors: (0, 0),

@@ -13,7 +13,7 @@
 //!
 //! **Strength.** For one client and ISN, 2 periods × 2⁹ options of 2³² numbers are good, each for each of at most three
 //! scales that this proxy may have announced (all fifteen, until the first backend has answered after the start): a blind guess
-//! succeeds once in 2²¹ to 2²³ tries (2¹⁸), and guesses are counted only while cookies are taken at all: for one lifetime after a SYN was answered without state, or after the start.
+//! succeeds once in 2²¹ to 2²³ tries (2¹⁹), and guesses are counted only while cookies are taken at all: for one lifetime after a SYN was answered without state, or after the start.
 
 use std::net::SocketAddr;
 use std::time::Duration;

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use cluster::config::BackendState;
 use cluster::control::{Client, ConnectionStatus, FromProxy, Outcome, ProxyStatus, RecoveryOrder};
@@ -239,6 +240,11 @@ impl Engine {
     /// Routes, pools and what is known of backends.
     pub fn routing(&self) -> &Routing {
         &self.core.settings.routing
+    }
+
+    /// The time of day, since 1970, for the `Date` of answers; until it is told, they have none.
+    pub fn handle_time_of_day(&mut self, now: Time, since_epoch: Duration) {
+        self.core.time_of_day = Some((now, since_epoch));
     }
 
     /// When [`Self::handle_timeout`] is due.

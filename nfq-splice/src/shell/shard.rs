@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use cluster::config::Cluster;
 use cluster::control::{Client, FromProxy, ProxyStatus, ToProxy};
-use daemon::now;
+use daemon::{now, time_of_day};
 use netfilter::queue::{Queue, QueueConfig, QueuedPacket, Verdict as QueueVerdict, Verdicts, queue_counters};
 use nfq_splice::{Engine, KernelSplice, Parked, Secret, Settings, Stage, Verdict};
 use nft_rules::BEFORE_CONNTRACK_MARK;
@@ -127,6 +127,7 @@ impl Shard {
             if self.serve()? {
                 return Ok(());
             }
+            self.engine.handle_time_of_day(now(), time_of_day());
             self.engine.handle_timeout(now());
             self.act()?;
         }

@@ -97,6 +97,17 @@ fn no_usable_backend_is_503_with_a_time_to_try_again() {
 }
 
 #[test]
+fn an_answer_carries_the_date() {
+    let mut proxy = Proxy::new();
+    // RFC 9110 §5.6.7's own example, asked for a minute later.
+    proxy.engine.handle_time_of_day(proxy.now, Duration::from_secs(784_111_777));
+    proxy.pass(Duration::from_secs(60));
+    let (sent, _) = ask(&mut proxy, b"nonsense\r\n\r\n");
+    let text = stream(&sent, 1);
+    assert!(text.contains("\r\nDate: Sun, 06 Nov 1994 08:50:37 GMT\r\n"), "{text}");
+}
+
+#[test]
 fn a_head_request_gets_no_body() {
     for (request, status) in [
         (&b"HEAD /unknown HTTP/1.1\r\nHost: a\r\n\r\n"[..], "404"),

@@ -10,4 +10,5 @@ mod cookies;
 mod handshake;
 mod heads;
 mod proxy;
+mod stack;
 mod strangers;

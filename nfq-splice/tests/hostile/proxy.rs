@@ -94,14 +94,15 @@ impl Proxy {
     }
 
     pub(crate) fn drain(&mut self) -> Vec<Sent> {
-        let mut sent = Vec::new();
-        while let Some(action) = self.engine.poll_action() {
-            let Action::Send(bytes) = action else { continue };
-            let segment = TcpSegment::parse(&bytes).unwrap();
-            assert!(segment.checksums_valid());
-            sent.push(sent_of(&segment));
-        }
-        sent
+        self.packets().iter().map(|bytes| sent_of(&TcpSegment::parse(bytes).unwrap())).collect()
+    }
+
+    /// What was sent, as it is.
+    pub(crate) fn packets(&mut self) -> Vec<Vec<u8>> {
+        let actions = std::iter::from_fn(|| self.engine.poll_action());
+        let sent =
+            actions.filter_map(|action| if let Action::Send(bytes) = action { Some(bytes) } else { None });
+        sent.inspect(|bytes| assert!(TcpSegment::parse(bytes).unwrap().checksums_valid())).collect()
     }
 
     pub(crate) fn receive(&mut self, segment: &SegmentBuilder<'_>) -> Vec<Sent> {
