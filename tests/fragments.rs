@@ -91,7 +91,7 @@ fn accepted(lab: &Lab) -> Result<u64> {
     Ok(lab.proxy_status()?.counters.get("syn_accepted").copied().unwrap_or(0))
 }
 
-/// HOSTILE.md, IP fragments: tiny and overlapping ones are dropped, what is whole in two is a SYN like any other.
+/// IP fragments: tiny and overlapping ones are dropped, what is whole in two is a SYN like any other.
 #[test]
 fn tiny_and_overlapping_fragments_are_dropped() -> Result<()> {
     in_lab(&Settings::default(), |lab| {

@@ -139,7 +139,7 @@ proptest! {
         prop_assert_eq!(seen_stamps, Some(add(stamps, adds.2, adds.3)));
     }
 
-    /// HOSTILE.md, malformed options: a field of garbage is neither read beyond its end nor changed before an illegal length.
+    /// Malformed options: a field of garbage is neither read beyond its end nor changed before an illegal length.
     #[test]
     fn malformed_options_are_survived(garbage in prop::collection::vec(any::<u8>(), 0..11), adds in any::<(u32, u32, u32, u32)>()) {
         let ends = [SocketAddr::from(([1, 1, 1, 1], 1)), SocketAddr::from(([2, 2, 2, 2], 2))];
@@ -215,7 +215,7 @@ proptest! {
         assert_checksums(&packet);
     }
 
-    /// HOSTILE.md, urgent data: pointers of any value are survived, and the byte stays in the stream.
+    /// Urgent data: pointers of any value are survived, and the byte stays in the stream.
     #[test]
     fn urgency_is_taken_back(pointer in any::<u16>(), urgent in any::<bool>(), payload in prop::collection::vec(any::<u8>(), 0..20)) {
         let ends = [SocketAddr::from(([1, 1, 1, 1], 1)), SocketAddr::from(([2, 2, 2, 2], 2))];
@@ -232,7 +232,7 @@ proptest! {
     }
 }
 
-/// HOSTILE.md, window scale: above 14 it counts as 14. MSS and SACK-permitted are found behind anything.
+/// Window scale: above 14 it counts as 14. MSS and SACK-permitted are found behind anything.
 #[test]
 fn options_of_a_syn_are_found_anywhere() {
     let ends = [SocketAddr::from(([1, 1, 1, 1], 1)), SocketAddr::from(([2, 2, 2, 2], 2))];

@@ -5,7 +5,7 @@ use packet::{Flags, SegmentBuilder, TcpSegment};
 
 use crate::world::{BACKEND_ISN, CLIENT_ISN, OFFER, REQUEST, World, segments};
 
-/// HOSTILE.md, IP fragments: the kernel puts them together before they are queued; what comes nevertheless is dropped.
+/// IP fragments: the kernel puts them together before they are queued; what comes nevertheless is dropped.
 #[test]
 fn fragments_are_dropped_and_counted() {
     for v6 in [false, true] {
@@ -35,7 +35,7 @@ fn fragments_are_dropped_and_counted() {
     }
 }
 
-/// HOSTILE.md, urgent data: taken back on the way through; the byte is data like any other, for log and application alike.
+/// Urgent data: taken back on the way through; the byte is data like any other, for log and application alike.
 #[test]
 fn urgent_data_becomes_data() {
     for v6 in [false, true] {

@@ -98,7 +98,7 @@ fn a_peer_without_mss_gets_small_segments() {
     }
 }
 
-/// HOSTILE.md, window scale: the path that can express it, for each connection; what a peer is told is what the other side takes.
+/// Window scale: the path that can express it, for each connection; what a peer is told is what the other side takes.
 #[test]
 fn windows_are_right_whatever_the_scales() {
     let scales = [None, Some(0), Some(3), Some(7), Some(14), Some(200)];
@@ -218,7 +218,7 @@ fn timestamps_on_an_odd_place_take_the_userspace_path() {
     }
 }
 
-/// HOSTILE.md, timestamps: the client's view never goes backwards, however often the backend changes and however old its SYN-ACK is.
+/// Timestamps: the client's view never goes backwards, however often the backend changes and however old its SYN-ACK is.
 #[test]
 fn timestamps_never_go_backwards_over_any_number_of_resplices() {
     for (v6, kernel) in ALL {
