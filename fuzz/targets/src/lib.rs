@@ -8,6 +8,7 @@
 mod config;
 mod control;
 mod engine;
+mod icmp;
 mod input;
 mod netlink;
 mod options;
@@ -27,6 +28,7 @@ pub const TARGETS: &[Target] = &[
     ("config", config::run),
     ("control", control::run),
     ("engine", engine::run),
+    ("icmp", icmp::run),
     ("netlink", netlink::run),
     ("options", options::run),
     ("packet", packet::run),

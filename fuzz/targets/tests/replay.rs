@@ -41,7 +41,19 @@ macro_rules! replayed {
     };
 }
 
-replayed!(config, control, engine, netlink, options, packet, reassembly, request, response, segment_log);
+replayed!(
+    config,
+    control,
+    engine,
+    icmp,
+    netlink,
+    options,
+    packet,
+    reassembly,
+    request,
+    response,
+    segment_log
+);
 
 #[test]
 fn the_corpus_is_small() {

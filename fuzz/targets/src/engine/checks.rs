@@ -7,6 +7,7 @@ use std::time::Duration;
 use cluster::control::Client;
 use nfq_splice::{KernelSplice, Stage};
 use packet::TcpSegment;
+use packet::icmp::IcmpError;
 
 use super::peers::{number_of_backend, number_of_client, service};
 use super::world::World;
@@ -20,7 +21,7 @@ const LAST_TIMERS: usize = 2000;
 impl World {
     /// A packet of the engine's own: from the service to a client, or as a client to a backend, with right checksums.
     pub(super) fn sent(&mut self, packet: &[u8]) {
-        let segment = TcpSegment::parse(packet).expect("what is sent is a segment");
+        let Ok(segment) = TcpSegment::parse(packet) else { return error_to_its_cause(packet) };
         assert!(segment.checksums_valid());
         let (source, destination) = (segment.source(), segment.destination());
         let to_client = source == service();
@@ -112,4 +113,15 @@ impl World {
         let left = self.engine.status().connections;
         assert!(left.iter().all(|connection| connection.state == "spliced-kernel"), "{left:?}");
     }
+}
+
+/// An ICMP error goes to who sent the segment that it quotes, as that one sent it.
+fn error_to_its_cause(packet: &[u8]) {
+    let error = IcmpError::parse(packet).expect("what is sent is a segment or an error about one");
+    assert!(error.checksums_valid());
+    let quoted = error.quoted();
+    let to_client = number_of_client(quoted.source).is_some() && quoted.destination == service();
+    let to_backend =
+        number_of_backend(quoted.source).is_some() && number_of_client(quoted.destination).is_some();
+    assert!(to_client || to_backend, "an error about {quoted:?}");
 }

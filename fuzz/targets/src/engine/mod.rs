@@ -30,9 +30,14 @@ pub(crate) fn run(bytes: &[u8]) {
 }
 
 fn operate(world: &mut World, input: &mut Input<'_>) {
-    let (operation, who) = (input.choose(24), input.byte());
+    let (operation, who) = (input.byte(), input.byte());
     let (from, to) = (usize::from(who) % CLIENTS, usize::from(who >> 4) % BACKENDS);
     match operation {
+        248.. => return world.too_long(),
+        240..=247 => return world.icmp_error(input),
+        _ => {}
+    }
+    match operation % 24 {
         0 | 1 => world.client_syn(from, input),
         2..=7 => world.client_segment(from, input),
         8..=10 => world.backend_syn_ack(from, to, input),

@@ -7,6 +7,7 @@ use std::time::Duration;
 use cluster::config::Cluster;
 use cluster::control::{Client, Flow, FromProxy, RecoveryOrder};
 use nfq_splice::{Action, Engine, EntryState, KernelSplice, Parked, Secret, Settings, Stage, Verdict};
+use packet::icmp::too_big;
 use packet::{Flags, SegmentBuilder, Seq, TcpSegment, Time};
 
 use super::peers::{
@@ -27,6 +28,7 @@ pub(super) struct World {
     pub(super) ended: BTreeMap<u64, usize>,
     inspections: Vec<(Client, Vec<u8>)>,
     orders: Vec<RecoveryOrder>,
+    last_sent: Vec<u8>,
     clients: [Peer; CLIENTS],
     backends: [[Peer; BACKENDS]; CLIENTS],
 }
@@ -48,6 +50,7 @@ impl World {
             ended: BTreeMap::new(),
             inspections: Vec::new(),
             orders: Vec::new(),
+            last_sent: Vec::new(),
             clients: [Peer::default(); CLIENTS],
             backends: [[Peer::default(); BACKENDS]; CLIENTS],
         }
@@ -146,6 +149,25 @@ impl World {
         self.act();
     }
 
+    /// An error about the last packet that was sent, or nearly.
+    pub(super) fn icmp_error(&mut self, input: &mut Input<'_>) {
+        let router = [10, 9, 9, input.byte()].into();
+        let mtu = input.short();
+        let Ok(segment) = TcpSegment::parse(&self.last_sent) else { return };
+        let mut error = too_big(router, &segment, mtu);
+        for (to, change) in error.iter_mut().skip(20).zip(input.blob()) {
+            *to ^= change;
+        }
+        self.packet(error, Stage::Tracked);
+    }
+
+    /// The kernel says that the last packet sent was longer than its link takes.
+    pub(super) fn too_long(&mut self) {
+        let packet = std::mem::take(&mut self.last_sent);
+        self.engine.handle_too_long(self.now, &packet);
+        self.act();
+    }
+
     pub(super) fn pass_time(&mut self, time: Duration) {
         let end = self.now + time;
         while let Some(due) = self.engine.poll_timeout().filter(|due| *due <= end) {
@@ -235,7 +257,10 @@ impl World {
     fn act(&mut self) {
         while let Some(action) = self.engine.poll_action() {
             match action {
-                Action::Send(packet) => self.sent(&packet),
+                Action::Send(packet) => {
+                    self.sent(&packet);
+                    self.last_sent = packet;
+                }
                 Action::Suspend(client) => {
                     self.queued.insert(client);
                 }
