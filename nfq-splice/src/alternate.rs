@@ -52,8 +52,8 @@ impl Recovery {
             most => u64::from(most).min(TAKE_IN_WINDOW),
         };
         let ahead = self.bridge.length().saturating_sub(taking.bridged.unwrap_or_default());
-        let lacking = taking.comparison.lacking() + ahead;
-        let window = (lacking + u64::from(room)).min(most) as u32;
+        let lacking = taking.comparison.lacking().saturating_add(ahead);
+        let window = lacking.saturating_add(u64::from(room)).min(most) as u32;
         window.max(1 << taking.leg.client_scale)
     }
 }
