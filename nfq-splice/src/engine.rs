@@ -99,6 +99,7 @@ impl Engine {
     }
 
     fn handle_syn(&mut self, segment: &TcpSegment<'_>) {
+        self.core.stateless.renew(segment.source());
         let limits = &self.core.settings.splice;
         if self.flows.len() >= limits.connections {
             self.core.counters.count("syn_dropped_connection_limit");
@@ -144,7 +145,12 @@ impl Engine {
         self.core.now = now;
         if let Some(flow) = self.take(client) {
             let ended = matches!(&flow.state, State::Spliced(splice) if splice.kernel);
-            if ended { self.core.counters.count("connections_ended") } else { self.put(flow) }
+            if ended {
+                self.core.counters.count("connections_ended");
+                self.core.stateless.spend(now, client);
+            } else {
+                self.put(flow);
+            }
         }
     }
 
@@ -312,7 +318,7 @@ impl Engine {
 
     pub(crate) fn put(&mut self, mut flow: Flow) {
         if matches!(flow.state, State::Gone) {
-            return;
+            return self.core.stateless.spend(self.core.now, flow.client());
         }
         let client = flow.client();
         self.half_open += usize::from(flow.is_half_open());

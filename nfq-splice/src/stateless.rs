@@ -3,7 +3,7 @@
 //!
 //! Only what the client has not been acknowledged can be continued: its next segment must begin with its first byte.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use cluster::control::Client;
 use packet::{TcpSegment, Time};
@@ -15,6 +15,34 @@ use crate::flow::{Flow, State};
 /// The greatest window scale (RFC 7323 §2.3).
 const MAX_SCALE: u8 = 14;
 
+/// Ended connections that are remembered for their cookies at most; beyond it the oldest is forgotten.
+const SPENT: usize = 16_384;
+
+/// Clients whose connection has ended: a late copy of its first segment carries a cookie that is still good, and must not have
+/// the request executed again.
+#[derive(Debug, Default)]
+struct Spent {
+    until: BTreeMap<Client, Time>,
+    order: VecDeque<(Time, Client)>,
+}
+
+impl Spent {
+    fn insert(&mut self, now: Time, client: Client) {
+        self.until.insert(client, now + LIFETIME);
+        self.order.push_back((now + LIFETIME, client));
+        while self.order.front().is_some_and(|(until, _)| *until <= now || self.order.len() > SPENT) {
+            let Some((until, client)) = self.order.pop_front() else { return };
+            if self.until.get(&client) == Some(&until) {
+                self.until.remove(&client);
+            }
+        }
+    }
+
+    fn contains(&self, now: Time, client: Client) -> bool {
+        self.until.get(&client).is_some_and(|until| now < *until)
+    }
+}
+
 /// When cookies are taken, and from whom not.
 #[derive(Debug, Default)]
 pub(crate) struct Stateless {
@@ -25,6 +53,7 @@ pub(crate) struct Stateless {
     /// Clients whose splice an earlier daemon took with it: their request may have been executed, what they repeat of it
     /// must not be a second time.
     lost: BTreeSet<Client>,
+    spent: Spent,
 }
 
 impl Stateless {
@@ -34,7 +63,22 @@ impl Stateless {
         if now >= restarted {
             self.lost.clear();
         }
-        now < self.until.max(restarted) && !self.lost.contains(&client)
+        let refused = self.lost.contains(&client) || self.spent.contains(now, client);
+        now < self.until.max(restarted) && !refused
+    }
+
+    /// The client's connection has ended.
+    pub(crate) fn spend(&mut self, now: Time, client: Client) {
+        let restarted = self.started.map_or(now, |started| started + LIFETIME);
+        if now < self.until.max(restarted) {
+            self.spent.insert(now, client);
+        }
+    }
+
+    /// The client opens a new connection.
+    pub(crate) fn renew(&mut self, client: Client) {
+        self.lost.remove(&client);
+        self.spent.until.remove(&client);
     }
 
     /// An earlier daemon translated this client's packets itself.
