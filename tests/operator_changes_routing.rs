@@ -148,7 +148,7 @@ fn draining_under_load_fails_no_request(lab: &Lab) -> Result<()> {
     let serving = lab.serving_any()?;
     let (drained, other) = if serving == Node::B1 { ("b1", "b2") } else { ("b2", "b1") };
     let mut wrk = Command::new("wrk");
-    wrk.args(["-t1", "-c8", "-d3s", "--timeout", "5s", "-H", "Connection: close", &lab.url("/files/1k")]);
+    wrk.args(["-t1", "-c8", "-d2s", "--timeout", "5s", "-H", "Connection: close", &lab.url("/files/1k")]);
     let wrk = lab.netns(Node::Client).spawn(wrk.stdout(Stdio::piped()))?;
     std::thread::sleep(Duration::from_millis(500));
     backend(lab, "drain", drained)?;

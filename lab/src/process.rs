@@ -15,10 +15,11 @@ pub struct Process {
     started: u64,
 }
 
-/// Fields of `/proc/PID/stat`: the state letter, the parent and the start time.
+/// Fields of `/proc/PID/stat`: the state letter, the parent, the number of threads and the start time.
 struct Stat {
     state: char,
     parent: u32,
+    threads: u32,
     started: u64,
 }
 
@@ -29,6 +30,7 @@ fn stat(pid: u32) -> Option<Stat> {
     Some(Stat {
         state: fields.first()?.chars().next()?,
         parent: fields.get(1)?.parse().ok()?,
+        threads: fields.get(17)?.parse().ok()?,
         started: fields.get(19)?.parse().ok()?,
     })
 }
@@ -37,7 +39,9 @@ impl Process {
     /// The process that has this id now; none if it is dead or a zombie.
     pub fn running(pid: u32) -> Option<Self> {
         let stat = stat(pid)?;
-        (!matches!(stat.state, 'Z' | 'X')).then_some(Self { pid, started: stat.started })
+        // A killed process whose other threads are not gone yet still has its files, locks and sockets.
+        let dead = matches!(stat.state, 'Z' | 'X') && stat.threads <= 1;
+        (!dead).then_some(Self { pid, started: stat.started })
     }
 
     /// Whether it still runs.
