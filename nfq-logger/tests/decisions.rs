@@ -35,6 +35,21 @@ fn an_exchange_is_logged_and_passes() {
 }
 
 #[test]
+fn backends_come_and_stay_while_they_are_used() {
+    let mut bench = judged();
+    let (old, new) = (flow(1000, 1), flow(1001, 7));
+    assert_eq!(bench.forth(old, 0, SYN, b""), PLAIN);
+    assert_eq!(bench.forth(new, 0, SYN, b""), Decision::Drop);
+    assert_eq!(bench.engine.backends_in_use().into_iter().collect::<Vec<_>>(), [old.backend]);
+    // As a reload does: what the configuration names, and what is in use.
+    let wanted = bench.engine.backends_in_use().into_iter().chain([new.backend]);
+    bench.engine.set_backends(wanted);
+    assert_eq!(bench.forth(new, 0, SYN, b""), PLAIN);
+    assert_eq!(bench.back(old, 500, SYN_ACK, b""), BACK);
+    assert_eq!(bench.forth(flow(1002, 2), 0, SYN, b""), Decision::Drop);
+}
+
+#[test]
 fn what_is_no_segment_of_ours_is_dropped_and_counted() {
     let mut bench = judged();
     let good = segment(client(1), common::backend(1), 1, ACK, b"x");

@@ -32,6 +32,19 @@ fn logger6() -> LoggerRules {
     LoggerRules::new(addresses(&["[fd00:2::2]:8080"]), 10).unwrap()
 }
 
+#[test]
+fn earlier_backends_stay_in_the_rules() {
+    let earlier = addresses(&["10.0.9.9:8080", "10.0.3.2:8080"]);
+    let rules = proxy().with_backends(earlier.clone()).unwrap();
+    let listed = addresses(&["10.0.9.9:8080", "10.0.3.2:8080", "10.0.2.2:8080"]);
+    let service = "10.9.9.9:80".parse().unwrap();
+    assert_eq!(rules, ProxyRules::new(service, listed.clone(), 100..102, 65_536).unwrap());
+    assert_eq!(logger().with_backends(earlier).unwrap(), LoggerRules::new(listed, 10).unwrap());
+    let other = addresses(&["[fd00:2::2]:8080"]);
+    assert!(matches!(proxy().with_backends(other.clone()), Err(Error::MixedFamilies(_))));
+    assert!(matches!(logger().with_backends(other), Err(Error::MixedFamilies(_))));
+}
+
 fn all() -> [(&'static str, Box<dyn Ruleset>); 4] {
     [
         ("proxy", Box::new(proxy())),
