@@ -25,7 +25,9 @@ impl Core {
             if self.is_forged(flow, segment) {
                 return Pass::No;
             }
-            flow.leg.learn(segment);
+            if flow.is_proved_by(segment) {
+                flow.leg.learn(segment);
+            }
         }
         match &flow.state {
             State::Setup(_) => self.handle_setup(flow, segment),
@@ -84,11 +86,10 @@ impl Core {
             State::Setup(setup) if opens && setup.irs == segment.seq() && !setup.established => {
                 self.send_syn_ack(flow);
             }
-            State::Setup(setup) if opens && !setup.established => *flow = self.accept(segment),
             State::Spliced(splice) if opens && splice.kernel => {
                 self.act(Action::Inspect { client: flow.client(), syn: segment.packet().to_vec() });
             }
-            State::Spliced(splice) if opens && splice.is_reopened(segment.seq()) => {
+            State::Spliced(splice) if opens && splice.is_reopened(segment.seq(), flow.leg.acked) => {
                 self.counters.count("port_reused");
                 self.resume_packets(flow);
                 self.unpark(flow);
@@ -109,7 +110,12 @@ impl Core {
         }
         self.counters.count("challenge_sent");
         let ack = flow.client_next().unwrap_or(segment.seq());
-        self.acknowledge_client(&flow.leg, flow.server_next(), ack, self.own_window(flow));
+        let bare = flow.leg.segment(self.now, flow.server_next(), ack, self.own_window(flow));
+        // What the kernel translates carries the backend's clock, which this one may be ahead of: the client would take all that
+        // follows for old (RFC 7323 §5). A peer that lost the connection needs no timestamp.
+        let unseen = matches!(&flow.state, State::Spliced(splice) if splice.kernel);
+        let timestamps = bare.timestamps.filter(|_| !unseen);
+        self.send(SegmentBuilder { timestamps, ..bare }.build());
     }
 
     /// A challenge on a connection that the kernel translates: only the backend knows the numbers. A segment outside its window
@@ -156,6 +162,14 @@ impl Core {
 }
 
 impl Flow {
+    /// The handshake is complete, or this segment completes it: its sender has got our SYN-ACK.
+    fn is_proved_by(&self, segment: &TcpSegment<'_>) -> bool {
+        match &self.state {
+            State::Setup(setup) => setup.established || segment.ack() == setup.iss + 1,
+            _ => true,
+        }
+    }
+
     /// The client's next byte, where the proxy knows it.
     pub(crate) fn client_next(&self) -> Option<Seq> {
         match &self.state {

@@ -50,11 +50,15 @@ impl Splice {
         }
     }
 
-    /// A SYN after the end of both sides, or of a reset, begins a new connection if it lies beyond the old one (RFC 9293
-    /// §3.10.7.4).
-    pub(crate) fn is_reopened(&self, syn: Seq) -> bool {
-        let beyond = self.window.is_none_or(|window| window.client_end.before_or_at(syn));
-        self.closing.deadline.is_some() && (beyond || self.closing.reset)
+    /// A SYN after a reset, or after both sides have acknowledged each other's end, begins a new connection; in the latter case
+    /// only beyond the old one (RFC 9293 §3.10.7.4). `acked`: the client's acknowledgement.
+    pub(crate) fn is_reopened(&self, syn: Seq, acked: Seq) -> bool {
+        let over = self.window.is_none_or(|window| {
+            let ended =
+                window.client_end.before_or_at(window.client_next) && window.server_end.before_or_at(acked);
+            ended && window.client_end.before_or_at(syn)
+        });
+        self.closing.deadline.is_some() && (over || self.closing.reset)
     }
 
     /// Whether a reset of the client goes on to the backend, which judges it; it ends the connection only where the backend may

@@ -197,6 +197,12 @@ fn spliced_syn_in_time_wait_with_a_larger_number_opens_a_new_connection() {
     assert!(spliced.passes(&fin).is_some());
     let fin = SegmentBuilder { flags: Flags::FIN, ..from_backend(P, b"") };
     assert!(spliced.passes(&fin).is_some());
+    let closing = spliced.is_answered(&SegmentBuilder { seq: ISN + 70_000, ..syn(1) });
+    assert_eq!(closing[0].flags, Flags::ACK, "its last bytes may be missing");
+    let acked = SegmentBuilder { ack: Some(ISN + 1 + R + 1), ..from_backend(P + 1, b"") };
+    assert!(spliced.passes(&acked).is_some());
+    let acked = SegmentBuilder { ack: Some(spliced.iss + 1 + P + 1), ..spliced.client(1, b"") };
+    assert!(spliced.passes(&acked).is_some());
     let old = spliced.is_answered(&SegmentBuilder { seq: ISN + R, ..syn(1) });
     assert_eq!(old[0].flags, Flags::ACK, "an old duplicate");
     let new = spliced.is_answered(&SegmentBuilder { seq: ISN + 70_000, ..syn(1) });

@@ -29,13 +29,18 @@ fn a_wrong_acknowledgement_in_the_handshake_is_reset_and_changes_nothing() {
 }
 
 #[test]
-fn a_repeated_syn_gets_the_same_answer_another_one_a_new_connection() {
+fn a_repeated_syn_gets_the_same_answer_another_one_a_challenge() {
     let mut proxy = Proxy::new();
     let first = proxy.receive(&syn(1));
     assert_eq!(proxy.receive(&syn(1)), first);
     proxy.now = proxy.now + Duration::from_millis(10);
-    let other = proxy.receive(&SegmentBuilder { seq: Seq(9), ..syn(1) });
-    assert_eq!((other[0].flags, other[0].ack, proxy.connections()), (SYN_ACK, Seq(10), 1));
+    let other = SegmentBuilder { seq: Seq(9), ..syn(1) };
+    let challenge = proxy.receive(&other);
+    assert_eq!((challenge[0].flags, challenge[0].ack), (Flags::ACK, ISN + 1));
+    // A client that has begun anew does not know the old connection.
+    proxy.receive(&SegmentBuilder { seq: ISN + 1, flags: Flags::RST, syn: None, ..syn(1) });
+    let opened = proxy.receive(&other);
+    assert_eq!((opened[0].flags, opened[0].ack, proxy.connections()), (SYN_ACK, Seq(10), 1));
 }
 
 #[test]
