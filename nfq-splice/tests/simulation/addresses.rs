@@ -42,6 +42,11 @@ pub(crate) fn backend_number(address: SocketAddr) -> Option<usize> {
     (0..BACKENDS).find(|number| backend(*number) == address)
 }
 
+/// Somebody else outside.
+pub(crate) fn stranger(port: u16) -> SocketAddr {
+    SocketAddr::new(address([10, 0, 7, 7], 7), port.max(1))
+}
+
 /// Where a host sends what is not on its link.
 pub(crate) fn router() -> IpAddr {
     address([10, 0, 0, 254], 0xfe)

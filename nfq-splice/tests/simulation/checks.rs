@@ -63,7 +63,8 @@ impl Checks {
     }
 
     /// What leaves the proxy towards the client.
-    pub(crate) fn departs_to_client(&mut self, packet: &Packet) {
+    /// `isn`: the client's.
+    pub(crate) fn departs_to_client(&mut self, packet: &Packet, isn: Option<Seq>) {
         let segment = TcpSegment::parse(&packet.bytes).unwrap();
         let client = segment.destination();
         if let Some(backend) =
@@ -72,6 +73,10 @@ impl Checks {
             self.fail(format!("a packet of the fenced backend{backend} passes: {}", show(&packet.bytes)));
         }
         let seen = self.clients.entry(client).or_default();
+        if segment.flags().syn() && isn.is_some_and(|isn| segment.ack() != isn + 1) {
+            // The answer to a forged SYN.
+            return;
+        }
         if segment.flags().syn() {
             seen.announced_scale = segment.syn_options().window_scale.unwrap_or(0);
             seen.timestamp = None;

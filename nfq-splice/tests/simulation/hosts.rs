@@ -98,6 +98,8 @@ pub(crate) struct Host {
     acked: BTreeMap<(SocketAddr, SocketAddr), Seq>,
     /// By peer: one after the highest byte sent.
     sent: BTreeMap<(SocketAddr, SocketAddr), Seq>,
+    /// By peer: this host's own last SYN.
+    initials: BTreeMap<(SocketAddr, SocketAddr), Seq>,
     /// By peer: the last SYN.
     syns: BTreeMap<SocketAddr, Seq>,
     /// By peer: the right edge of the window that this host gave, and its scale.
@@ -131,6 +133,7 @@ impl Host {
             timestamps,
             acked: BTreeMap::new(),
             sent: BTreeMap::new(),
+            initials: BTreeMap::new(),
             syns: BTreeMap::new(),
             edges: BTreeMap::new(),
             peer_next: BTreeMap::new(),
@@ -160,8 +163,32 @@ impl Host {
         self.sockets.get_mut::<tcp::Socket>(handle).connect(context, to, port).unwrap();
     }
 
+    /// The number of the last SYN to `remote`.
+    pub(crate) fn initial(&self, local: SocketAddr, remote: SocketAddr) -> Option<Seq> {
+        self.initials.get(&(local, remote)).copied()
+    }
+
+    /// The next byte of a connection, and the next one expected.
+    pub(crate) fn numbers(&self, local: SocketAddr, remote: SocketAddr) -> Option<(Seq, Seq)> {
+        let key = (local, remote);
+        Some((*self.sent.get(&key)?, *self.peer_next.get(&key)?))
+    }
+
+    /// smoltcp takes data with an acknowledgement of what it sent long ago, or never; other stacks do not (RFC 5961 §5).
+    fn is_blind(&self, packet: &[u8]) -> bool {
+        let Ok(segment) = TcpSegment::parse(packet) else { return false };
+        let flags = segment.flags();
+        let key = (segment.destination(), segment.source());
+        if !flags.ack() || flags.syn() || flags.rst() || !segment.checksums_valid() {
+            return false;
+        }
+        let Some(sent) = self.sent.get(&key) else { return false };
+        sent.before(segment.ack()) || sent.since(segment.ack()) > 1 << 24
+    }
+
     pub(crate) fn receive(&mut self, packet: Vec<u8>) {
-        if self.is_older_than_before(&packet)
+        if self.is_blind(&packet)
+            || self.is_older_than_before(&packet)
             || self.is_duplicate_syn(&packet)
             || self.is_inexact_reset(&packet)
             || self.is_long_fin(&packet)
@@ -275,6 +302,7 @@ impl Host {
         let sent = self.sent.entry(key).or_insert(end);
         *sent = if segment.flags().syn() { end } else { sent.max(end) };
         if segment.flags().syn() {
+            self.initials.insert(key, segment.seq());
             if !segment.flags().ack() {
                 self.edges.insert(key, (Seq(0), segment.syn_options().window_scale.unwrap_or(0)));
             }

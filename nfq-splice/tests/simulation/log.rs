@@ -72,6 +72,13 @@ impl FlowLog {
         self.irs
     }
 
+    /// An acknowledgement that the backend ignores, with all that comes with it (RFC 5961 §5).
+    fn is_forged(&self, ack: Seq) -> bool {
+        let Some((_, stream)) = &self.server else { return false };
+        let sent = stream.pieces().last().map_or(stream.next(), |(seq, data)| seq + data.len() as u32) + 1;
+        sent.before(ack) || sent.since(ack) > 1 << 24
+    }
+
     pub(crate) fn is_over(&self) -> bool {
         self.ended || self.client_reset
     }
@@ -79,6 +86,9 @@ impl FlowLog {
     pub(crate) fn note_client(&mut self, segment: &TcpSegment<'_>) {
         if segment.flags().rst() {
             self.client_reset |= segment.seq() == self.from_client.next();
+            return;
+        }
+        if segment.flags().ack() && !segment.flags().syn() && self.is_forged(segment.ack()) {
             return;
         }
         let Self { requests, from_client, .. } = self;

@@ -29,6 +29,7 @@ mod content;
 mod hosts;
 mod kernel;
 mod log;
+mod middlebox;
 mod rng;
 mod scenario;
 mod sweep;
@@ -49,6 +50,8 @@ fn number(name: &str) -> Option<u64> {
 struct Tally {
     resplices: u32,
     crashes: u32,
+    /// Recoveries of connections with a hole in the log.
+    bridged: u32,
     /// Clients that could be cut off, by reason.
     excused: BTreeMap<String, u32>,
 }
@@ -57,6 +60,7 @@ impl Tally {
     fn add(&mut self, other: Self) {
         self.resplices += other.resplices;
         self.crashes += other.crashes;
+        self.bridged += other.bridged;
         for (why, times) in other.excused {
             *self.excused.entry(why).or_default() += times;
         }
@@ -69,6 +73,7 @@ fn run(seed: u64, trace: bool) -> Result<Tally, (String, Vec<String>)> {
     let outcome = catch_unwind(AssertUnwindSafe(|| world.run())).unwrap_or_else(|_| Err("panic".to_owned()));
     let mut story = vec![format!("{:#?}", world.scenario)];
     story.extend(world.trace.take().unwrap_or_default());
+    story.push(format!("counters: {:?}", world.counters()));
     story.extend(world.clients.iter().map(|client| format!("client {}: {}", client.port, client.progress())));
     match outcome {
         Ok(()) => {
@@ -77,7 +82,12 @@ fn run(seed: u64, trace: bool) -> Result<Tally, (String, Vec<String>)> {
                     println!("{line}");
                 }
             }
-            let mut tally = Tally { resplices: world.resplices, crashes: world.crashes, ..Tally::default() };
+            let mut tally = Tally {
+                resplices: world.resplices,
+                crashes: world.crashes,
+                bridged: world.bridged,
+                ..Tally::default()
+            };
             for why in world.excuses.values() {
                 *tally.excused.entry(kind_of(why)).or_default() += 1;
             }

@@ -8,6 +8,7 @@ use packet::Time;
 use crate::addresses::{backend, router, service, set_family};
 use crate::apps::{Ending, Habits};
 use crate::content::{Request, Variant};
+use crate::middlebox::Middlebox;
 use crate::rng::Rng;
 
 pub(crate) const BACKENDS: usize = 3;
@@ -47,6 +48,12 @@ pub(crate) struct Faults {
     pub(crate) reordering: u64,
     pub(crate) delay: (u64, u64),
     pub(crate) extra: u64,
+}
+
+impl Faults {
+    pub(crate) fn is_clean(&self) -> bool {
+        self.loss + self.duplication + self.corruption + self.reordering == 0
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -110,6 +117,10 @@ pub(crate) struct Scenario {
     pub(crate) stalls: Option<(usize, usize)>,
     pub(crate) kills: Vec<Kill>,
     pub(crate) crashes: Vec<Crash>,
+    /// Packets of blind attackers.
+    pub(crate) forged: u64,
+    /// On the accesses of client and backends.
+    pub(crate) middleboxes: [Middlebox; BACKENDS + 1],
     /// Per mille of splices that the kernel refuses.
     pub(crate) refusals: u64,
     pub(crate) control_delay: Duration,
@@ -157,6 +168,8 @@ impl Scenario {
             stalls: None,
             kills,
             crashes: crashes(rng, kernel),
+            forged: rng.pick(&[0, 0, 5, 40]),
+            middleboxes: middleboxes(rng),
             refusals: rng.pick(&[0, 0, 0, 100, 500]),
             control_delay: Duration::from_micros(rng.between(50, 5000)),
             cluster,
@@ -183,6 +196,8 @@ impl Scenario {
             stalls: None,
             kills: Vec::new(),
             crashes: Vec::new(),
+            forged: 0,
+            middleboxes: [Middlebox::default(); BACKENDS + 1],
             refusals: 0,
             control_delay: Duration::from_micros(100),
             cluster,
@@ -193,6 +208,28 @@ impl Scenario {
     /// The backends answer differently.
     pub(crate) fn differs(&self) -> bool {
         self.variants.windows(2).any(|pair| pair[0] != pair[1])
+    }
+}
+
+/// Backends are alike, unless they are not.
+fn middleboxes(rng: &mut Rng) -> [Middlebox; BACKENDS + 1] {
+    let odd = rng.chance(300);
+    let client = middlebox(rng);
+    let all = middlebox(rng);
+    let backends = [(); BACKENDS].map(|()| if odd { middlebox(rng) } else { all });
+    [client, backends[0], backends[1], backends[2]]
+}
+
+fn middlebox(rng: &mut Rng) -> Middlebox {
+    if rng.chance(500) {
+        return Middlebox::default();
+    }
+    Middlebox {
+        no_scale: rng.chance(200),
+        no_sack: rng.chance(200),
+        odd_options: rng.chance(300),
+        ecn: rng.chance(300),
+        cut: rng.pick(&[0, 0, 20, 200]),
     }
 }
 

@@ -17,6 +17,7 @@ const SEGMENT: u32 = 1460;
 struct End {
     /// Window scale in its own SYN, in its peer's.
     scales: (Option<u8>, Option<u8>),
+    isn: Option<Seq>,
     /// The right edge of its window: what it takes lies before.
     edge: Option<Seq>,
     /// The right edge of its peer's window, as it was told.
@@ -50,7 +51,8 @@ impl Windows {
         let flags = segment.flags();
         if flags.syn() {
             let peer = end.scales.1.filter(|_| flags.ack());
-            *end = End { scales: (segment.syn_options().window_scale, peer), ..End::default() };
+            let scales = (segment.syn_options().window_scale, peer);
+            *end = End { scales, isn: Some(segment.seq()), ..End::default() };
         }
         let scale = if flags.syn() { 0 } else { end.own_scale() };
         let window = u32::from(segment.window()) << scale;
@@ -71,6 +73,10 @@ impl Windows {
         let told = self.ends.get(&(segment.source(), service)).and_then(|client| client.told);
         let end = self.ends.entry((segment.destination(), segment.source())).or_default();
         let flags = segment.flags();
+        // The answer to a forged SYN.
+        if flags.syn() && flags.ack() && end.isn.is_none_or(|isn| segment.ack() != isn + 1) {
+            return Ok(());
+        }
         if flags.syn() {
             end.scales.1 = segment.syn_options().window_scale;
         }

@@ -1,6 +1,7 @@
 //! Everything together, on one virtual clock: packets travel, daemons work, things fail.
 
 mod crash;
+mod forger;
 mod judge;
 mod links;
 mod logger;
@@ -16,7 +17,7 @@ use nfq_splice::{Action, Engine, KernelSplice, Parked, Secret, Settings, Stage, 
 use packet::{Seq, TcpSegment, Time};
 use recovery_manager::{LoggerId, Manager, Now};
 
-use crate::addresses::{backend, backend_number, client_address, client_host, service, set_family};
+use crate::addresses::{backend, backend_number, client_address, client_host, service, set_family, stranger};
 use crate::apps::{Client, Phase, Server};
 use crate::checks::Checks;
 use crate::hosts::{HOSTS, Host, set_clocks};
@@ -62,6 +63,7 @@ enum Event {
     ToProxy(u64, ToProxy),
     FromProxy(FromProxy),
     Crash(Duration),
+    Forge,
     Restart,
     Disconnected,
     Connected(u64),
@@ -106,6 +108,9 @@ pub(crate) struct World {
     /// Lives of the daemon that are over.
     session: u64,
     pub(crate) crashes: u32,
+    /// Orders with bytes behind a hole, and those of them that carry a date there.
+    pub(crate) bridged: u32,
+    dated: BTreeSet<u64>,
 }
 
 const KEY: [u8; 16] = *b"simulation key 1";
@@ -179,6 +184,8 @@ impl World {
             down: false,
             session: 0,
             crashes: 0,
+            bridged: 0,
+            dated: BTreeSet::new(),
             events: BinaryHeap::new(),
             bodies: BTreeMap::new(),
             serial: 0,
@@ -199,6 +206,10 @@ impl World {
             if let CrashAt::Time(at) = crash.at {
                 self.schedule(at + Duration::from_secs(1), Event::Crash(crash.down));
             }
+        }
+        for _ in 0..self.scenario.forged {
+            let at = Time::from_millis(1000 + self.rng.below(2500));
+            self.schedule(at, Event::Forge);
         }
         for client in &mut self.clients {
             client.habits.start = client.habits.start + Duration::from_secs(1);
@@ -227,6 +238,11 @@ impl World {
             .chain(self.manager.poll_timeout())
             .chain(self.kernel.next_expiry())
             .min()
+    }
+
+    /// The present daemon's.
+    pub(crate) fn counters(&self) -> BTreeMap<String, u64> {
+        self.engine.status().counters
     }
 
     fn engine_due(&self) -> Option<Time> {
@@ -309,6 +325,7 @@ impl World {
                 self.manage();
             }
             Event::Crash(down) => self.crash(down),
+            Event::Forge => self.forge(),
             Event::Restart => self.restart(),
             Event::Disconnected => {
                 self.manager.handle_proxy_disconnected(self.now);

@@ -27,7 +27,8 @@ impl World {
         for connection in self.engine.status().connections {
             let parked = self.kernel.parked.contains_key(&connection.client);
             let kept = parked || self.kernel.entries.get(&connection.client).is_some_and(Entry::is_open);
-            if !kept && !self.will_repeat(&connection) {
+            let ours = connection.client.ip() == client_host();
+            if ours && !kept && !self.will_repeat(&connection) {
                 let why = format!("the daemon died while it was {}", connection.state);
                 self.excuses.insert(connection.client, why);
             }
@@ -42,7 +43,8 @@ impl World {
         self.schedule(self.now + self.scenario.control_delay, Event::Disconnected);
     }
 
-    /// A set-up goes on if the first segment that comes then begins with the client's first byte.
+    /// A set-up goes on if the first segment that comes then begins with the client's first byte: not the answer to a repeated
+    /// SYN-ACK, or to what forged segments brought about.
     fn will_repeat(&self, connection: &ConnectionStatus) -> bool {
         let one_segment = |client: &Client| {
             client_address(client.port) == connection.client && client.habits.begins_with_one_segment()
@@ -50,6 +52,8 @@ impl World {
         matches!(&*connection.state, "syn-received" | "collecting" | "connecting")
             && !self.checks.has_acknowledged(connection.client)
             && self.clients.iter().any(one_segment)
+            && self.scenario.links[0].is_clean()
+            && self.scenario.forged == 0
     }
 
     /// The reset for a mismatch may have been about to leave.

@@ -32,13 +32,21 @@ impl World {
         let at = self.hosts[number].poll_at(self.now);
         self.host_due[number] = at.map(|at| at.max(self.now + Duration::from_micros(100)));
         for bytes in sent {
-            self.serial += 1;
-            let from_backend = number.checked_sub(1);
-            let window = Some(self.windows.leaves(&TcpSegment::parse(&bytes).unwrap()));
-            let packet = Packet { bytes, born: self.serial, from_backend, departed: 0, window };
-            let (link, to) = if number == 0 { (0, Node::Proxy) } else { (2, Node::Logger) };
-            self.transmit(link, to, packet);
+            let middlebox = self.scenario.middleboxes[number];
+            for bytes in middlebox.pass(&mut self.rng, bytes) {
+                self.sent(number, bytes);
+            }
         }
+    }
+
+    /// Behind the host's middlebox.
+    fn sent(&mut self, number: usize, bytes: Vec<u8>) {
+        self.serial += 1;
+        let from_backend = number.checked_sub(1);
+        let window = Some(self.windows.leaves(&TcpSegment::parse(&bytes).unwrap()));
+        let packet = Packet { bytes, born: self.serial, from_backend, departed: 0, window };
+        let (link, to) = if number == 0 { (0, Node::Proxy) } else { (2, Node::Logger) };
+        self.transmit(link, to, packet);
     }
 
     pub(super) fn transmit(&mut self, link: usize, to: Node, mut packet: Packet) {
@@ -79,8 +87,10 @@ impl World {
             Node::Client => {
                 self.note(|| format!("      -> client   {}", show(&packet.bytes)));
                 self.checks.at_client(&packet);
-                self.check_window(&packet);
-                self.hosts[0].receive(packet.bytes);
+                for bytes in self.scenario.middleboxes[0].pass(&mut self.rng, packet.bytes) {
+                    self.check_window(&bytes);
+                    self.hosts[0].receive(bytes);
+                }
                 self.host_due[0] = Some(self.now);
             }
             Node::Backend(number) => {
@@ -88,8 +98,13 @@ impl World {
                     return;
                 }
                 self.note(|| format!("      -> backend{number} {}", show(&packet.bytes)));
-                self.check_window(&packet);
-                self.hosts[number + 1].receive(packet.bytes);
+                let forged = packet.born == 0;
+                for bytes in self.scenario.middleboxes[number + 1].pass(&mut self.rng, packet.bytes) {
+                    if !forged {
+                        self.check_window(&bytes);
+                    }
+                    self.hosts[number + 1].receive(bytes);
+                }
                 self.host_due[number + 1] = Some(self.now);
             }
             // A host's network layer has dropped what is corrupt.
@@ -100,13 +115,13 @@ impl World {
         }
     }
 
-    fn check_window(&mut self, packet: &Packet) {
-        let Ok(segment) = TcpSegment::parse(&packet.bytes) else { return };
+    fn check_window(&mut self, bytes: &[u8]) {
+        let Ok(segment) = TcpSegment::parse(bytes) else { return };
         let recovered = self.orders.values().any(|client| *client == segment.destination());
         if segment.checksums_valid()
             && let Err(why) = self.windows.reaches(&segment, service(), recovered)
         {
-            self.checks.fail(format!("{why}: {}", show(&packet.bytes)));
+            self.checks.fail(format!("{why}: {}", show(bytes)));
         }
     }
 }
