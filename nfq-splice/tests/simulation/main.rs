@@ -4,21 +4,28 @@
 //! One seed is one run: everything, the clock included, is computed from it. `SIM_SEEDS=N` runs N seeds, from
 //! `SIM_FIRST` on; `SIM_SEED=S` replays one and shows every packet.
 //!
-//! **What is real**: the engine, the recovery manager's engine, packet translation; clients and backends are smoltcp.
-//! **What is modelled**: the proxy's kernel ([`kernel`]), the logger with its log ([`log`]), links, time.
+//! **What is real**: the engine, the recovery manager's engine, packet translation; clients and backends are smoltcp, over IPv4
+//! or IPv6, in front of which a shim does what other stacks do and smoltcp 0.12 does not (RFC 5961 checks, PAWS, window probes).
+//! **What is modelled**: the proxy's kernel ([`kernel`]), the logger with its log ([`log`]), middleboxes ([`middlebox`]), links, time.
 //!
 //! **Fault budget**. Each link (client–proxy, proxy–logger, logger–backend) may lose, duplicate, corrupt and reorder
 //! packets, [`scenario::FAULTS_PER_LINK`] at most, then it is clean: so progress is certain and can be demanded. At most
 //! two of three backends fail (silent, killed with FIN or RST, or wrongly suspected), at a time or after so many logged
 //! bytes; the report comes late. The daemon dies at most twice, at any time or *at any step*: with a packet in hand, or between
-//! two of its actions; it stays away for up to 0.7 s and then knows what conntrack knows; set-ups go on, where the client repeats all it has sent. The kernel may refuse any splice. One backend may answer
-//! with another body byte, another version, or without ranges. Control messages are late, but neither lost nor reordered.
-//! Not simulated: server bytes that the client has beyond a hole in the log (the modelled logger passes none), ICMP,
-//! GSO packets, more than one proxy or logger, a transactionalizer that reports wrongly.
+//! two of its actions; it stays away for up to 0.7 s and then knows what conntrack knows; set-ups go on, where the client
+//! repeats all it has sent. The kernel may refuse any splice. One backend may answer with another body byte, another version, or
+//! without ranges. Middleboxes take options out, move them, add unknown ones, cut segments anew and mark congestion. Blind
+//! attackers send up to 40 packets in a client's name: RST, SYN, ACK and data, anywhere or near its numbers, never right in both.
+//! Control messages are late, but neither lost nor reordered, except those that a dying daemon takes with it.
+//! Not simulated: ICMP, GSO packets, more than one proxy or logger, several engines of one proxy, a transactionalizer that
+//! reports wrongly, a client that reuses its port, attackers that hit an entry of conntrack in its last states.
 //!
 //! **What must hold**: each answer is byte for byte that of one execution, and complete, unless a reset is the specified
-//! outcome; timestamps seen by the client never go back; nothing from a fenced backend passes; nothing untranslated and no
-//! bad checksum leaves the proxy; every table is empty in the end; nothing panics.
+//! outcome, and then it comes; no update is run more often than it was asked for; nobody is sent more than the window it
+//! announced (after a failure: than that and one segment), and no window is translated into a larger or a needlessly smaller
+//! one; timestamps seen by the client never go back, and nobody takes a segment for old; nothing from a fenced backend passes;
+//! nothing untranslated and no bad checksum leaves the proxy; every table of engine and manager is empty in the end, no timer
+//! is left; nothing panics.
 
 #![allow(clippy::unwrap_used, reason = "what cannot be in a model is a bug of the test, and ends it")]
 
