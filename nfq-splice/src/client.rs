@@ -111,10 +111,10 @@ impl Core {
         self.counters.count("challenge_sent");
         let ack = flow.client_next().unwrap_or(segment.seq());
         let bare = flow.leg.segment(self.now, flow.server_next(), ack, self.own_window(flow));
-        // What the kernel translates carries the backend's clock, which this one may be ahead of: the client would take all that
-        // follows for old (RFC 7323 §5). A peer that lost the connection needs no timestamp.
-        let unseen = matches!(&flow.state, State::Spliced(splice) if splice.kernel);
-        let timestamps = bare.timestamps.filter(|_| !unseen);
+        // A spliced connection carries the backend's clock, which this one may be far ahead of after a restart: the client would
+        // take all that follows for old (RFC 7323 §5). A peer that lost the connection needs no timestamp.
+        let spliced = matches!(&flow.state, State::Spliced(_));
+        let timestamps = bare.timestamps.filter(|_| !spliced);
         self.send(SegmentBuilder { timestamps, ..bare }.build());
     }
 

@@ -69,7 +69,7 @@ impl Splice {
             return true;
         }
         let place = self.window.map(|window| window.judge_reset(segment.seq()));
-        self.closing.reset |= place.is_none_or(|place| place == Reset::Exact);
+        self.closing.reset |= place == Some(Reset::Exact);
         place != Some(Reset::Outside)
     }
 
@@ -200,11 +200,25 @@ impl Core {
                 debts.to_backend.handle_ack(self.now, segment.ack(), debts.leg.window as usize);
             }
             self.pay_backend(&flow.leg, debts);
+            if segment.seq().before(debts.point - splice.delta) && !segment.payload().is_empty() {
+                return self.acknowledge_taken_in(flow, segment);
+            }
         }
         splice.closing.server_fin |= segment.flags().fin();
         self.note_close(flow);
         self.settle_debts(flow);
         Pass::Translated(translation)
+    }
+
+    /// The alternate repeats what was taken in. Of an answer to a `Range` request that is a head and bytes that the client has
+    /// elsewhere in its stream: a client that still lacks re-sent bytes there must not get it.
+    fn acknowledge_taken_in(&mut self, flow: &Flow, segment: &TcpSegment<'_>) -> Pass {
+        let State::Spliced(Splice { debts: Some(debts), .. }) = &flow.state else { return Pass::No };
+        self.counters.count("taken_in_again_dropped");
+        let window = flow.leg.room(debts.point.max(flow.leg.acked));
+        let packet = debts.leg.segment(&flow.leg, segment.ack(), debts.leg.irs + 1, window).build();
+        self.send(packet);
+        Pass::No
     }
 
     /// The backend repeats its SYN-ACK: our ACK with the request was lost. Acknowledge it; the client repeats the data.
