@@ -1,11 +1,11 @@
 //! The table of connections, and who gets a packet.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use cluster::config::BackendState;
-use cluster::control::{Client, ConnectionStatus, FromProxy, Outcome, ProxyStatus, RecoveryOrder};
+use cluster::control::{Client, FromProxy, Outcome, ProxyStatus, RecoveryOrder};
 use packet::{Flags, PacketError, Seq, TcpSegment, Time};
 
 use crate::action::{Action, EntryState, KernelSplice, Stage, Verdict};
@@ -14,6 +14,7 @@ use crate::flow::{Closing, Flow, Splice, State};
 use crate::leg::ClientLeg;
 use crate::routing::Routing;
 use crate::secret::Secret;
+use crate::table::Table;
 
 /// Connections that a status answer lists at most.
 pub(crate) const STATUS_CONNECTIONS: usize = 10_000;
@@ -21,20 +22,14 @@ pub(crate) const STATUS_CONNECTIONS: usize = 10_000;
 /// All connections of one proxy.
 pub struct Engine {
     pub(crate) core: Core,
-    flows: HashMap<Client, Flow>,
-    timers: BTreeSet<(Time, Client)>,
-    half_open: usize,
+    table: Table,
 }
 
 impl Engine {
     /// No connections yet.
     pub fn new(settings: Settings, secret: Secret) -> Self {
-        Self {
-            core: Core::new(settings, secret),
-            flows: HashMap::new(),
-            timers: BTreeSet::new(),
-            half_open: 0,
-        }
+        let table = Table::new(settings.service);
+        Self { core: Core::new(settings, secret), table }
     }
 
     /// A queued packet; rewritten in place if it goes on.
@@ -46,25 +41,22 @@ impl Engine {
         };
         let from_client = segment.destination() == self.core.settings.service;
         let client = if from_client { segment.source() } else { segment.destination() };
+        let done = self
+            .table
+            .with(&mut self.core, client, |core, flow| core.handle_known(flow, packet, from_client, stage));
+        done.unwrap_or_else(|| {
+            self.handle_unknown(packet, from_client);
+            Verdict::Drop
+        })
+    }
+
+    fn handle_unknown(&mut self, packet: &[u8], from_client: bool) {
+        let Ok(segment) = TcpSegment::parse(packet) else { return };
         if !from_client && !self.core.settings.routing.knows(segment.source()) {
             self.core.counters.count("foreign_dropped");
-            return Verdict::Drop;
-        }
-        let Some(mut flow) = self.take(client) else {
-            self.handle_stranger(&segment, from_client);
-            return Verdict::Drop;
-        };
-        let verdict = if from_client {
-            self.core.handle_client(&mut flow, &segment)
         } else {
-            self.core.handle_backend(&mut flow, &segment)
-        };
-        let verdict = match verdict {
-            Pass::No => Verdict::Drop,
-            Pass::Translated(translation) => self.core.pass(&flow, packet, &translation, stage),
-        };
-        self.put(flow);
-        verdict
+            self.handle_stranger(&segment, from_client);
+        }
     }
 
     /// No whole TCP segment. The kernel puts fragments together before they are queued; what is one nevertheless is dropped.
@@ -87,7 +79,7 @@ impl Engine {
         } else if flags.syn() && !flags.ack() && !flags.rst() && !flags.fin() {
             self.handle_syn(segment);
         } else if let Some(mut flow) = self.core.continue_setup(segment) {
-            if self.flows.len() >= self.core.settings.splice.connections {
+            if self.table.len() >= self.core.settings.splice.connections {
                 return self.core.counters.count("syn_cookie_dropped_connection_limit");
             }
             self.core.handle_client(&mut flow, segment);
@@ -101,9 +93,9 @@ impl Engine {
     fn handle_syn(&mut self, segment: &TcpSegment<'_>) {
         self.core.stateless.renew(segment.source());
         let limits = &self.core.settings.splice;
-        if self.flows.len() >= limits.connections {
+        if self.table.len() >= limits.connections {
             self.core.counters.count("syn_dropped_connection_limit");
-        } else if self.half_open >= limits.half_open {
+        } else if self.table.half_open() >= limits.half_open {
             self.core.answer_without_state(segment);
         } else {
             let flow = self.core.accept(segment);
@@ -129,9 +121,11 @@ impl Engine {
     pub fn handle_splice_failed(&mut self, now: Time, client: Client) {
         self.core.now = now;
         self.core.counters.count("kernel_splice_refused");
+        let window = self.table.window(client);
         if let Some(mut flow) = self.take(client) {
             if let State::Spliced(splice) = &mut flow.state {
                 splice.kernel = false;
+                splice.window = splice.window.or(window);
                 splice.idle = self.core.busy();
                 self.core.suspend_packets(&mut flow);
                 self.core.park(&mut flow);
@@ -223,8 +217,12 @@ impl Engine {
 
     /// Clients whose connections the kernel translates.
     pub fn kernel_clients(&self) -> impl Iterator<Item = Client> + '_ {
-        let kernel = |flow: &&Flow| matches!(&flow.state, State::Spliced(splice) if splice.kernel);
-        self.flows.values().filter(kernel).map(Flow::client)
+        self.table.kernel_clients()
+    }
+
+    /// Whether the kernel translates this client's connection: otherwise the end of an entry of its means nothing.
+    pub fn is_kernel_client(&self, client: Client) -> bool {
+        self.table.in_kernel(client)
     }
 
     /// New connections avoid a backend, or may use it again.
@@ -239,7 +237,7 @@ impl Engine {
 
     /// Another configuration, which may replace the one before. Connections stay as they are.
     pub fn handle_reload(&mut self, settings: Settings) {
-        let used = self.flows.values().filter_map(Flow::backend).collect();
+        let used = self.table.backends().collect();
         self.core.settings.replace(settings, &used);
     }
 
@@ -255,20 +253,14 @@ impl Engine {
 
     /// When [`Self::handle_timeout`] is due.
     pub fn poll_timeout(&self) -> Option<Time> {
-        self.timers.first().map(|(time, _)| *time)
+        self.table.first_timer()
     }
 
     /// Does what is due.
     pub fn handle_timeout(&mut self, now: Time) {
         self.core.now = now;
-        while let Some((time, client)) = self.timers.first().copied() {
-            if time > now {
-                return;
-            }
-            if let Some(mut flow) = self.take(client) {
-                self.core.handle_flow_timeout(&mut flow);
-                self.put(flow);
-            }
+        while let Some(client) = self.table.next_due(now) {
+            self.table.with(&mut self.core, client, Core::handle_flow_timeout);
         }
     }
 
@@ -279,19 +271,13 @@ impl Engine {
 
     /// For `resplice status`.
     pub fn status(&self) -> ProxyStatus {
-        let connection = |flow: &Flow| ConnectionStatus {
-            client: flow.client(),
-            backend: flow.backend(),
-            state: flow.state_name().to_owned(),
-            resplices: flow.resplices,
-        };
         let mut with = BTreeMap::new();
-        for backend in self.flows.values().filter_map(Flow::backend) {
+        for backend in self.table.backends() {
             *with.entry(backend).or_default() += 1;
         }
         ProxyStatus {
-            connections: self.flows.values().take(STATUS_CONNECTIONS).map(connection).collect(),
-            total: self.flows.len() as u64,
+            connections: self.table.status().take(STATUS_CONNECTIONS).collect(),
+            total: self.table.len() as u64,
             backends: self.core.settings.routing.states(&with),
             counters: self.counters(),
         }
@@ -301,33 +287,17 @@ impl Engine {
     fn counters(&self) -> BTreeMap<String, u64> {
         let mut counters = self.core.counters.snapshot();
         counters.extend(self.core.settings.routing.counters());
-        counters.insert("half_open_now".to_owned(), self.half_open as u64);
+        counters.insert("half_open_now".to_owned(), self.table.half_open() as u64);
         counters.insert("setup_bytes_now".to_owned(), self.core.setup_bytes as u64);
         counters
     }
 
     pub(crate) fn take(&mut self, client: Client) -> Option<Flow> {
-        let mut flow = self.flows.remove(&client)?;
-        self.half_open -= usize::from(flow.is_half_open());
-        self.core.setup_bytes -= flow.setup_bytes();
-        if let Some(timer) = flow.timer.take() {
-            self.timers.remove(&(timer, client));
-        }
-        Some(flow)
+        self.table.take(&mut self.core, client)
     }
 
-    pub(crate) fn put(&mut self, mut flow: Flow) {
-        if matches!(flow.state, State::Gone) {
-            return self.core.stateless.spend(self.core.now, flow.client());
-        }
-        let client = flow.client();
-        self.half_open += usize::from(flow.is_half_open());
-        self.core.setup_bytes += flow.setup_bytes();
-        flow.timer = flow.deadline();
-        if let Some(timer) = flow.timer {
-            self.timers.insert((timer, client));
-        }
-        self.flows.insert(client, flow);
+    pub(crate) fn put(&mut self, flow: Flow) {
+        self.table.put(&mut self.core, flow);
     }
 }
 
@@ -346,6 +316,26 @@ pub(crate) enum Pass {
 }
 
 impl Core {
+    /// A packet of a connection in the table.
+    fn handle_known(
+        &mut self,
+        flow: &mut Flow,
+        packet: &mut [u8],
+        from_client: bool,
+        stage: Stage,
+    ) -> Verdict {
+        let Ok(segment) = TcpSegment::parse(packet) else { return Verdict::Drop };
+        let pass = if from_client {
+            self.handle_client(flow, &segment)
+        } else {
+            self.handle_backend(flow, &segment)
+        };
+        match pass {
+            Pass::No => Verdict::Drop,
+            Pass::Translated(translation) => self.pass(flow, packet, &translation, stage),
+        }
+    }
+
     /// Only the backend that the connection has now may speak: any other one is fenced.
     fn handle_backend(&mut self, flow: &mut Flow, segment: &TcpSegment<'_>) -> Pass {
         if flow.backend() != Some(segment.source()) {

@@ -117,7 +117,7 @@ pub(crate) struct Debts {
 }
 
 /// How far a connection that the proxy translates itself has been closed.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Closing {
     pub(crate) client_fin: bool,
     pub(crate) server_fin: bool,

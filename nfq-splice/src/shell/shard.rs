@@ -206,7 +206,7 @@ impl Shard {
     /// An entry may have been replaced meanwhile.
     fn handle_destroyed(&mut self, clients: &[Client]) -> Result<()> {
         for client in clients {
-            if !self.kernel.has_entry(*client)? {
+            if self.engine.is_kernel_client(*client) && !self.kernel.has_entry(*client)? {
                 self.engine.handle_entry_destroyed(now(), *client);
             }
         }

@@ -1,0 +1,211 @@
+//! The table of connections: the many that the kernel translates in few bytes each, the others whole, with their timers.
+
+use std::collections::{HashMap, VecDeque};
+use std::net::SocketAddr;
+
+use cluster::control::{Client, ConnectionStatus};
+use packet::Time;
+
+use crate::common::Core;
+use crate::compact::Compact;
+use crate::flow::{Flow, Splice, State};
+use crate::key::Key;
+use crate::timers::Timers;
+use crate::window::Window;
+
+/// Windows that are remembered: more than the splices of one batch of packets.
+const WINDOWS: usize = 1024;
+
+/// One place in the table.
+enum Entry {
+    Kernel(Compact),
+    Whole(Box<Flow>),
+}
+
+/// All connections of one engine. The hash is keyed with random numbers: clients choose their ports.
+pub(crate) struct Table {
+    service: SocketAddr,
+    entries: HashMap<Key, Entry>,
+    timers: Timers<Key>,
+    /// Of the latest splices, in case that the kernel refuses one.
+    windows: VecDeque<(Key, Window)>,
+    half_open: usize,
+}
+
+impl Table {
+    /// No connections to `service` yet.
+    pub(crate) fn new(service: SocketAddr) -> Self {
+        Self {
+            service,
+            entries: HashMap::new(),
+            timers: Timers::new(),
+            windows: VecDeque::new(),
+            half_open: 0,
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Connections that are not established yet.
+    pub(crate) fn half_open(&self) -> usize {
+        self.half_open
+    }
+
+    /// Works on a client's connection where it is. `None`: there is none.
+    pub(crate) fn with<T>(
+        &mut self,
+        core: &mut Core,
+        client: Client,
+        work: impl FnOnce(&mut Core, &mut Flow) -> T,
+    ) -> Option<T> {
+        let Self { service, entries, timers, windows, half_open } = self;
+        let key = Key::from(client);
+        let entry = entries.get_mut(&key)?;
+        if let Entry::Kernel(compact) = entry {
+            *entry = Entry::Whole(Box::new(compact.expand(client, *service, core.busy())));
+        }
+        let Entry::Whole(flow) = entry else { return None };
+        *half_open -= usize::from(flow.is_half_open());
+        core.setup_bytes -= flow.setup_bytes();
+        // A new connection of the same client may take the place of this one.
+        let timer = flow.timer;
+        let result = work(core, flow);
+        flow.timer = timer;
+        if matches!(flow.state, State::Gone) {
+            timers.set(key, &mut flow.timer, None);
+            entries.remove(&key);
+            core.stateless.spend(core.now, client);
+            return Some(result);
+        }
+        *half_open += usize::from(flow.is_half_open());
+        core.setup_bytes += flow.setup_bytes();
+        let wanted = flow.deadline();
+        timers.set(key, &mut flow.timer, wanted);
+        if let Some(compact) = Compact::of(flow) {
+            remember(windows, key, flow);
+            *entry = Entry::Kernel(compact);
+        }
+        Some(result)
+    }
+
+    /// Takes a connection out, to be put back or not.
+    pub(crate) fn take(&mut self, core: &mut Core, client: Client) -> Option<Flow> {
+        let key = Key::from(client);
+        let mut flow = match self.entries.remove(&key)? {
+            Entry::Kernel(compact) => compact.expand(client, self.service, core.busy()),
+            Entry::Whole(flow) => *flow,
+        };
+        self.half_open -= usize::from(flow.is_half_open());
+        core.setup_bytes -= flow.setup_bytes();
+        self.timers.set(key, &mut flow.timer, None);
+        Some(flow)
+    }
+
+    /// Puts it in, unless it is over. It must not be there.
+    pub(crate) fn put(&mut self, core: &mut Core, mut flow: Flow) {
+        if matches!(flow.state, State::Gone) {
+            return core.stateless.spend(core.now, flow.client());
+        }
+        let key = Key::from(flow.client());
+        self.half_open += usize::from(flow.is_half_open());
+        core.setup_bytes += flow.setup_bytes();
+        let wanted = flow.deadline();
+        self.timers.set(key, &mut flow.timer, wanted);
+        let entry = match Compact::of(&flow) {
+            Some(compact) => {
+                remember(&mut self.windows, key, &flow);
+                Entry::Kernel(compact)
+            }
+            None => Entry::Whole(Box::new(flow)),
+        };
+        self.entries.insert(key, entry);
+    }
+
+    /// What was known of the windows of a connection that was spliced just now.
+    pub(crate) fn window(&self, client: Client) -> Option<Window> {
+        let key = Key::from(client);
+        self.windows.iter().rev().find(|(known, _)| *known == key).map(|(_, window)| *window)
+    }
+
+    /// When [`Self::next_due`] will have something.
+    pub(crate) fn first_timer(&self) -> Option<Time> {
+        self.timers.first()
+    }
+
+    /// A client whose connection is due.
+    pub(crate) fn next_due(&mut self, now: Time) -> Option<Client> {
+        while let Some((time, key)) = self.timers.pop_due(now) {
+            if let Some(Entry::Whole(flow)) = self.entries.get_mut(&key)
+                && flow.timer == Some(time)
+            {
+                self.timers.taken(&mut flow.timer);
+                if flow.deadline().is_some_and(|deadline| deadline <= now) {
+                    return Some(key.into());
+                }
+                let wanted = flow.deadline();
+                self.timers.set(key, &mut flow.timer, wanted);
+            }
+        }
+        let entries = &self.entries;
+        self.timers.clean(
+            |time, key| matches!(entries.get(&key), Some(Entry::Whole(flow)) if flow.timer == Some(time)),
+        );
+        None
+    }
+
+    /// Clients whose connections the kernel translates.
+    pub(crate) fn kernel_clients(&self) -> impl Iterator<Item = Client> + '_ {
+        self.entries.iter().filter(|(_, entry)| entry.in_kernel()).map(|(key, _)| (*key).into())
+    }
+
+    /// The kernel translates this client's connection.
+    pub(crate) fn in_kernel(&self, client: Client) -> bool {
+        self.entries.get(&client.into()).is_some_and(Entry::in_kernel)
+    }
+
+    /// The backend of each connection that has one.
+    pub(crate) fn backends(&self) -> impl Iterator<Item = SocketAddr> + '_ {
+        self.entries.values().filter_map(|entry| match entry {
+            Entry::Kernel(compact) => Some(compact.backend()),
+            Entry::Whole(flow) => flow.backend(),
+        })
+    }
+
+    /// All connections, for `resplice status`.
+    pub(crate) fn status(&self) -> impl Iterator<Item = ConnectionStatus> + '_ {
+        self.entries.iter().map(|(key, entry)| match entry {
+            Entry::Kernel(compact) => ConnectionStatus {
+                client: (*key).into(),
+                backend: Some(compact.backend()),
+                state: "spliced-kernel".to_owned(),
+                resplices: compact.resplices(),
+            },
+            Entry::Whole(flow) => ConnectionStatus {
+                client: (*key).into(),
+                backend: flow.backend(),
+                state: flow.state_name().to_owned(),
+                resplices: flow.resplices,
+            },
+        })
+    }
+}
+
+fn remember(windows: &mut VecDeque<(Key, Window)>, key: Key, flow: &Flow) {
+    if let State::Spliced(Splice { window: Some(window), .. }) = &flow.state {
+        if windows.len() >= WINDOWS {
+            windows.pop_front();
+        }
+        windows.push_back((key, *window));
+    }
+}
+
+impl Entry {
+    fn in_kernel(&self) -> bool {
+        match self {
+            Self::Kernel(_) => true,
+            Self::Whole(flow) => matches!(&flow.state, State::Spliced(splice) if splice.kernel),
+        }
+    }
+}
