@@ -72,6 +72,7 @@ impl<K: Ord + Copy> Timers<K> {
         }
         if self.heap.len() > CLEAN_FROM + 2 * self.live {
             self.heap.retain(|Reverse((time, key))| is_wanted(*time, *key));
+            self.heap.shrink_to(2 * self.heap.len());
         }
     }
 
