@@ -11,6 +11,8 @@ use crate::parked::Parked;
 pub enum Stage {
     /// In raw PREROUTING, before conntrack: it may be rewritten and accepted.
     Raw,
+    /// A SYN, after conntrack, which knew no connection of these addresses when it came. As [`Self::Tracked`] otherwise.
+    Fresh,
     /// After conntrack: accepted it would confirm a wrong tuple (design §9), so it is always dropped or re-sent.
     Tracked,
 }

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use cluster::control::Client;
-use packet::{Seq, SynOptions};
+use packet::{Seq, SynOptions, Time};
 
 use crate::flow::{Closing, Flow, Idle, Splice, State};
 use crate::key::Key;
@@ -23,6 +23,8 @@ const HAS_TIMESTAMPS: u8 = 8;
 pub(crate) struct Compact {
     delta: u32,
     ts: u32,
+    /// When it was last seen here, milliseconds modulo 2³².
+    seen: u32,
     clock_offset: u32,
     clock_floor: u32,
     ts_recent: u32,
@@ -32,17 +34,24 @@ pub(crate) struct Compact {
     resplices: u32,
     mss: u16,
     backend: Key,
-    offered_scale: u8,
-    announced_scale: u8,
-    server_scale: u8,
+    /// Offered by the client, and applied by its backend.
     client_scale: u8,
+    /// Announced to the client, and the backend's own: otherwise the kernel could not translate.
+    server_scale: u8,
     bits: u8,
 }
 
 impl Compact {
     /// `None`: the connection is none that only the kernel has to do with.
     pub(crate) fn of(flow: &Flow) -> Option<Self> {
-        let Flow { leg, resplices, suspended: false, state: State::Spliced(splice), timer: None } = flow
+        let Flow {
+            leg,
+            resplices,
+            suspended: false,
+            parked: false,
+            state: State::Spliced(splice),
+            timer: None,
+        } = flow
         else {
             return None;
         };
@@ -57,7 +66,7 @@ impl Compact {
             closing,
             // Of no use while the kernel translates: the table remembers the latest for a while.
             window: _,
-            idle: _,
+            idle,
         } = splice
         else {
             return None;
@@ -79,9 +88,11 @@ impl Compact {
             return None;
         };
         let bit = |set: bool, bit: u8| if set { bit } else { 0 };
-        (*closing == Closing::default()).then(|| Self {
+        let same_scales = server_scale == announced_scale && *client_scale == leg.client_scale();
+        (same_scales && *closing == Closing::default()).then(|| Self {
             delta: *delta,
             ts: ts.unwrap_or(0),
+            seen: millis(idle.seen),
             clock_offset: *clock_offset,
             clock_floor: *clock_floor,
             ts_recent: *ts_recent,
@@ -91,10 +102,8 @@ impl Compact {
             resplices: *resplices,
             mss: mss.unwrap_or(0),
             backend: (*backend).into(),
-            offered_scale: window_scale.unwrap_or(NO_SCALE),
-            announced_scale: *announced_scale,
+            client_scale: window_scale.unwrap_or(NO_SCALE),
             server_scale: *server_scale,
-            client_scale: *client_scale,
             bits: bit(mss.is_some(), HAS_MSS)
                 | bit(*sack_permitted, HAS_SACK)
                 | bit(timestamp.is_some(), OFFERED_TIMESTAMPS)
@@ -103,11 +112,14 @@ impl Compact {
     }
 
     /// As before; the client's first timestamp, which nobody needs any more, is 0.
-    pub(crate) fn expand(&self, client: Client, service: SocketAddr, idle: Idle) -> Flow {
+    pub(crate) fn expand(&self, client: Client, service: SocketAddr, now: Time) -> Flow {
+        let seen = self.seen(now);
+        // Conntrack keeps account of idleness.
+        let idle = Idle { seen, check: now };
         let has = |bit: u8| self.bits & bit != 0;
         let options = SynOptions {
             mss: has(HAS_MSS).then_some(self.mss),
-            window_scale: (self.offered_scale != NO_SCALE).then_some(self.offered_scale),
+            window_scale: (self.client_scale != NO_SCALE).then_some(self.client_scale),
             sack_permitted: has(HAS_SACK),
             timestamp: has(OFFERED_TIMESTAMPS).then_some(0),
         };
@@ -115,7 +127,7 @@ impl Compact {
             client,
             service,
             options,
-            announced_scale: self.announced_scale,
+            announced_scale: self.server_scale,
             clock_offset: self.clock_offset,
             clock_floor: self.clock_floor,
             ts_recent: self.ts_recent,
@@ -129,14 +141,27 @@ impl Compact {
             delta: self.delta,
             ts: has(HAS_TIMESTAMPS).then_some(self.ts),
             server_scale: self.server_scale,
-            client_scale: self.client_scale,
+            client_scale: options.window_scale.unwrap_or(0),
             kernel: true,
             debts: None,
             closing: Closing::default(),
             window: None,
             idle,
         };
-        Flow { leg, resplices: self.resplices, suspended: false, state: State::Spliced(splice), timer: None }
+        Flow {
+            leg,
+            resplices: self.resplices,
+            suspended: false,
+            parked: false,
+            state: State::Spliced(splice),
+            timer: None,
+        }
+    }
+
+    /// Right for seven weeks, then too late.
+    pub(crate) fn seen(&self, now: Time) -> Time {
+        let ago = millis(now).wrapping_sub(self.seen);
+        Time::from_nanos(now.as_nanos().saturating_sub(u64::from(ago) * 1_000_000))
     }
 
     pub(crate) fn backend(&self) -> SocketAddr {
@@ -148,9 +173,12 @@ impl Compact {
     }
 }
 
+fn millis(time: Time) -> u32 {
+    (time.as_nanos() / 1_000_000) as u32
+}
+
 #[cfg(test)]
 mod tests {
-    use packet::Time;
     use proptest::prelude::*;
 
     use super::*;
@@ -159,14 +187,14 @@ mod tests {
         #[test]
         fn nothing_is_lost(
             numbers in any::<[u32; 8]>(),
-            scales in prop::array::uniform4(0..15_u8),
+            scales in prop::array::uniform2(0..15_u8),
             options in any::<(Option<u16>, bool, bool, bool, bool)>(),
             window in prop::option::of(0..1_u32 << 30),
             client in any::<([u8; 4], u16)>(),
             backend in any::<([u8; 16], u16)>(),
         ) {
             let [delta, ts, clock_offset, clock_floor, ts_recent, acked, resplices, max_window] = numbers;
-            let [offered, announced_scale, server_scale, client_scale] = scales;
+            let [offered, server_scale] = scales;
             let (mss, sack_permitted, scaled, timestamps, both) = options;
             let service: SocketAddr = ([10, 9, 9, 9], 80).into();
             let options = SynOptions {
@@ -176,17 +204,16 @@ mod tests {
                 timestamp: timestamps.then_some(0),
             };
             let leg = ClientLeg {
-                client: client.into(), service, options, announced_scale, clock_offset, clock_floor, ts_recent,
+                client: client.into(), service, options, announced_scale: server_scale, clock_offset, clock_floor, ts_recent,
                 acked: Seq(acked), window, odd_places: false, max_window,
             };
             let idle = Idle { seen: Time::from_millis(1), check: Time::from_millis(2) };
             let splice = Splice {
-                backend: backend.into(), delta, ts: (timestamps && both).then_some(ts), server_scale, client_scale,
-                kernel: true, debts: None, closing: Closing::default(), window: None, idle,
+                backend: backend.into(), delta, ts: (timestamps && both).then_some(ts), server_scale, client_scale: if scaled { offered } else { 0 }, kernel: true, debts: None, closing: Closing::default(), window: None, idle,
             };
-            let flow = Flow { leg, resplices, suspended: false, state: State::Spliced(splice), timer: None };
+            let flow = Flow { leg, resplices, suspended: false, parked: false, state: State::Spliced(splice), timer: None };
             let compact = Compact::of(&flow).unwrap();
-            let expanded = compact.expand(client.into(), service, idle);
+            let expanded = compact.expand(client.into(), service, Time::from_millis(100));
             prop_assert_eq!(Compact::of(&expanded), Some(compact));
             prop_assert_eq!(expanded.leg.options, flow.leg.options);
             prop_assert_eq!((expanded.leg.window, expanded.leg.max_window), (window, max_window));

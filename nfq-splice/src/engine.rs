@@ -19,6 +19,9 @@ use crate::table::Table;
 /// Connections that a status answer lists at most.
 pub(crate) const STATUS_CONNECTIONS: usize = 10_000;
 
+/// A SYN may wait in its queue so long: what the kernel knew when it came is then no longer true of a younger splice.
+const FRESH_DELAY: Duration = Duration::from_secs(2);
+
 /// All connections of one proxy.
 pub struct Engine {
     pub(crate) core: Core,
@@ -41,6 +44,9 @@ impl Engine {
         };
         let from_client = segment.destination() == self.core.settings.service;
         let client = if from_client { segment.source() } else { segment.destination() };
+        if stage == Stage::Fresh {
+            self.drop_ended(client);
+        }
         let done = self
             .table
             .with(&mut self.core, client, |core, flow| core.handle_known(flow, packet, from_client, stage));
@@ -48,6 +54,15 @@ impl Engine {
             self.handle_unknown(packet, from_client);
             Verdict::Drop
         })
+    }
+
+    /// The kernel knows no connection of this client, and that is no news of before the splice: it has ended.
+    fn drop_ended(&mut self, client: Client) {
+        let spliced = self.table.kernel_seen(client, self.core.now);
+        if spliced.is_some_and(|seen| self.core.now.since(seen) >= FRESH_DELAY) {
+            self.core.counters.count("port_reused");
+            self.take(client);
+        }
     }
 
     fn handle_unknown(&mut self, packet: &[u8], from_client: bool) {
@@ -107,7 +122,11 @@ impl Engine {
     pub fn handle_entry_state(&mut self, now: Time, client: Client, state: EntryState, syn: &[u8]) {
         self.core.now = now;
         let Ok(segment) = TcpSegment::parse(syn) else { return };
-        let Some(flow) = self.take(client) else { return self.handle_stranger(&segment, true) };
+        if !self.table.in_kernel(client) {
+            self.handle_packet(now, &mut syn.to_vec(), Stage::Tracked);
+            return;
+        }
+        let Some(flow) = self.take(client) else { return };
         if state == EntryState::Open {
             self.core.challenge_by_backend(&flow, &segment);
             return self.put(flow);

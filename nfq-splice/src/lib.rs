@@ -10,6 +10,7 @@
 mod action;
 mod alternate;
 mod answer;
+mod batch;
 mod bridge;
 mod client;
 mod common;
@@ -37,6 +38,7 @@ mod timers;
 mod window;
 
 pub use action::{Action, EntryState, KernelSplice, Stage, Verdict};
+pub use batch::Batch;
 pub use common::Settings;
 pub use engine::Engine;
 pub use parked::Parked;

@@ -64,7 +64,7 @@ impl Table {
         let key = Key::from(client);
         let entry = entries.get_mut(&key)?;
         if let Entry::Kernel(compact) = entry {
-            *entry = Entry::Whole(Box::new(compact.expand(client, *service, core.busy())));
+            *entry = Entry::Whole(Box::new(compact.expand(client, *service, core.now)));
         }
         let Entry::Whole(flow) = entry else { return None };
         *half_open -= usize::from(flow.is_half_open());
@@ -94,7 +94,7 @@ impl Table {
     pub(crate) fn take(&mut self, core: &mut Core, client: Client) -> Option<Flow> {
         let key = Key::from(client);
         let mut flow = match self.entries.remove(&key)? {
-            Entry::Kernel(compact) => compact.expand(client, self.service, core.busy()),
+            Entry::Kernel(compact) => compact.expand(client, self.service, core.now),
             Entry::Whole(flow) => *flow,
         };
         self.half_open -= usize::from(flow.is_half_open());
@@ -163,6 +163,17 @@ impl Table {
     /// The kernel translates this client's connection.
     pub(crate) fn in_kernel(&self, client: Client) -> bool {
         self.entries.get(&client.into()).is_some_and(Entry::in_kernel)
+    }
+
+    /// When a connection that the kernel translates was last seen here: mostly, when it was spliced.
+    pub(crate) fn kernel_seen(&self, client: Client, now: Time) -> Option<Time> {
+        match self.entries.get(&client.into())? {
+            Entry::Kernel(compact) => Some(compact.seen(now)),
+            Entry::Whole(flow) => match &flow.state {
+                State::Spliced(splice) if splice.kernel => Some(splice.idle.seen),
+                _ => None,
+            },
+        }
     }
 
     /// The backend of each connection that has one.

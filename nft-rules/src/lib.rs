@@ -36,6 +36,8 @@ pub const PARKED_MARK: u32 = 0x5e51_0004;
 pub const RAW_MARK: u32 = 0x5e51_0002;
 /// Packet mark of what is queued before conntrack: only such packets may be rewritten and accepted.
 pub const BEFORE_CONNTRACK_MARK: u32 = 0x5e51_0003;
+/// Packet mark of a SYN to the service that belongs to no connection that conntrack knows.
+pub const FRESH_MARK: u32 = 0x5e51_0005;
 /// The proxy's table.
 pub const PROXY_TABLE: &str = "resplice_proxy";
 /// The logger's table.

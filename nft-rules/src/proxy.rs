@@ -18,8 +18,8 @@ use netfilter::Family;
 use crate::network;
 use crate::text::{self, Chain, elements, to};
 use crate::{
-    BACKEND_CHAIN, BEFORE_CONNTRACK_MARK, CLIENT_CHAIN, Error, PROXY_QUEUE, PROXY_TABLE, QUEUED_SET,
-    QueueForm, RAW_MARK, Ruleset, SPLICED_MARK, placement, queue_chain,
+    BACKEND_CHAIN, BEFORE_CONNTRACK_MARK, CLIENT_CHAIN, Error, FRESH_MARK, PROXY_QUEUE, PROXY_TABLE,
+    QUEUED_SET, QueueForm, RAW_MARK, Ruleset, SPLICED_MARK, placement, queue_chain,
 };
 
 /// What the proxy's rules depend on.
@@ -77,7 +77,8 @@ impl ProxyRules {
         rules
     }
 
-    /// After conntrack: new connections (also on a port whose old entry is still there), then the spliced pass,
+    /// After conntrack: new connections (also on a port whose old entry is still there; the daemon need not ask for one where
+    /// conntrack found none, or has itself removed one in TIME-WAIT), then the spliced pass,
     /// then all the rest of ours.
     ///
     /// A backend's RST and SYN-ACK are the daemon's even when spliced: conntrack's SYNPROXY hook would take them for
@@ -87,6 +88,7 @@ impl ProxyRules {
         let (ip, service, backends) = (self.family().name(), to(self.service), elements(&self.backends));
         let from_backend = format!("{ip} saddr . tcp sport {backends} fib daddr type != local");
         vec![
+            format!("{service} {SYN} ct state new meta mark set {FRESH_MARK:#x} goto {CLIENT_CHAIN}"),
             format!("{service} tcp flags & (syn | urg) != 0 goto {CLIENT_CHAIN}"),
             format!("{from_backend} tcp flags & (syn | rst | urg) != 0 goto {BACKEND_CHAIN}"),
             format!("ct mark {SPLICED_MARK:#x} accept"),
@@ -158,6 +160,8 @@ pub fn proxy_queues(cluster: &Cluster) -> u16 {
     let wanted = if configured == 0 { netfilter::queue::online_cores() } else { configured };
     wanted.clamp(1, placement::MAX_QUEUES)
 }
+
+const SYN: &str = "tcp flags & (syn | ack) == syn";
 
 /// No packet has two marks.
 const NEVER_SYNPROXY: &str = "meta mark 1 meta mark 2 tcp dport 1 ct state invalid,untracked \

@@ -130,7 +130,7 @@ impl Conntrack {
         encode::get(&mut self.request, sequence, client, service)?;
         let mut found = None;
         let mut errno = None;
-        self.socket.request("get splice", self.request.bytes(), &mut |message| {
+        self.socket.request_until("get splice", self.request.bytes(), sequence, &mut |message| {
             if message.sequence == sequence {
                 errno = errno.or(message.error().filter(|_| message.kind == netlink::ERROR));
                 found = found.or(decode(message).and_then(Decoded::status));
@@ -179,6 +179,7 @@ impl Conntrack {
         results
     }
 
+    /// Only the last request is acknowledged; of the others the kernel tells what it refused, before it.
     fn chunk<I>(
         &mut self,
         what: &'static str,
@@ -186,26 +187,43 @@ impl Conntrack {
         write: &impl Fn(&mut Builder, u32, &I) -> Result<(), Error>,
     ) -> Vec<Result<i32, Error>> {
         self.request.clear();
-        let mut sequences = Vec::with_capacity(items.len());
+        let first = self.socket.next_sequence();
+        let (mut last, mut start) = (first, 0);
         let mut outcomes: Vec<Result<i32, Error>> = Vec::with_capacity(items.len());
-        for item in items {
-            let sequence = self.socket.next_sequence();
-            sequences.push(sequence);
-            outcomes.push(write(&mut self.request, sequence, item).and(Err(Error::Answer(what))));
+        for (index, item) in items.iter().enumerate() {
+            let sequence = if index == 0 { first } else { self.socket.next_sequence() };
+            let end = self.request.bytes().len();
+            let written = write(&mut self.request, sequence, item);
+            if written.is_ok() {
+                (last, start) = (sequence, end);
+            }
+            outcomes.push(written.map(|()| 0));
         }
-        let sent = self.socket.request(what, self.request.bytes(), &mut |message| {
-            let index = sequences.iter().position(|sequence| *sequence == message.sequence);
-            let place = index.and_then(|index| outcomes.get_mut(index));
-            if let (Some(place), Some(errno), netlink::ERROR) = (place, message.error(), message.kind) {
+        if self.request.bytes().is_empty() {
+            return outcomes;
+        }
+        self.request.add_flags(start, libc::NLM_F_ACK as u16);
+        let mut answered = false;
+        let sent = self.socket.request_until(what, self.request.bytes(), last, &mut |message| {
+            let index = message.sequence.wrapping_sub(first) as usize;
+            if let (Some(place), Some(errno)) = (outcomes.get_mut(index), message.error()) {
                 *place = Ok(errno);
+                answered |= message.sequence == last;
             }
         });
-        if let Err(Error::System { source, .. }) = sent {
-            let errno = source.raw_os_error().unwrap_or(libc::EIO);
-            for outcome in &mut outcomes {
-                *outcome = Err(Error::errno(what, errno));
+        if !answered {
+            let errno = errno_of(&sent);
+            for outcome in outcomes.iter_mut().filter(|outcome| outcome.is_ok()) {
+                *outcome = Err(errno.map_or(Error::Answer(what), |errno| Error::errno(what, errno)));
             }
         }
         outcomes
+    }
+}
+
+fn errno_of(result: &Result<(), Error>) -> Option<i32> {
+    match result {
+        Err(Error::System { source, .. }) => Some(source.raw_os_error().unwrap_or(libc::EIO)),
+        _ => None,
     }
 }

@@ -59,12 +59,18 @@ pub struct Events {
 }
 
 impl Events {
-    /// Subscribes; `receive_buffer` (bytes) is what may wait until an overrun.
-    pub fn subscribe(receive_buffer: usize) -> Result<Self, Error> {
+    /// Subscribes to these kinds; `receive_buffer` (bytes) is what may wait until an overrun. A kind that nobody subscribes to
+    /// costs the kernel nothing.
+    pub fn subscribe(receive_buffer: usize, kinds: &[EventKind]) -> Result<Self, Error> {
         let socket = Socket::open()?;
         socket.receive_buffer(receive_buffer)?;
-        socket.option(libc::NETLINK_ADD_MEMBERSHIP, GROUP_DESTROY)?;
-        socket.option(libc::NETLINK_ADD_MEMBERSHIP, GROUP_UPDATE)?;
+        for kind in kinds {
+            let group = match kind {
+                EventKind::Updated => GROUP_UPDATE,
+                EventKind::Destroyed => GROUP_DESTROY,
+            };
+            socket.option(libc::NETLINK_ADD_MEMBERSHIP, group)?;
+        }
         Ok(Self { socket, buffer: vec![0; BUFFER_BYTES], pending: VecDeque::new() })
     }
 

@@ -60,6 +60,13 @@ impl Builder {
         self.patch(start, &length.to_ne_bytes());
     }
 
+    /// Sets further flags of the message that begins at `start`.
+    pub(crate) fn add_flags(&mut self, start: usize, flags: u16) {
+        if let Some(set) = read(&self.bytes, start + 6).map(u16::from_ne_bytes) {
+            self.patch(start + 6, &(set | flags).to_ne_bytes());
+        }
+    }
+
     /// `value` is at most [`MAX_VALUE`] long: the caller's duty where lengths come from outside.
     pub(crate) fn attribute(&mut self, kind: u16, value: &[u8]) {
         debug_assert!(value.len() <= MAX_VALUE);

@@ -17,11 +17,13 @@ pub use verdicts::{Verdict, Verdicts};
 
 use crate::Error;
 use crate::netlink::{self, Builder, Head};
-use crate::socket::{Pool, Socket};
+use crate::socket::{POOL, Pool, Socket};
 use message::{Parsed, Received};
 
 /// Room that one message needs: the longest payload (65,531 bytes) and everything else the kernel sends with it.
 pub const RECEIVE_BYTES: usize = 65 << 10;
+/// Packets of one [`Queue::recv_batch`] at most.
+pub const BATCH: usize = POOL;
 const SUBSYSTEM: u16 = 3 << 8;
 const MESSAGE_CONFIG: u16 = SUBSYSTEM | 2;
 const CONFIG_COMMAND: u16 = 1;
@@ -128,8 +130,8 @@ impl Queue {
         Ok(Self { socket, verdicts, pool: None, counters: Counters::default() })
     }
 
-    /// Receives what waits, at most 32 packets, without blocking. Returns the number of messages: 0 when none
-    /// waits. Verdicts pushed by `handler` leave with the next [`Queue::flush`].
+    /// Receives what waits, at most [`BATCH`] packets, without blocking. Returns the number of messages: fewer when no
+    /// more wait. Verdicts pushed by `handler` leave with the next [`Queue::flush`].
     pub fn recv_batch(
         &mut self,
         handler: &mut dyn FnMut(QueuedPacket<'_>, &mut Verdicts),

@@ -142,6 +142,38 @@ impl Socket {
         result.map_err(|error| Error::system(what, error))
     }
 
+    /// The same, for requests of which only the last is acknowledged if all goes well: ends with the answer to `last`.
+    pub(crate) fn request_until(
+        &mut self,
+        what: &'static str,
+        request: &[u8],
+        last: u32,
+        handle: &mut dyn FnMut(&Message<'_>),
+    ) -> Result<(), Error> {
+        self.send(request).map_err(|error| Error::system(what, error))?;
+        let mut buffer = std::mem::take(&mut self.answer);
+        buffer.resize(ANSWER_BYTES, 0);
+        let result = self.drain_until(&mut buffer, last, handle);
+        self.answer = buffer;
+        result.map_err(|error| Error::system(what, error))
+    }
+
+    fn drain_until(
+        &self,
+        buffer: &mut [u8],
+        last: u32,
+        handle: &mut dyn FnMut(&Message<'_>),
+    ) -> io::Result<()> {
+        let mut done = false;
+        while !done && let Some(length) = self.receive(buffer)? {
+            for message in netlink::messages(buffer.get(..length).unwrap_or_default()) {
+                done |= message.sequence == last && message.error().is_some();
+                handle(&message);
+            }
+        }
+        Ok(())
+    }
+
     fn drain(&self, buffer: &mut [u8], handle: &mut dyn FnMut(&Message<'_>)) -> io::Result<()> {
         while let Some(length) = self.receive(buffer)? {
             netlink::messages(buffer.get(..length).unwrap_or_default()).for_each(|message| handle(&message));

@@ -59,6 +59,8 @@ fn through_handshake(port: u16) -> SpliceEntry {
     SpliceEntry { client_offset: 1000, ..entry(port) }
 }
 
+const BOTH: [EventKind; 2] = [EventKind::Updated, EventKind::Destroyed];
+
 #[test]
 fn an_entry_is_read_back_as_it_was_made() {
     let Some(net) = Net::up("ce") else { return };
@@ -156,7 +158,7 @@ fn events_tell_changes_and_ends() {
     let Some(net) = Net::up("cv") else { return };
     net.nft("r", HOOKS);
     let (mut events, mut conntrack) =
-        net.inside("r", || (Events::subscribe(1 << 20).unwrap(), Conntrack::open().unwrap()));
+        net.inside("r", || (Events::subscribe(1 << 20, &BOTH).unwrap(), Conntrack::open().unwrap()));
     let entry = through_handshake(4000);
     conntrack.create(&entry).unwrap();
     assert_eq!(events.next().unwrap(), None);
@@ -189,7 +191,7 @@ fn lost_events_are_told() {
     let Some(net) = Net::up("co") else { return };
     net.nft("r", HOOKS);
     net.inside("r", || {
-        let mut events = Events::subscribe(4096).unwrap();
+        let mut events = Events::subscribe(4096, &BOTH).unwrap();
         let mut conntrack = Conntrack::open().unwrap();
         let entries: Vec<SpliceEntry> = (1000..1200).map(entry).collect();
         let flows: Vec<_> = entries.iter().map(|entry| (entry.client, entry.service)).collect();

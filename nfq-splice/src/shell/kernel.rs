@@ -5,12 +5,12 @@ use std::net::SocketAddr;
 
 use anyhow::{Context, Result};
 use cluster::config::Cluster;
-use cluster::control::{Client, FromProxy};
+use cluster::control::Client;
 use netfilter::conntrack::{Conntrack, SpliceEntry, TcpState};
 use netfilter::raw::RawSender;
 use netfilter::sets::Sets;
 use netfilter::{Error, Family};
-use nfq_splice::{Action, Engine, EntryState, KernelSplice, Parked};
+use nfq_splice::{Batch, Engine, EntryState, KernelSplice, Parked};
 use nft_rules::{PARKED_MARK, PROXY_TABLE, QUEUED_SET, RAW_MARK, SPLICED_MARK};
 use packet::Time;
 
@@ -43,8 +43,7 @@ pub(super) struct Kernel {
     raw: RawSender,
     service: SocketAddr,
     timeout_s: u32,
-    outgoing: Vec<Vec<u8>>,
-    answers: Vec<Answer>,
+    entries: Vec<SpliceEntry>,
 }
 
 impl Kernel {
@@ -57,8 +56,7 @@ impl Kernel {
             raw: RawSender::open(RAW_MARK).context("opening the raw socket")?,
             service,
             timeout_s: u32::try_from(cluster.splice.idle_timeout_s).unwrap_or(u32::MAX),
-            outgoing: Vec::new(),
-            answers: Vec::new(),
+            entries: Vec::new(),
         })
     }
 
@@ -94,72 +92,64 @@ impl Kernel {
         Ok(self.conntrack.get(client, self.service)?.is_some_and(|status| status.entry.mark == SPLICED_MARK))
     }
 
-    /// Executes one action; a message for the managers is handed back.
-    pub(super) fn execute(&mut self, action: Action) -> Result<Option<FromProxy>> {
-        match action {
-            Action::Send(packet) => {
-                self.outgoing.push(packet);
-                return Ok(None);
-            }
-            Action::Tell(message) => return Ok(Some(message)),
-            _ => self.flush(),
+    /// Executes all but the messages to managers. What the kernel answers comes back.
+    pub(super) fn execute(&mut self, batch: &mut Batch) -> Result<Vec<Answer>> {
+        let mut answers = Vec::new();
+        for (client, syn) in batch.inspect.drain(..) {
+            let found = self.conntrack.get(client, self.service).context("looking for a splice")?;
+            let state = found.map_or(EntryState::Missing, |status| state(status.state));
+            answers.push(Answer::State(client, state, syn));
         }
-        match action {
-            Action::Suspend(client) => self.suspended.add(&[client]).context("queueing a flow")?,
-            Action::Resume(client) => self.suspended.delete(&[client]).context("un-queueing a flow")?,
-            Action::Splice(splice) => self.splice(&splice),
-            Action::Park(parked) => self.park(&parked),
-            Action::Unsplice(client) => {
-                self.conntrack.delete(client, self.service).context("deleting a splice")?;
-            }
-            Action::Inspect { client, syn } => {
-                let found = self.conntrack.get(client, self.service).context("looking for a splice")?;
-                let state = found.map_or(EntryState::Missing, |status| state(status.state));
-                self.answers.push(Answer::State(client, state, syn));
-            }
-            Action::Send(_) | Action::Tell(_) => {}
+        self.suspended.add(&batch.suspend).context("queueing flows")?;
+        self.unsplice(&batch.unsplice)?;
+        self.splice(&batch.splice, &mut answers);
+        self.park(&batch.park);
+        self.suspended.delete(&batch.resume).context("un-queueing flows")?;
+        self.send(&mut batch.send, &mut answers);
+        Ok(answers)
+    }
+
+    fn unsplice(&mut self, clients: &[Client]) -> Result<()> {
+        if clients.is_empty() {
+            return Ok(());
         }
-        Ok(None)
+        let flows: Vec<_> = clients.iter().map(|client| (*client, self.service)).collect();
+        let results = self.conntrack.delete_all(&flows);
+        results.into_iter().try_for_each(|result| result.map(drop)).context("deleting a splice")
+    }
+
+    fn splice(&mut self, splices: &[KernelSplice], answers: &mut Vec<Answer>) {
+        self.entries.clear();
+        self.entries.extend(splices.iter().map(|splice| entry_of(splice, self.service, self.timeout_s)));
+        for (entry, created) in self.entries.iter().zip(self.conntrack.create_all(&self.entries)) {
+            if let Err(error) = created.or_else(|error| replace(&mut self.conntrack, entry, error)) {
+                tracing::warn!(client = %entry.client, %error, "the kernel refused a splice; going on in userspace");
+                answers.push(Answer::Refused(entry.client));
+            }
+        }
     }
 
     /// Renewed before half of its time has passed.
-    fn park(&mut self, parked: &Parked) {
-        let entry = SpliceEntry {
+    fn park(&mut self, parked: &[Parked]) {
+        self.entries.clear();
+        self.entries.extend(parked.iter().map(|parked| SpliceEntry {
             client_offset: parked.rest(),
             mark: PARKED_MARK,
-            timeout_s: self.timeout_s.saturating_mul(2),
-            ..self.entry_of(&parked.splice)
-        };
-        if let Err(error) = self.replace(&entry) {
-            tracing::debug!(client = %entry.client, %error, "not kept for the next daemon");
-        }
-    }
-
-    fn replace(&mut self, entry: &SpliceEntry) -> Result<(), Error> {
-        match self.conntrack.create(entry) {
-            Err(Error::Exists) => {
-                let _ = self.conntrack.delete(entry.client, entry.service);
-                self.conntrack.create(entry)
+            ..entry_of(&parked.splice, self.service, self.timeout_s.saturating_mul(2))
+        }));
+        for (entry, created) in self.entries.iter().zip(self.conntrack.create_all(&self.entries)) {
+            if let Err(error) = created.or_else(|error| replace(&mut self.conntrack, entry, error)) {
+                tracing::debug!(client = %entry.client, %error, "not kept for the next daemon");
             }
-            created => created,
         }
     }
 
-    fn splice(&mut self, splice: &KernelSplice) {
-        let entry = self.entry_of(splice);
-        if let Err(error) = self.replace(&entry) {
-            tracing::warn!(client = %splice.client, %error, "the kernel refused a splice; going on in userspace");
-            self.answers.push(Answer::Refused(splice.client));
-        }
-    }
-
-    /// Sends what has been collected.
-    pub(super) fn flush(&mut self) {
-        if self.outgoing.is_empty() {
+    fn send(&mut self, packets: &mut [Vec<u8>], answers: &mut Vec<Answer>) {
+        if packets.is_empty() {
             return;
         }
-        let sent = self.raw.send_batch(&self.outgoing);
-        if sent.sent < self.outgoing.len() {
+        let sent = self.raw.send_batch(packets);
+        if sent.sent < packets.len() {
             tracing::debug!(
                 too_long = sent.too_long.len(),
                 no_room = sent.no_room,
@@ -168,32 +158,36 @@ impl Kernel {
             );
         }
         for index in sent.too_long {
-            if let Some(packet) = self.outgoing.get_mut(index) {
-                self.answers.push(Answer::TooLong(std::mem::take(packet)));
+            if let Some(packet) = packets.get_mut(index) {
+                answers.push(Answer::TooLong(std::mem::take(packet)));
             }
         }
-        self.outgoing.clear();
     }
+}
 
-    pub(super) fn take_answers(&mut self) -> Vec<Answer> {
-        std::mem::take(&mut self.answers)
+/// An entry of an earlier connection of this client is in the way.
+fn replace(conntrack: &mut Conntrack, entry: &SpliceEntry, error: Error) -> Result<(), Error> {
+    if !matches!(error, Error::Exists) {
+        return Err(error);
     }
+    conntrack.delete(entry.client, entry.service)?;
+    conntrack.create(entry)
+}
 
-    fn entry_of(&self, splice: &KernelSplice) -> SpliceEntry {
-        SpliceEntry {
-            client: splice.client,
-            service: self.service,
-            backend: splice.backend,
-            server_offset: splice.delta,
-            client_offset: 0,
-            // The kernel subtracts it from the backend's TSval.
-            timestamp_offset: splice.timestamps.unwrap_or(0).wrapping_neg(),
-            has_timestamps: splice.timestamps.is_some(),
-            mark: SPLICED_MARK,
-            timeout_s: self.timeout_s,
-            window_scales: splice.window_scales,
-            sack_permitted: splice.sack_permitted,
-        }
+fn entry_of(splice: &KernelSplice, service: SocketAddr, timeout_s: u32) -> SpliceEntry {
+    SpliceEntry {
+        client: splice.client,
+        service,
+        backend: splice.backend,
+        server_offset: splice.delta,
+        client_offset: 0,
+        // The kernel subtracts it from the backend's TSval.
+        timestamp_offset: splice.timestamps.unwrap_or(0).wrapping_neg(),
+        has_timestamps: splice.timestamps.is_some(),
+        mark: SPLICED_MARK,
+        timeout_s,
+        window_scales: splice.window_scales,
+        sack_permitted: splice.sack_permitted,
     }
 }
 

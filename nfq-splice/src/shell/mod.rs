@@ -71,7 +71,7 @@ impl Shell {
         let cluster = configuration.cluster();
         let secret = secret_file::load(&lock.socket().with_file_name("nfq-splice.secret"))?;
         let mut kernel = Kernel::open(cluster)?;
-        let events = Events::subscribe(EVENT_BUFFER).context("conntrack events")?;
+        let events = Events::subscribe(EVENT_BUFFER, &[EventKind::Destroyed]).context("conntrack events")?;
         let queues = proxy_queues(cluster);
         let parked = kernel.parked()?;
         let lost = kernel.resume_lost(&parked)?;

@@ -10,10 +10,12 @@ use anyhow::{Context, Result};
 use cluster::config::Cluster;
 use cluster::control::{Client, FromProxy, ProxyStatus, ToProxy};
 use daemon::{now, time_of_day};
-use netfilter::queue::{Queue, QueueConfig, QueuedPacket, Verdict as QueueVerdict, Verdicts, queue_counters};
-use nfq_splice::{Engine, KernelSplice, Parked, Secret, Settings, Stage, Verdict};
-use nft_rules::BEFORE_CONNTRACK_MARK;
+use netfilter::queue::{
+    BATCH, Queue, QueueConfig, QueuedPacket, Verdict as QueueVerdict, Verdicts, queue_counters,
+};
+use nfq_splice::{Batch, Engine, KernelSplice, Parked, Secret, Settings, Stage, Verdict};
 use nft_rules::placement::queue_of;
+use nft_rules::{BEFORE_CONNTRACK_MARK, FRESH_MARK};
 use packet::{Seq, Time};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
@@ -86,6 +88,7 @@ pub(super) struct Shard {
     number: u16,
     engine: Engine,
     kernel: Kernel,
+    batch: Batch,
     queue: Queue,
     mailbox: Mailbox<ToShard>,
     control: Post<FromShard>,
@@ -116,15 +119,27 @@ impl Shard {
         let config = QueueConfig { number, max_packets: QUEUE_PACKETS, receive_buffer: QUEUE_BUFFER };
         let queue = Queue::bind(&config).context("binding the proxy's queue")?;
         let kernel = Kernel::open(cluster)?;
-        Ok(Self { number, engine, kernel, queue, mailbox, control, bad_checksums: 0, untold: 0 })
+        Ok(Self {
+            number,
+            engine,
+            kernel,
+            batch: Batch::default(),
+            queue,
+            mailbox,
+            control,
+            bad_checksums: 0,
+            untold: 0,
+        })
     }
 
     /// Until told to stop.
     pub(super) fn run(mut self) -> Result<()> {
         loop {
-            self.wait()?;
-            self.receive()?;
-            if self.serve()? {
+            let (packets, mail) = self.wait()?;
+            if packets {
+                self.receive()?;
+            }
+            if mail && self.serve()? {
                 return Ok(());
             }
             self.engine.handle_time_of_day(now(), time_of_day());
@@ -133,7 +148,8 @@ impl Shard {
         }
     }
 
-    fn wait(&self) -> Result<()> {
+    /// What is there: packets, mail.
+    fn wait(&self) -> Result<(bool, bool)> {
         let timeout = self.engine.poll_timeout().map(|time| time.since(now()) + Duration::from_micros(100));
         let timeout = timeout.and_then(|time| Timespec::try_from(time).ok());
         let mut fds = [
@@ -141,9 +157,11 @@ impl Shard {
             PollFd::from_borrowed_fd(self.mailbox.as_fd(), PollFlags::IN),
         ];
         match poll(&mut fds, timeout.as_ref()) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
-            Err(error) => Err(error).context("poll"),
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error).context("poll"),
         }
+        let [packets, mail] = fds.map(|fd| !fd.revents().is_empty());
+        Ok((packets, mail))
     }
 
     fn receive(&mut self) -> Result<()> {
@@ -160,7 +178,7 @@ impl Shard {
             let count = queue.recv_batch(&mut handler).context("receiving from the queue")?;
             queue.flush().context("sending verdicts")?;
             self.act()?;
-            if count == 0 {
+            if count < BATCH {
                 break;
             }
         }
@@ -237,22 +255,34 @@ impl Shard {
         }
     }
 
+    /// Does what the engine wants, until it wants nothing more.
     fn act(&mut self) -> Result<()> {
         loop {
             while let Some(action) = self.engine.poll_action() {
-                if let Some(told) = self.kernel.execute(action)? {
-                    self.tell(FromShard::Tell(told));
+                if let Err(action) = self.batch.push(action) {
+                    self.execute()?;
+                    // It is empty now.
+                    let _ = self.batch.push(action);
                 }
             }
-            self.kernel.flush();
-            let answers = self.kernel.take_answers();
-            if answers.is_empty() {
+            if self.batch.is_empty() {
                 return Ok(());
             }
-            for answer in answers {
-                answer.give(&mut self.engine, now());
-            }
+            self.execute()?;
         }
+    }
+
+    /// Executes the batch; the engine hears what the kernel answered.
+    fn execute(&mut self) -> Result<()> {
+        let answers = self.kernel.execute(&mut self.batch)?;
+        for message in std::mem::take(&mut self.batch.tell) {
+            self.tell(FromShard::Tell(message));
+        }
+        self.batch.clear();
+        for answer in answers {
+            answer.give(&mut self.engine, now());
+        }
+        Ok(())
     }
 }
 
@@ -263,7 +293,11 @@ fn handle<'a>(engine: &mut Engine, packet: QueuedPacket<'a>, time: Time, bad: &m
         *bad += 1;
         return QueueVerdict::Drop;
     }
-    let stage = if mark == BEFORE_CONNTRACK_MARK { Stage::Raw } else { Stage::Tracked };
+    let stage = match mark {
+        BEFORE_CONNTRACK_MARK => Stage::Raw,
+        FRESH_MARK => Stage::Fresh,
+        _ => Stage::Tracked,
+    };
     match engine.handle_packet(time, payload, stage) {
         Verdict::Drop => QueueVerdict::Drop,
         Verdict::Rewritten => QueueVerdict::AcceptWith(payload),

@@ -30,7 +30,7 @@ fn same_family(what: &'static str, addresses: &[SocketAddr]) -> Result<(), Error
 
 pub(super) fn create(request: &mut Builder, sequence: u32, entry: &SpliceEntry) -> Result<(), Error> {
     same_family("create splice", &[entry.client, entry.service, entry.backend])?;
-    let flags = libc::NLM_F_CREATE | libc::NLM_F_EXCL | libc::NLM_F_ACK;
+    let flags = libc::NLM_F_CREATE | libc::NLM_F_EXCL;
     request.message(head(NEW, flags, sequence, family(entry.client)), |message| {
         tuple(message, TUPLE_ORIGINAL, entry.client, entry.service);
         tuple(message, TUPLE_REPLY, entry.service, entry.client);
@@ -57,7 +57,7 @@ pub(super) fn delete(
     service: SocketAddr,
 ) -> Result<(), Error> {
     same_family("delete splice", &[client, service])?;
-    let head = head(DELETE, libc::NLM_F_ACK, sequence, family(client));
+    let head = head(DELETE, 0, sequence, family(client));
     request.message(head, |message| tuple(message, TUPLE_ORIGINAL, client, service));
     Ok(())
 }

@@ -1,0 +1,175 @@
+//! Actions put together, so that many cost few syscalls.
+//!
+//! What concerns one connection keeps its order. Of different connections it does not matter; and the kernel may be changed
+//! before packets leave that were decided on before: they are not tracked, and whatever answers them comes later.
+
+use std::collections::HashMap;
+use std::hash::RandomState;
+
+use cluster::control::{Client, FromProxy};
+
+use crate::action::{Action, KernelSplice};
+use crate::key::Key;
+use crate::parked::Parked;
+
+/// Actions of one batch at most.
+const ROOM: usize = 512;
+
+/// Collected actions, to be executed in the order of the fields.
+#[derive(Debug, Default)]
+pub struct Batch {
+    /// Clients whose entries are to be looked up, with the SYN to be handed back.
+    pub inspect: Vec<(Client, Vec<u8>)>,
+    /// Clients whose packets are to be queued before conntrack.
+    pub suspend: Vec<Client>,
+    /// Clients whose entries are to be deleted.
+    pub unsplice: Vec<Client>,
+    /// Entries to be created.
+    pub splice: Vec<KernelSplice>,
+    /// Entries to be kept for the next daemon.
+    pub park: Vec<Parked>,
+    /// Clients whose packets are to be queued before conntrack no longer.
+    pub resume: Vec<Client>,
+    /// Packets to be sent.
+    pub send: Vec<Vec<u8>>,
+    /// Messages to the recovery managers.
+    pub tell: Vec<FromProxy>,
+    /// The last step of each client that has one.
+    steps: HashMap<Key, Step, RandomState>,
+    count: usize,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Step {
+    Inspect,
+    Suspend,
+    Unsplice,
+    Create,
+    Resume,
+}
+
+impl Batch {
+    /// Takes an action in, or gives it back: the batch must be executed and cleared first.
+    pub fn push(&mut self, action: Action) -> Result<(), Action> {
+        if self.count >= ROOM || step(&action).is_some_and(|(client, step)| self.is_behind(client, step)) {
+            return Err(action);
+        }
+        self.count += 1;
+        match action {
+            Action::Inspect { client, syn } => self.inspect.push((client, syn)),
+            Action::Suspend(client) => self.suspend.push(client),
+            Action::Unsplice(client) => self.unsplice.push(client),
+            Action::Splice(splice) => self.splice.push(splice),
+            Action::Park(parked) => self.park.push(parked),
+            Action::Resume(client) => self.resume.push(client),
+            Action::Send(packet) => self.send.push(packet),
+            Action::Tell(message) => self.tell.push(message),
+        }
+        Ok(())
+    }
+
+    /// Nothing is in it.
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// Empties it, after everything was executed; its memory stays.
+    pub fn clear(&mut self) {
+        self.inspect.clear();
+        self.suspend.clear();
+        self.unsplice.clear();
+        self.splice.clear();
+        self.park.clear();
+        self.resume.clear();
+        self.send.clear();
+        self.tell.clear();
+        self.steps.clear();
+        self.count = 0;
+    }
+
+    /// Notes the client's step; true if a later one of the same client would be executed first, or the same one twice.
+    fn is_behind(&mut self, client: Client, step: Step) -> bool {
+        let key = Key::from(client);
+        let behind = self.steps.get(&key).is_some_and(|last| *last >= step);
+        if !behind {
+            self.steps.insert(key, step);
+        }
+        behind
+    }
+}
+
+fn step(action: &Action) -> Option<(Client, Step)> {
+    match action {
+        Action::Inspect { client, .. } => Some((*client, Step::Inspect)),
+        Action::Suspend(client) => Some((*client, Step::Suspend)),
+        Action::Unsplice(client) => Some((*client, Step::Unsplice)),
+        Action::Splice(splice) => Some((splice.client, Step::Create)),
+        Action::Park(parked) => Some((parked.splice.client, Step::Create)),
+        Action::Resume(client) => Some((*client, Step::Resume)),
+        Action::Send(_) | Action::Tell(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn client(number: u8) -> Client {
+        ([10, 0, 0, number], 4000).into()
+    }
+
+    fn action(number: u8, kind: u8) -> Action {
+        let client = client(number);
+        match kind {
+            0 => Action::Inspect { client, syn: vec![number] },
+            1 => Action::Suspend(client),
+            2 => Action::Unsplice(client),
+            3 => Action::Resume(client),
+            4 => Action::Send(vec![number]),
+            _ => Action::Splice(KernelSplice {
+                client,
+                backend: client,
+                delta: 0,
+                timestamps: None,
+                window_scales: None,
+                sack_permitted: false,
+            }),
+        }
+    }
+
+    /// What an executor does to each client, and the packets, in order.
+    fn execute(batch: &mut Batch, done: &mut HashMap<Client, Vec<u8>>, sent: &mut Vec<u8>) {
+        let mut note = |client: Client, kind| done.entry(client).or_default().push(kind);
+        batch.inspect.iter().for_each(|(client, _)| note(*client, 0));
+        batch.suspend.iter().for_each(|client| note(*client, 1));
+        batch.unsplice.iter().for_each(|client| note(*client, 2));
+        batch.splice.iter().for_each(|splice| note(splice.client, 5));
+        batch.resume.iter().for_each(|client| note(*client, 3));
+        sent.extend(batch.send.iter().flatten());
+        batch.clear();
+    }
+
+    proptest! {
+        #[test]
+        fn each_connection_keeps_its_order(actions in prop::collection::vec((0..4_u8, 0..6_u8), 0..2000)) {
+            let (mut batch, mut done, mut sent) = (Batch::default(), HashMap::new(), Vec::new());
+            let mut wanted: HashMap<Client, Vec<u8>> = HashMap::new();
+            for (number, kind) in &actions {
+                if let Err(action) = batch.push(action(*number, *kind)) {
+                    execute(&mut batch, &mut done, &mut sent);
+                    prop_assert_eq!(batch.push(action), Ok(()));
+                }
+                if *kind != 4 {
+                    wanted.entry(client(*number)).or_default().push(*kind);
+                }
+            }
+            execute(&mut batch, &mut done, &mut sent);
+            prop_assert!(batch.is_empty());
+            prop_assert_eq!(done, wanted);
+            let packets: Vec<u8> = actions.iter().filter(|(_, kind)| *kind == 4).map(|(number, _)| *number).collect();
+            prop_assert_eq!(sent, packets);
+        }
+    }
+}

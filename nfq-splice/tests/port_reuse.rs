@@ -1,0 +1,71 @@
+//! A client uses its port again while the proxy still has the connection before: rarely a question to the kernel.
+
+#![allow(clippy::unwrap_used, reason = "a test ends where it is surprised")]
+
+#[path = "costs/driver.rs"]
+mod driver;
+
+use std::time::Duration;
+
+use driver::Driver;
+use nfq_splice::{Action, EntryState, Stage};
+use packet::{Flags, SegmentBuilder, Seq, TcpSegment};
+
+/// A SYN of the client whose connection is spliced, `after` its splice; what the engine wants.
+fn syn_again(driver: &mut Driver, stage: Stage, after: Duration) -> Vec<Action> {
+    driver.connect(7);
+    driver.now = driver.now + after;
+    let syn = SegmentBuilder {
+        seq: Seq(5),
+        flags: Flags::SYN,
+        window: 1000,
+        ..SegmentBuilder::new(Driver::client(7), driver.service)
+    };
+    driver.engine.handle_packet(driver.now, &mut syn.build(), stage);
+    std::iter::from_fn(|| driver.engine.poll_action()).collect()
+}
+
+/// It answers the new SYN with a SYN-ACK.
+fn accepts(actions: &[Action]) -> bool {
+    actions.iter().any(|action| match action {
+        Action::Send(packet) => {
+            let segment = TcpSegment::parse(packet).unwrap();
+            segment.flags().contains(Flags::SYN.union(Flags::ACK)) && segment.ack() == Seq(6)
+        }
+        _ => false,
+    })
+}
+
+#[test]
+fn a_syn_that_conntrack_knows_nothing_of_is_accepted_at_once() {
+    let mut driver = Driver::new("kernel");
+    let actions = syn_again(&mut driver, Stage::Fresh, Duration::from_secs(3));
+    assert!(accepts(&actions) && actions.len() == 1, "{actions:?}");
+    assert_eq!(driver.engine.status().counters["port_reused"], 1);
+    assert!(!driver.engine.is_kernel_client(Driver::client(7)));
+}
+
+/// It may have waited in the queue since before the splice.
+#[test]
+fn such_a_syn_soon_after_the_splice_proves_nothing() {
+    let mut driver = Driver::new("kernel");
+    let actions = syn_again(&mut driver, Stage::Fresh, Duration::from_millis(500));
+    assert!(matches!(actions.as_slice(), [Action::Inspect { .. }]), "{actions:?}");
+    assert!(driver.engine.is_kernel_client(Driver::client(7)));
+}
+
+#[test]
+fn a_syn_on_a_known_connection_is_decided_by_its_state() {
+    for (state, accepted) in
+        [(EntryState::Open, false), (EntryState::Closed, true), (EntryState::Missing, true)]
+    {
+        let mut driver = Driver::new("kernel");
+        let actions = syn_again(&mut driver, Stage::Tracked, Duration::from_secs(3));
+        let [Action::Inspect { client, syn }] = actions.as_slice() else { panic!("{actions:?}") };
+        driver.engine.handle_entry_state(driver.now, *client, state, syn);
+        let actions: Vec<Action> = std::iter::from_fn(|| driver.engine.poll_action()).collect();
+        assert_eq!(accepts(&actions), accepted, "{state:?}");
+        assert_eq!(driver.engine.is_kernel_client(*client), !accepted);
+        assert_eq!(actions.contains(&Action::Unsplice(*client)), accepted);
+    }
+}
