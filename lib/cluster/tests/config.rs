@@ -29,12 +29,6 @@ fn without(header: &str) -> String {
     [&GOOD[..start], &GOOD[end..]].concat()
 }
 
-/// The good configuration with `ROUTES` in the place of its routes.
-fn with_other_routes() -> String {
-    let place = |text| GOOD.find(text).unwrap_or_else(|| panic!("{text} is not there"));
-    format!("{}ROUTES\n{}", &GOOD[..place("[[route]]")], &GOOD[place("[pool.web]")..])
-}
-
 #[test]
 fn the_good_one_is_good() {
     let cluster = Cluster::parse(GOOD, FILE).unwrap();
@@ -362,70 +356,6 @@ fn a_file_that_cannot_be_read_is_named() {
 }
 
 #[test]
-fn unreachable_routes_are_recognised_only_if_unreachable() {
-    let route = |host: Option<&str>, prefix: Option<&str>| {
-        let key =
-            |name: &str, value: Option<&str>| value.map(|v| format!("{name} = {v:?}\n")).unwrap_or_default();
-        format!("[[route]]\n{}{}pool = \"web\"\n", key("host", host), key("path_prefix", prefix))
-    };
-    let base = with_other_routes();
-    for (first, second, unreachable) in [
-        ((None, None), (Some("a"), Some("/x")), true),
-        ((None, Some("/")), (None, Some("/x")), true),
-        ((None, Some("/")), (Some("a"), None), true),
-        ((None, Some("/a")), (None, Some("/a/b")), true),
-        ((None, Some("/a")), (None, Some("/a")), true),
-        ((Some("H"), Some("/a")), (Some("h"), Some("/a/b")), true),
-        ((None, Some("/a")), (None, Some("/ab")), false),
-        ((None, Some("/a/")), (None, Some("/a")), false),
-        ((None, Some("/a/b")), (None, Some("/a")), false),
-        ((Some("h"), None), (Some("i"), None), false),
-        ((Some("h"), None), (None, None), false),
-    ] {
-        let text = base.replace("ROUTES", &[route(first.0, first.1), route(second.0, second.1)].concat());
-        let found = problems(&text);
-        assert_eq!(
-            found.iter().any(|p| p.what.contains("never reached")),
-            unreachable,
-            "{first:?} {second:?} {found:?}"
-        );
-    }
-}
-
-#[test]
-fn conditions_make_a_route_narrower() {
-    let base = with_other_routes();
-    let header = |rest: &str| format!("header = [{{ name = \"X-A\"{rest} }}]");
-    let cookie = |rest: &str| format!("cookie = [{{ name = \"c\"{rest} }}]");
-    let text = str::to_owned;
-    for (first, second, unreachable) in [
-        (text("host = \"*.a.org\""), text("host = \"b.A.org\""), true),
-        (text("host = \"*.a.org\""), text("host = \"*.b.a.org\""), true),
-        (text("host = \"*.a.org\""), text("host = \"a.org\""), false),
-        (text("host = \"b.a.org\""), text("host = \"*.a.org\""), false),
-        (text("method = [\"GET\", \"HEAD\"]"), text("method = [\"HEAD\"]"), true),
-        (text("method = [\"GET\"]"), text("method = [\"GET\", \"HEAD\"]"), false),
-        (text("method = [\"GET\"]"), text(""), false),
-        (header(""), header(", value = \"1\""), true),
-        (header(""), text(""), false),
-        (header(", prefix = \"ab\""), header(", value = \"abc\""), true),
-        (header(", prefix = \"ab\""), header(", prefix = \"abc\""), true),
-        (header(", prefix = \"ab\""), header(", prefix = \"a\""), false),
-        (header(", value = \"ab\""), header(", prefix = \"ab\""), false),
-        (header(", value = \"1\""), header(", value = \"2\""), false),
-        (cookie(""), cookie(", value = \"1\""), true),
-        (cookie(", value = \"1\""), cookie(""), false),
-        (text(""), cookie(""), true),
-    ] {
-        let route = |conditions: &str| format!("[[route]]\n{conditions}\npool = \"web\"\n");
-        let found = problems(&base.replace("ROUTES", &[route(&first), route(&second)].concat()));
-        let never = found.iter().any(|p| p.what.contains("never reached"));
-        assert_eq!(never, unreachable, "{first} then {second}: {found:?}");
-        assert_eq!(found.len(), usize::from(unreachable), "{found:?}");
-    }
-}
-
-#[test]
 fn ipv6_is_accepted_if_all_of_it_is() {
     let text = GOOD
         .replace("203.0.113.80:80", "[2001:db8::80]:80")
@@ -451,47 +381,6 @@ fn lookups() {
     let error: ConfigError = cluster.find_logger("p2").unwrap_err();
     let text = error.to_string();
     assert!(text.contains("logger.p2") && text.contains("l1") && text.contains("--node"), "{text}");
-}
-
-#[test]
-fn a_reload_changes_what_can_change() {
-    let old = Cluster::parse(GOOD, FILE).unwrap();
-    for (from, to) in [
-        ("pool = \"web\"", "pool = \"images\""),
-        ("[\"b1\", \"b2\"]", "[\"b1\", \"b2\", \"b3\"]"),
-        ("10.0.2.11:80", "10.0.2.111:80"),
-        ("[backend.b1]", "[backend.b9]\naddress = \"10.0.2.19:80\"\n[backend.b1]"),
-        ("weight = 3", "weight = 4"),
-        ("mss = 1400", "mss = 1300"),
-        ("read_only = true", ""),
-        ("history = 256", "history = 7"),
-    ] {
-        let new = Cluster::parse(&with(from, to), FILE).unwrap();
-        assert_ne!(old, new);
-        assert_eq!(old.check_reload(&new, FILE), Ok(()), "{to}");
-    }
-}
-
-#[test]
-fn what_cannot_change_is_named() {
-    let old = Cluster::parse(GOOD, FILE).unwrap();
-    for (from, to, key, remedy) in [
-        ("\"shop-1\"", "\"shop-2\"", "cluster.name", "put it back to \"shop-1\""),
-        ("203.0.113.80:80", "203.0.113.81:80", "service.address", "put it back to \"203.0.113.80:80\""),
-        ("\"10.0.1.2\"", "\"10.0.1.4\"", "proxy.p1.address", "put it back"),
-        ("[proxy.p1]", "[proxy.p0]", "proxy.p0", "remove it"),
-        ("[proxy.p1]", "[proxy.p0]", "proxy.p1", "put it back"),
-        ("ring_bytes = 67108864", "", "logger.l1.ring_bytes", "put it back to 67108864"),
-        ("connections = 1000", "connections = 1001", "splice.connections", "put it back to 1000"),
-        ("heartbeat_ms = 1000", "heartbeat_ms = 900", "detector.heartbeat_ms", "put it back to 1000"),
-    ] {
-        let new = Cluster::parse(&with(from, to), FILE).unwrap();
-        let error = old.check_reload(&new, FILE).unwrap_err();
-        let named = |p: &Problem| p.key == key && p.remedy.contains(remedy) && p.remedy.contains("restart");
-        assert!(error.problems.iter().any(named), "{error}");
-        assert_eq!(error.problems.len(), if to.contains("p0") { 2 } else { 1 }, "{error}");
-        assert!(error.to_string().starts_with(FILE), "{error}");
-    }
 }
 
 /// Whatever is in the file: no panic, and a refusal always says something.
