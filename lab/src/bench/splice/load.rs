@@ -15,32 +15,43 @@ use crate::topology::Node;
 /// How long nothing may come before that is an error.
 const STALL: Duration = Duration::from_secs(5);
 /// Handshakes at a time.
-const OPENING: usize = 64;
+pub(super) const OPENING: usize = 64;
 
 /// Downloads `path` again and again on each of `streams` connections, for `length`; bytes and the time they took.
-/// `before_end` is called while the streams are still busy.
-pub(super) fn bulk<T: Send>(
+pub(super) fn bulk(
     lab: &Lab,
     to: SocketAddrV4,
     path: &str,
-    (streams, length): (usize, Duration),
-    before_end: impl FnOnce() -> Result<T> + Send,
-) -> Result<(u64, Duration, T)> {
+    streams: usize,
+    length: Duration,
+) -> Result<(u64, Duration)> {
     lab.netns(Node::Client).within(|| {
         let mut client = Client::new(to, path)?;
         for _ in 0..streams {
             client.open()?;
         }
-        let started = Instant::now();
-        let mut done = Vec::new();
-        while started.elapsed() < length {
-            wait(&mut client, &mut done)?;
-            for index in done.drain(..) {
-                client.ask(index)?;
-            }
+        let took = keep_busy(&mut client, length)?;
+        Ok((client.received(), took))
+    })
+}
+
+/// Opens connections one after another, then lets all download `path` again and again for `length`, and calls `job`
+/// while they do. How much they need in their handshakes is not seen then.
+pub(super) fn busy<T: Send>(
+    lab: &Lab,
+    to: SocketAddrV4,
+    path: &str,
+    (count, length): (usize, Duration),
+    job: impl FnOnce() -> Result<T> + Send,
+) -> Result<T> {
+    lab.netns(Node::Client).within(|| {
+        let mut client = Client::new(to, path)?;
+        open_all(&mut client, count)?;
+        for index in 0..count {
+            client.ask(index)?;
         }
-        let took = started.elapsed();
-        Ok((client.received(), took, before_end()?))
+        keep_busy(&mut client, length)?;
+        job()
     })
 }
 
@@ -76,6 +87,19 @@ pub(super) fn constant_rate(
         latencies.sort_unstable();
         Ok(latencies)
     })
+}
+
+/// For how long it really was.
+fn keep_busy(client: &mut Client, length: Duration) -> Result<Duration> {
+    let started = Instant::now();
+    let mut done = Vec::new();
+    while started.elapsed() < length {
+        wait(client, &mut done)?;
+        for index in done.drain(..) {
+            client.ask(index)?;
+        }
+    }
+    Ok(started.elapsed())
 }
 
 fn open_all(client: &mut Client, count: usize) -> Result<()> {

@@ -92,6 +92,8 @@ const STREAMS: usize = 16;
 /// Client ports of [`Measure::FewPorts`].
 const FEW_PORTS: &str = "10000 11999";
 const ALL_PORTS: &str = "32768 60999";
+/// How often as many handshakes as there will be at a time are made before memory is measured.
+const WARMING: usize = 4;
 /// Files of a proxy's process that are not clients' or servers'.
 const OTHER_FILES: usize = 200;
 
@@ -158,9 +160,7 @@ impl Subject<'_> {
 
     /// Bytes and MB/s.
     fn bulk(&self, streams: usize) -> Result<(u64, f64)> {
-        let length = self.plan.length;
-        let (bytes, took, ()) =
-            load::bulk(self.lab, self.address(), "/files/300m", (streams, length), || Ok(()))?;
+        let (bytes, took) = load::bulk(self.lab, self.address(), "/files/300m", streams, self.plan.length)?;
         Ok((bytes, bytes as f64 / took.as_secs_f64() / 1e6))
     }
 
@@ -208,17 +208,18 @@ impl Subject<'_> {
         let count = self.plan.busy;
         let (processes, before) = self.warm()?;
         let load = (count, self.plan.length);
-        let (_, _, after) =
-            load::bulk(self.lab, self.address(), "/files/64k", load, || resident(&processes))?;
+        let after = load::busy(self.lab, self.address(), "/files/64k", load, || resident(&processes))?;
         Ok((after - before) / count as f64)
     }
 
-    /// Memory that does not depend on the number of connections is in use after this.
+    /// Memory that does not depend on the number of connections, like receive buffers, is in use after this.
     fn warm(&self) -> Result<(Vec<crate::process::Process>, f64)> {
         let processes = self.contender.processes(self.lab);
         ensure!(!processes.is_empty(), "{} does not run", self.contender.name());
-        let load = (STREAMS, Duration::from_millis(300));
-        load::bulk(self.lab, self.address(), "/files/1m", load, || Ok(()))?;
+        load::bulk(self.lab, self.address(), "/files/1m", STREAMS, Duration::from_millis(300))?;
+        for _ in 0..WARMING {
+            load::hold(self.lab, self.address(), "/files/1k", load::OPENING, || Ok(()))?;
+        }
         let before = resident(&processes)?;
         Ok((processes, before))
     }
