@@ -65,6 +65,9 @@ pub fn disable_offloads(lab: &Lab, settings: &Settings) -> Result<()> {
 
 /// (Re-)applies a node's addresses and routes: after its interface was down the routes are gone.
 pub fn configure(lab: &Lab, settings: &Settings, node: Node) -> Result<()> {
+    if settings.ipv6 {
+        trust_addresses(&lab.netns(node))?;
+    }
     let mut batch = String::from("link set lo up\n");
     for end in wires_of(settings).iter().flatten().filter(|end| end.node == node) {
         writeln!(
@@ -99,7 +102,17 @@ pub fn configure(lab: &Lab, settings: &Settings, node: Node) -> Result<()> {
     Ok(())
 }
 
-/// Beside each IPv4 address and route its like; nobody else has these addresses, so none is probed for.
+/// Nobody else has these addresses: while a host still looks for one who has (RFC 4862 §5.4), for a second or two after its
+/// interface came up, it finds no neighbours.
+fn trust_addresses(netns: &Netns) -> Result<()> {
+    for interface in netns.interfaces()?.iter().map(String::as_str).chain(["all"]) {
+        netns.sysctl(&format!("net/ipv6/conf/{interface}/accept_dad"), "0")?;
+        netns.sysctl(&format!("net/ipv6/conf/{interface}/dad_transmits"), "0")?;
+    }
+    Ok(())
+}
+
+/// Beside each IPv4 address and route its like.
 fn ipv6_lines(settings: &Settings, node: Node) -> Result<String> {
     let mut batch = String::new();
     for end in wires_of(settings).iter().flatten().filter(|end| end.node == node) {
