@@ -122,13 +122,10 @@ impl Core {
 
     /// The scales that clients in set-up may have been told: the backends' may have changed since. An earlier daemon may have
     /// learnt any, of which nothing is known here until a backend answers.
-    fn announced_scales(&self) -> BTreeSet<u8> {
-        if self.learnt_scale.is_none() {
-            return (0..=MAX_SCALE).collect();
-        }
-        [Some(self.scale()), self.former_scale, Some(self.settings.splice.window_scale)]
-            .into_iter()
-            .flatten()
-            .collect()
+    fn announced_scales(&self) -> Vec<u8> {
+        // The likely ones first: a number may by chance be good for another scale, with other options.
+        let likely = [Some(self.scale()), self.former_scale, Some(self.settings.splice.window_scale)];
+        let any = (0..=MAX_SCALE).filter(|_| self.learnt_scale.is_none());
+        likely.into_iter().flatten().chain(any).collect()
     }
 }
