@@ -22,6 +22,9 @@ pub(crate) const STATUS_CONNECTIONS: usize = 10_000;
 /// A SYN may wait in its queue so long: what the kernel knew when it came is then no longer true of a younger splice.
 const FRESH_DELAY: Duration = Duration::from_secs(2);
 
+/// When a connection was spliced is known so exactly.
+const SPLICED_ERROR: Duration = Duration::from_millis(1);
+
 /// All connections of one proxy.
 pub struct Engine {
     pub(crate) core: Core,
@@ -122,7 +125,7 @@ impl Engine {
     pub fn handle_entry_state(&mut self, now: Time, client: Client, state: EntryState, syn: &[u8]) {
         self.core.now = now;
         let Ok(segment) = TcpSegment::parse(syn) else { return };
-        if !self.table.in_kernel(client) {
+        if self.table.kernel_seen(client, now).is_none() {
             self.handle_packet(now, &mut syn.to_vec(), Stage::Tracked);
             return;
         }
@@ -239,9 +242,11 @@ impl Engine {
         self.table.kernel_clients()
     }
 
-    /// Whether the kernel translates this client's connection: otherwise the end of an entry of its means nothing.
-    pub fn is_kernel_client(&self, client: Client) -> bool {
-        self.table.in_kernel(client)
+    /// Whether the end of an entry of this client, known at `known`, may be that of its present connection: the kernel
+    /// translates it, and did so before.
+    pub fn may_have_ended(&self, client: Client, known: Time) -> bool {
+        let spliced = self.table.kernel_seen(client, self.core.now);
+        spliced.is_some_and(|spliced| spliced <= known + SPLICED_ERROR)
     }
 
     /// New connections avoid a backend, or may use it again.

@@ -94,6 +94,7 @@ impl Core {
         let client = flow.leg.client;
         splice.kernel = prefers_kernel && splice.fits_kernel(&flow.leg);
         if splice.kernel {
+            splice.idle.seen = self.now;
             let scaled = flow.leg.options.window_scale.is_some();
             let entry = KernelSplice {
                 client,
@@ -143,7 +144,9 @@ impl Core {
         if let Some(window) = splice.window.as_mut().filter(|_| !segment.flags().rst()) {
             window.note_client(segment);
         }
-        splice.idle.seen = self.now;
+        if !splice.kernel {
+            splice.idle.seen = self.now;
+        }
         let translation = splice.to_backend(&flow.leg);
         let mut short = false;
         if let Some(debts) = &mut splice.debts {
@@ -181,7 +184,9 @@ impl Core {
         if segment.flags().syn() {
             return self.repeated_syn_ack(flow, segment);
         }
-        splice.idle.seen = self.now;
+        if !splice.kernel {
+            splice.idle.seen = self.now;
+        }
         if let Some(window) = &mut splice.window {
             window.note_backend(segment, splice.delta, splice.server_scale);
         }

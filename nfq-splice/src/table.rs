@@ -160,12 +160,7 @@ impl Table {
         self.entries.iter().filter(|(_, entry)| entry.in_kernel()).map(|(key, _)| (*key).into())
     }
 
-    /// The kernel translates this client's connection.
-    pub(crate) fn in_kernel(&self, client: Client) -> bool {
-        self.entries.get(&client.into()).is_some_and(Entry::in_kernel)
-    }
-
-    /// When a connection that the kernel translates was last seen here: mostly, when it was spliced.
+    /// When a connection that the kernel translates was spliced, to a millisecond.
     pub(crate) fn kernel_seen(&self, client: Client, now: Time) -> Option<Time> {
         match self.entries.get(&client.into())? {
             Entry::Kernel(compact) => Some(compact.seen(now)),

@@ -42,7 +42,7 @@ fn a_syn_that_conntrack_knows_nothing_of_is_accepted_at_once() {
     let actions = syn_again(&mut driver, Stage::Fresh, Duration::from_secs(3));
     assert!(accepts(&actions) && actions.len() == 1, "{actions:?}");
     assert_eq!(driver.engine.status().counters["port_reused"], 1);
-    assert!(!driver.engine.is_kernel_client(Driver::client(7)));
+    assert!(!driver.engine.may_have_ended(Driver::client(7), driver.now));
 }
 
 /// It may have waited in the queue since before the splice.
@@ -51,7 +51,7 @@ fn such_a_syn_soon_after_the_splice_proves_nothing() {
     let mut driver = Driver::new("kernel");
     let actions = syn_again(&mut driver, Stage::Fresh, Duration::from_millis(500));
     assert!(matches!(actions.as_slice(), [Action::Inspect { .. }]), "{actions:?}");
-    assert!(driver.engine.is_kernel_client(Driver::client(7)));
+    assert!(driver.engine.may_have_ended(Driver::client(7), driver.now));
 }
 
 #[test]
@@ -65,7 +65,20 @@ fn a_syn_on_a_known_connection_is_decided_by_its_state() {
         driver.engine.handle_entry_state(driver.now, *client, state, syn);
         let actions: Vec<Action> = std::iter::from_fn(|| driver.engine.poll_action()).collect();
         assert_eq!(accepts(&actions), accepted, "{state:?}");
-        assert_eq!(driver.engine.is_kernel_client(*client), !accepted);
+        assert_eq!(driver.engine.may_have_ended(*client, driver.now), !accepted);
         assert_eq!(actions.contains(&Action::Unsplice(*client)), accepted);
     }
+}
+
+/// The end of the entry before is told late, when the client has been spliced again: no question to the kernel.
+#[test]
+fn the_end_of_an_earlier_entry_is_not_that_of_the_present_one() {
+    let mut driver = Driver::new("kernel");
+    driver.now = driver.now + Duration::from_secs(1);
+    let before = driver.now;
+    driver.now = driver.now + Duration::from_millis(5);
+    driver.connect(7);
+    assert!(!driver.engine.may_have_ended(Driver::client(7), before));
+    assert!(driver.engine.may_have_ended(Driver::client(7), driver.now));
+    assert!(!driver.engine.may_have_ended(Driver::client(8), driver.now));
 }

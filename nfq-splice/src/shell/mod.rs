@@ -20,7 +20,7 @@ use anyhow::{Context, Result, anyhow};
 use cluster::control::{Client, FromProxy, Outcome, ProxyStatus, ToProxy};
 use cluster::lock::DaemonLock;
 use cluster::server::{Incoming, PeerId, Server};
-use daemon::Configuration;
+use daemon::{Configuration, now};
 use netfilter::conntrack_events::{Event, EventKind, Events};
 use nfq_splice::routing::Routing;
 use nfq_splice::{Settings, merge};
@@ -164,8 +164,9 @@ impl Shell {
                 None => break,
             }
         }
+        let known = now();
         for (shard, clients) in self.shards.iter().zip(destroyed).filter(|(_, clients)| !clients.is_empty()) {
-            shard.send(ToShard::Destroyed(clients));
+            shard.send(ToShard::Destroyed(known, clients));
         }
         if lost { self.compare_entries() } else { Ok(()) }
     }

@@ -33,8 +33,8 @@ const BATCHES: usize = 8;
 pub(super) enum ToShard {
     /// A message that concerns one of its clients, or all shards.
     Control(ToProxy),
-    /// Conntrack entries of these clients are gone.
-    Destroyed(Vec<Client>),
+    /// Conntrack entries of these clients are gone, as was known at this time.
+    Destroyed(Time, Vec<Client>),
     /// Events were lost: these clients have entries.
     Present(Arc<BTreeSet<Client>>),
     /// Another configuration: its part.
@@ -191,7 +191,7 @@ impl Shard {
         for message in messages {
             match message {
                 ToShard::Control(message) => self.handle_message(message),
-                ToShard::Destroyed(clients) => self.handle_destroyed(&clients)?,
+                ToShard::Destroyed(known, clients) => self.handle_destroyed(known, &clients)?,
                 ToShard::Present(present) => self.compare_entries(&present)?,
                 ToShard::Reload(settings) => {
                     self.engine.handle_reload(*settings);
@@ -222,9 +222,9 @@ impl Shard {
     }
 
     /// An entry may have been replaced meanwhile.
-    fn handle_destroyed(&mut self, clients: &[Client]) -> Result<()> {
+    fn handle_destroyed(&mut self, known: Time, clients: &[Client]) -> Result<()> {
         for client in clients {
-            if self.engine.is_kernel_client(*client) && !self.kernel.has_entry(*client)? {
+            if self.engine.may_have_ended(*client, known) && !self.kernel.has_entry(*client)? {
                 self.engine.handle_entry_destroyed(now(), *client);
             }
         }
@@ -234,7 +234,7 @@ impl Shard {
     fn compare_entries(&mut self, present: &BTreeSet<Client>) -> Result<()> {
         let ended: Vec<Client> =
             self.engine.kernel_clients().filter(|client| !present.contains(client)).collect();
-        self.handle_destroyed(&ended)
+        self.handle_destroyed(now(), &ended)
     }
 
     fn status(&self) -> ProxyStatus {
