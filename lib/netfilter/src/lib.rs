@@ -4,6 +4,7 @@
 //! * [`conntrack`]: splices as conntrack entries; [`conntrack_events`]: their end.
 //! * [`sets`]: elements of an nft set of client addresses; [`target`]: the queue rule where `queue` is not native.
 //! * [`raw`]: whole packets of our own, marked.
+//! * [`timeouts`]: for how long conntrack remembers.
 //! * [`received`]: what a received datagram says.
 //!
 //! Netlink answers from within the sending syscall, so every request here ends with its answer read.
@@ -20,6 +21,7 @@ pub mod received;
 pub mod sets;
 mod socket;
 pub mod target;
+pub mod timeouts;
 
 pub use error::Error;
 pub use nftables::Family;

@@ -22,8 +22,9 @@ use cluster::lock::DaemonLock;
 use cluster::server::{Incoming, PeerId, Server};
 use daemon::{Configuration, now};
 use netfilter::conntrack_events::{Event, EventKind, Events};
+use netfilter::timeouts;
 use nfq_splice::routing::Routing;
-use nfq_splice::{Settings, merge};
+use nfq_splice::{HALF_CLOSED_IDLE, Settings, merge};
 use nft_rules::placement::queue_of;
 use nft_rules::{PROXY_QUEUE, SPLICED_MARK, proxy_queues};
 use rustix::event::{PollFd, PollFlags, poll};
@@ -71,6 +72,7 @@ impl Shell {
         let cluster = configuration.cluster();
         let secret = secret_file::load(&lock.socket().with_file_name("nfq-splice.secret"))?;
         let mut kernel = Kernel::open(cluster)?;
+        remember_long_enough(cluster);
         let events = Events::subscribe(EVENT_BUFFER, &[EventKind::Destroyed]).context("conntrack events")?;
         let queues = proxy_queues(cluster);
         let parked = kernel.parked()?;
@@ -290,6 +292,14 @@ struct Ending(Post<FromShard>, Result<()>);
 impl Drop for Ending {
     fn drop(&mut self) {
         self.0.send(FromShard::Ended(std::mem::replace(&mut self.1, Ok(()))));
+    }
+}
+
+/// The kernel's own timeouts follow that of a splice's entry with the first packet.
+fn remember_long_enough(cluster: &cluster::config::Cluster) {
+    let open = u32::try_from(cluster.splice.idle_timeout_s).unwrap_or(u32::MAX);
+    if let Err(error) = timeouts::raise(open, HALF_CLOSED_IDLE.as_secs() as u32) {
+        tracing::warn!(%error, "idle connections may be forgotten by the kernel before their time");
     }
 }
 
