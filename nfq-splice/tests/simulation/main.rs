@@ -39,6 +39,7 @@ mod log;
 mod middlebox;
 mod rng;
 mod scenario;
+mod setup_faults;
 mod sweep;
 mod windows;
 mod world;

@@ -48,6 +48,17 @@ pub(crate) struct Faults {
     pub(crate) reordering: u64,
     pub(crate) delay: (u64, u64),
     pub(crate) extra: u64,
+    /// What happens to the packet of this number on the link, from 1.
+    pub(crate) planned: Option<(u32, Spoil)>,
+}
+
+/// What happens to one packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Spoil {
+    Lose,
+    Duplicate,
+    /// So long that others overtake it.
+    Delay,
 }
 
 impl Faults {
@@ -350,5 +361,6 @@ fn faults(rng: &mut Rng) -> Faults {
         reordering: rng.pick(&[0, 0, 20, 100]),
         extra: rng.pick(&[500, 5_000, 50_000]),
         delay: (0, 0),
+        planned: None,
     }
 }

@@ -24,7 +24,7 @@ use crate::hosts::{HOSTS, Host, set_clocks};
 use crate::kernel::{Entry, Kernel, Path};
 use crate::log::FlowLog;
 use crate::rng::Rng;
-use crate::scenario::{BACKENDS, CrashAt, FAULTS_PER_LINK, Faults, Kill, Kind, Scenario, When};
+use crate::scenario::{BACKENDS, CrashAt, FAULTS_PER_LINK, Faults, Kill, Kind, Scenario, Spoil, When};
 use crate::windows::Windows;
 
 /// Virtual time after which a client that is not done is stalled.
@@ -93,6 +93,8 @@ pub(crate) struct World {
     killed: [bool; BACKENDS],
     triggered: Vec<bool>,
     faults: [u32; 3],
+    /// Packets that each link has carried.
+    carried: [u32; 3],
     orders: BTreeMap<u64, ClientAddress>,
     checks: Checks,
     windows: Windows,
@@ -172,6 +174,7 @@ impl World {
             killed: [false; BACKENDS],
             triggered: vec![false; scenario.kills.len()],
             faults: [0; 3],
+            carried: [0; 3],
             orders: BTreeMap::new(),
             checks: Checks::new(scenario.cluster.splice.hold_bytes as u32),
             windows: Windows::default(),

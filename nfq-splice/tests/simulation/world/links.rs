@@ -2,6 +2,9 @@
 
 use super::*;
 
+/// Others overtake a packet that takes so much longer.
+const OVERTAKEN: Duration = Duration::from_millis(3);
+
 impl World {
     pub(super) fn run_hosts(&mut self) {
         for number in 0..HOSTS {
@@ -50,12 +53,15 @@ impl World {
     }
 
     pub(super) fn transmit(&mut self, link: usize, to: Node, mut packet: Packet) {
-        let Faults { loss, duplication, corruption, reordering, delay, extra } = self.scenario.links[link];
+        let Faults { loss, duplication, corruption, reordering, delay, extra, planned } =
+            self.scenario.links[link];
+        self.carried[link] += 1;
+        let planned = planned.filter(|(number, _)| *number == self.carried[link]).map(|(_, spoil)| spoil);
         let spoil = self.faults[link] < FAULTS_PER_LINK;
         let mut at = self.now + Duration::from_micros(self.rng.between(delay.0, delay.1));
         // Packets of one link keep their order, unless reordered on purpose.
         let before = self.faults[link];
-        if spoil && self.rng.chance(loss) {
+        if planned == Some(Spoil::Lose) || spoil && self.rng.chance(loss) {
             self.faults[link] += 1;
             self.note(|| format!("link {link}: lost {}", show(&packet.bytes)));
             return;
@@ -65,12 +71,15 @@ impl World {
             let bit = self.rng.below(packet.bytes.len() as u64 * 8) as usize;
             packet.bytes[bit / 8] ^= 1 << (bit % 8);
         }
-        if spoil && self.rng.chance(duplication) {
+        if planned == Some(Spoil::Duplicate) || spoil && self.rng.chance(duplication) {
             self.faults[link] += 1;
-            let again = at + Duration::from_micros(self.rng.below(extra));
+            let again = at + Duration::from_micros(self.rng.below(extra.max(1)));
             self.schedule(again, Event::Arrive(to, packet.clone()));
         }
-        if spoil && self.rng.chance(reordering) {
+        if planned == Some(Spoil::Delay) {
+            self.faults[link] += 1;
+            at = at + OVERTAKEN;
+        } else if spoil && self.rng.chance(reordering) {
             self.faults[link] += 1;
             at = at + Duration::from_micros(self.rng.below(extra));
         } else {
@@ -80,6 +89,11 @@ impl World {
             self.note(|| format!("link {link}: fault on {}", show(&packet.bytes)));
         }
         self.schedule(at, Event::Arrive(to, packet));
+    }
+
+    /// Whether a fault happened on the link.
+    pub(crate) fn has_spoiled(&self, link: usize) -> bool {
+        self.faults[link] > 0
     }
 
     pub(super) fn arrive(&mut self, node: Node, packet: Packet) {
