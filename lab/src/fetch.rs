@@ -80,8 +80,12 @@ pub struct Report {
 
 /// Fetches; `progress` is told the body bytes received. The failure is caused by another thread, so that it does not delay the client's reads.
 pub fn fetch(lab: &Lab, options: &Options, progress: &mut dyn FnMut(u64)) -> Result<Report> {
-    let behaviour =
-        Behaviour { receive_buffer: options.receive_buffer, rate: options.rate, patience: options.patience };
+    let behaviour = Behaviour {
+        receive_buffer: options.receive_buffer,
+        rate: options.rate,
+        patience: options.patience,
+        limit: Duration::MAX,
+    };
     let mut connection = Connection::open(lab, options.target.address, behaviour)?;
     let client = connection.local()?;
     let (trigger, triggered) = mpsc::channel::<Fault>();

@@ -32,11 +32,18 @@ pub struct Behaviour {
     pub rate: Option<u64>,
     /// Longest wait for a byte.
     pub patience: Duration,
+    /// Longest wait for a whole response: a trickle is a stall as well.
+    pub limit: Duration,
 }
 
 impl Default for Behaviour {
     fn default() -> Self {
-        Self { receive_buffer: None, rate: None, patience: Duration::from_secs(30) }
+        Self {
+            receive_buffer: None,
+            rate: None,
+            patience: Duration::from_secs(20),
+            limit: Duration::from_secs(60),
+        }
     }
 }
 
@@ -78,6 +85,7 @@ pub struct Response {
 /// One TCP connection of the lab's client.
 #[derive(Debug)]
 pub struct Connection {
+    lab: Lab,
     stream: TcpStream,
     behaviour: Behaviour,
     unread: Vec<u8>,
@@ -117,7 +125,7 @@ impl Connection {
             connect(&socket, &to).with_context(|| format!("connecting to {to}"))?;
             Ok(TcpStream::from(socket))
         })?;
-        Ok(Self { stream, behaviour, unread: Vec::new() })
+        Ok(Self { lab: lab.clone(), stream, behaviour, unread: Vec::new() })
     }
 
     /// The client's address and port.
@@ -233,10 +241,22 @@ impl Connection {
         Ok(End::Complete)
     }
 
+    fn stalled(&self, watch: &Watch, what: &str) -> End {
+        let client = self.stream.local_addr();
+        let (since, bytes) = (watch.started.elapsed(), watch.received);
+        self.lab.show_evidence(&format!(
+            "{client:?} gets {what} after {bytes} bytes, {since:?} after its request"
+        ));
+        End::Stalled
+    }
+
     /// One read; the inner error is how the connection ended.
     fn read<'a>(&mut self, buffer: &'a mut [u8], watch: &mut Watch) -> Result<Result<&'a [u8], End>> {
         let room = self.behaviour.rate.map_or(READ, |rate| watch.pace(rate));
         let buffer = buffer.get_mut(..room.min(READ)).unwrap_or_default();
+        if watch.started.elapsed() > self.behaviour.limit {
+            return Ok(Err(self.stalled(watch, "only a trickle")));
+        }
         match self.stream.read(buffer) {
             Ok(0) => Ok(Err(End::Closed)),
             Ok(length) => {
@@ -245,7 +265,7 @@ impl Connection {
             }
             Err(error) => match error.kind() {
                 ErrorKind::ConnectionReset => Ok(Err(End::Reset)),
-                ErrorKind::WouldBlock | ErrorKind::TimedOut => Ok(Err(End::Stalled)),
+                ErrorKind::WouldBlock | ErrorKind::TimedOut => Ok(Err(self.stalled(watch, "nothing"))),
                 _ => Err(error).context("receiving"),
             },
         }

@@ -17,6 +17,7 @@ pub mod daemons;
 pub mod demo;
 pub mod documents;
 pub mod dump;
+pub mod evidence;
 pub mod faults;
 pub mod fetch;
 pub mod fronts;

@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
@@ -23,6 +24,8 @@ use crate::topology::{DIRECT_PORT, Node, PORT, VIP};
 /// One lab at a time in one test program: the figures of two would disturb each other on few cores.
 static ALONE: Mutex<()> = Mutex::new(());
 static NUMBER: AtomicU32 = AtomicU32::new(0);
+/// Seconds without a byte after which a curl has stalled.
+const PATIENCE_S: i64 = 20;
 /// Lines of each daemon's log that a failed test shows.
 const LOG_LINES: usize = 60;
 
@@ -120,12 +123,13 @@ impl Lab {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = self.netns(Node::Client).spawn(&mut command)?;
         let body = child.stdout.take().context("curl without standard output")?;
-        Ok(Curl { child, body, hash: Sha256::new(), bytes: 0 })
+        Ok(Curl { lab: self.clone(), child, body, hash: Sha256::new(), bytes: 0 })
     }
 }
 
 /// A running curl, read by the test: when the test does not read, curl does not either.
 pub struct Curl {
+    lab: Lab,
     child: Child,
     body: ChildStdout,
     hash: Sha256,
@@ -161,6 +165,7 @@ impl Curl {
         let mut buffer = vec![0; 64 << 10];
         while self.bytes < bytes {
             let room = (bytes - self.bytes).min(buffer.len() as u64) as usize;
+            self.await_output()?;
             let length = self.body.read(buffer.get_mut(..room).unwrap_or_default())?;
             if length == 0 {
                 return Ok(());
@@ -169,6 +174,17 @@ impl Curl {
             self.bytes += length as u64;
         }
         Ok(())
+    }
+
+    /// A curl that gets nothing for long is stopped, after a look at why.
+    fn await_output(&mut self) -> Result<()> {
+        let mut output = [PollFd::new(&self.body, PollFlags::IN)];
+        if poll(&mut output, Some(&Timespec { tv_sec: PATIENCE_S, tv_nsec: 0 }))? > 0 {
+            return Ok(());
+        }
+        self.lab.show_evidence(&format!("curl gets nothing after {} bytes", self.bytes));
+        self.child.kill()?;
+        bail!("curl got nothing for {PATIENCE_S} s after {} bytes", self.bytes)
     }
 
     /// Reads the rest.
