@@ -1,0 +1,121 @@
+//! Connections that live oddly: short ones by the thousand, dribbled and pipelined requests, half-closed and idle ones.
+
+#![allow(clippy::disallowed_methods, reason = "a test of real systems owns sockets and a clock")]
+
+use std::net::Shutdown;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use lab::http::{Behaviour, get_request};
+use lab::settings::{Path, Settings};
+use lab::testing::in_lab;
+use lab::{Fault, Lab, Node};
+
+const PATHS: [Path; 2] = [Path::Kernel, Path::Userspace];
+
+fn on_both_paths(test: impl Fn(&Lab) -> Result<()>) -> Result<()> {
+    for path in PATHS {
+        in_lab(&Settings { path, ..Settings::default() }, &test).with_context(|| format!("{path:?}"))?;
+    }
+    Ok(())
+}
+
+/// Each port is used again within a second or two, while the proxy's and the backends' kernels remember its last connection.
+#[test]
+fn ports_that_come_round_within_seconds() -> Result<()> {
+    on_both_paths(|lab| {
+        lab.netns(Node::Client).sysctl("net/ipv4/ip_local_port_range", "40000 42999")?;
+        lab.netns(Node::Client).sysctl("net/ipv4/tcp_tw_reuse", "1")?;
+        let url = lab.url("/files/1k");
+        let arguments =
+            ["-t1", "-c16", "-d3s", "--latency", "--timeout", "1s", "-H", "Connection: close", &url];
+        let said = lab.on_client("wrk", &arguments)?;
+        ensure!(!said.contains("Socket errors") && !said.contains("Non-2xx"), "{said}");
+        ensure!(said.contains("requests in"), "{said}");
+        Ok(())
+    })
+}
+
+#[test]
+fn a_request_byte_by_byte() -> Result<()> {
+    on_both_paths(|lab| {
+        let mut connection = lab.open(Behaviour::default())?;
+        for byte in get_request("/files/64k").chunks(1) {
+            connection.send(byte)?;
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        connection.receive(false, &mut |_| Ok(()))?.check("/files/64k")
+    })
+}
+
+/// The second and third answer after a failure in the first one.
+#[test]
+fn pipelined_requests() -> Result<()> {
+    on_both_paths(|lab| {
+        let mut connection =
+            lab.open(Behaviour { receive_buffer: Some(16 << 10), ..Behaviour::default() })?;
+        let documents = ["/files/1m", "/files/1k", "/files/64k"];
+        connection.send(&documents.map(get_request).concat())?;
+        let client = connection.local()?;
+        let mut failed = false;
+        for document in documents {
+            let answer = connection.receive(false, &mut |bytes| {
+                if !failed && bytes > 1000 {
+                    failed = true;
+                    lab.fail(lab.serving(client)?, Fault::Kill)?;
+                }
+                Ok(())
+            })?;
+            answer.check(document)?;
+        }
+        Ok(())
+    })
+}
+
+/// A client that has said everything closes its side before the answer comes. (nginx gives up on such a client where an
+/// answer does not fit its socket's buffer; the failure of its backend is simulated.)
+#[test]
+fn a_half_closed_connection() -> Result<()> {
+    on_both_paths(|lab| {
+        let mut connection = lab.open(Behaviour::default())?;
+        connection.send(&get_request("/files/1k"))?;
+        connection.stream().shutdown(Shutdown::Write)?;
+        connection.receive(false, &mut |_| Ok(()))?.check("/files/1k")
+    })
+}
+
+/// The client's window is closed when its backend dies, and for some of its probes after.
+#[test]
+fn a_closed_window() -> Result<()> {
+    on_both_paths(|lab| {
+        let mut connection = lab.open(Behaviour { receive_buffer: Some(8 << 10), ..Behaviour::default() })?;
+        let client = connection.local()?;
+        let mut failed = false;
+        let answer = connection.get_watched("/files/1m", &mut |bytes| {
+            if !failed && bytes > 100_000 {
+                failed = true;
+                std::thread::sleep(Duration::from_millis(700));
+                lab.fail(lab.serving(client)?, Fault::Kill)?;
+                std::thread::sleep(Duration::from_millis(700));
+            }
+            Ok(())
+        })?;
+        answer.check("/files/1m")
+    })
+}
+
+/// 4.5 GB on one connection: sequence numbers and log offsets pass 2³². `cargo test -p lab --test life_cycle -- --ignored`
+#[test]
+#[ignore = "takes a minute"]
+fn more_than_four_gigabytes() -> Result<()> {
+    on_both_paths(|lab| {
+        let mut connection = lab.open(Behaviour::default())?;
+        for number in 0..15 {
+            connection
+                .get("/files/300m")?
+                .check("/files/300m")
+                .with_context(|| format!("answer {number}"))?;
+        }
+        lab.get_failing(&mut connection, "/files/300m", Fault::Kill, 150_000_000)?.0.check("/files/300m")
+    })
+}
