@@ -14,6 +14,7 @@
 //!   cut it off. The writer, which does map the ring, then ends with a fault: its queue closes and nothing passes unlogged.
 //!   A writer attaches only to a file that its own user made, since `/dev/shm` is open to all.
 
+mod control;
 mod error;
 mod futex;
 pub mod layout;
@@ -21,6 +22,11 @@ mod os;
 mod reader;
 mod record;
 mod writer;
+
+/// What `control` is made of; its model check puts others in their place.
+mod atomics {
+    pub(crate) use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+}
 
 pub use error::{OpenError, ReadError, Refusal, WriteError};
 pub use reader::{Reader, Stats};
