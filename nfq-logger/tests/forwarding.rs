@@ -9,48 +9,14 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::process::Stdio;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use cluster::control::{Flow, LoggerStatus, ToLogger};
 use cluster::frame;
 use common::network::{Network, SERVER};
-use common::streams::{LoggedStreams, receive, send};
-
-const UP: u64 = 11;
-const DOWN: u64 = 22;
-const PATIENCE: Duration = Duration::from_secs(60);
-
-/// Sends `up` and `down` bytes at the same time, each end checking what it gets; then both ends close. `during` runs
-/// meanwhile, with the numbers of bytes received so far at the server and at the client.
-fn transfer(network: &Network, up: u64, down: u64, during: impl FnOnce(&AtomicU64, &AtomicU64, &AtomicBool)) {
-    let (at_server, at_client, done) = (AtomicU64::new(0), AtomicU64::new(0), AtomicBool::new(false));
-    let listening = std::sync::Barrier::new(2);
-    std::thread::scope(|scope| {
-        let server = network.within(scope, "s", || {
-            let listener = TcpListener::bind(SERVER).unwrap();
-            listening.wait();
-            exchange(&listener.accept().unwrap().0, (DOWN, down), (UP, up), &at_server);
-        });
-        let client = network.within(scope, "c", || {
-            listening.wait();
-            let stream = TcpStream::connect(SERVER).unwrap();
-            exchange(&stream, (UP, up), (DOWN, down), &at_client);
-            done.store(true, Ordering::SeqCst);
-        });
-        during(&at_server, &at_client, &done);
-        client.join().unwrap();
-        server.join().unwrap();
-    });
-}
-
-fn exchange(stream: &TcpStream, out: (u64, u64), into: (u64, u64), received: &AtomicU64) {
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    std::thread::scope(|scope| {
-        scope.spawn(|| send(stream, out.0, out.1));
-        receive(stream, into.0, into.1, received);
-    });
-}
+use common::streams::LoggedStreams;
+use common::transfer::{DOWN, PATIENCE, UP, settled, transfer};
 
 fn status(control: &mut UnixStream) -> LoggerStatus {
     frame::write(control, &ToLogger::Status).unwrap();
@@ -89,19 +55,6 @@ fn every_byte_of_both_directions_is_logged_in_order() {
     let values = lengths.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
     let total: u64 = values.map(|value| value["length"].as_u64().unwrap()).sum();
     assert!(total >= up + down);
-}
-
-/// The value once it has not changed for a while.
-fn settled<T: PartialEq>(value: impl Fn() -> T) -> T {
-    let mut last = value();
-    loop {
-        std::thread::sleep(Duration::from_millis(40));
-        let now = value();
-        if now == last {
-            return now;
-        }
-        last = now;
-    }
 }
 
 /// Whatever reached an end before the logger was killed must be in the log then: acknowledged bytes are never sent again.

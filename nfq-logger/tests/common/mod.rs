@@ -3,6 +3,7 @@
 
 pub(crate) mod network;
 pub(crate) mod streams;
+pub(crate) mod transfer;
 
 use std::net::SocketAddr;
 use std::time::Duration;

@@ -136,6 +136,14 @@ impl Drop for Network {
 pub(crate) struct Daemon(pub(crate) Child);
 
 impl Daemon {
+    /// From now on, it is killed when it begins its `nth` call of `syscall`. The tracer ends with it.
+    pub(crate) fn doom(&self, syscall: &str, nth: u32) -> Tracer {
+        let mut strace = Command::new("strace");
+        strace.args(["-qq", "-o", "/dev/null", "-e", &format!("trace={syscall}")]);
+        strace.args(["-e", &format!("inject={syscall}:signal=KILL:when={nth}")]);
+        Tracer(strace.args(["-p", &self.0.id().to_string()]).spawn().unwrap())
+    }
+
     pub(crate) fn kill(mut self) {
         self.0.kill().unwrap();
         self.0.wait().unwrap();
@@ -143,6 +151,16 @@ impl Daemon {
 }
 
 impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Ended when dropped.
+pub(crate) struct Tracer(Child);
+
+impl Drop for Tracer {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
