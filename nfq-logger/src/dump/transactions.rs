@@ -7,7 +7,10 @@ use std::collections::{HashMap, VecDeque};
 use std::ops::RangeInclusive;
 
 use cluster::control::Flow;
-use http1::{DEFAULT_MAX_HEAD, Event, RequestFramer, ResponseFramer, ResponseFraming};
+use http1::{
+    DEFAULT_MAX_HEAD, Event, Refusal, RequestFramer, RequestHead, ResponseFramer, ResponseFraming,
+    ResponseHead, Step,
+};
 use packet::{Seq, TcpSegment};
 use transactionalizer::direction::{Direction, Taken};
 
@@ -102,10 +105,19 @@ impl Streams {
         }
         let Self { client, backend, requests, responses, requested, responded } = self;
         let (taken, beginnings) = if from_backend {
-            let mut deliver = |bytes: &[u8]| follow_responses(responses, responded, requests, bytes);
+            let mut head = |head: &ResponseHead| {
+                if head.framing == ResponseFraming::Opaque {
+                    requests.become_opaque();
+                }
+                Ok(())
+            };
+            let mut deliver =
+                |bytes: &[u8]| follow(responded, bytes, &mut |more| responses.feed(more), &mut head);
             (backend.push(seq, data, &mut deliver), responded)
         } else {
-            let mut deliver = |bytes: &[u8]| follow_requests(requests, requested, responses, bytes);
+            let mut head = |head: &RequestHead| responses.expect(&head.method);
+            let mut deliver =
+                |bytes: &[u8]| follow(requested, bytes, &mut |more| requests.feed(more), &mut head);
             (client.push(seq, data, &mut deliver), requested)
         };
         match taken {
@@ -119,37 +131,22 @@ impl Streams {
     }
 }
 
-fn follow_requests(
-    framer: &mut RequestFramer,
-    beginnings: &mut Beginnings,
-    responses: &mut ResponseFramer,
-    mut bytes: &[u8],
-) {
-    while !beginnings.lost {
-        let Ok(step) = framer.feed(bytes) else { return beginnings.lose() };
-        beginnings.advance(step.consumed);
-        bytes = bytes.get(step.consumed..).unwrap_or_default();
-        match step.event {
-            Event::Head(head) if responses.expect(&head.method).is_err() => return beginnings.lose(),
-            Event::MessageEnd => beginnings.end_message(),
-            Event::NeedMore => return,
-            _ => {}
-        }
-    }
-}
+/// What a framer says of some bytes.
+type Fed<H> = Result<Step<H>, Refusal>;
 
-fn follow_responses(
-    framer: &mut ResponseFramer,
+/// Takes `bytes` through a framer, `feed`; `head` is told of each message and may say that the stream is lost.
+fn follow<H>(
     beginnings: &mut Beginnings,
-    requests: &mut RequestFramer,
     mut bytes: &[u8],
+    feed: &mut dyn FnMut(&[u8]) -> Fed<H>,
+    head: &mut dyn FnMut(&H) -> Result<(), Refusal>,
 ) {
     while !beginnings.lost {
-        let Ok(step) = framer.feed(bytes) else { return beginnings.lose() };
+        let Ok(step) = feed(bytes) else { return beginnings.lose() };
         beginnings.advance(step.consumed);
         bytes = bytes.get(step.consumed..).unwrap_or_default();
         match step.event {
-            Event::Head(head) if head.framing == ResponseFraming::Opaque => requests.become_opaque(),
+            Event::Head(found) if head(&found).is_err() => return beginnings.lose(),
             Event::MessageEnd => beginnings.end_message(),
             Event::NeedMore => return,
             _ => {}
