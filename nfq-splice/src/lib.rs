@@ -44,4 +44,4 @@ pub use engine::Engine;
 pub use parked::Parked;
 pub use secret::Secret;
 pub use share::merge;
-pub use splice::HALF_CLOSED_IDLE;
+pub use splice::{CLOSED_LINGER, HALF_CLOSED_IDLE};

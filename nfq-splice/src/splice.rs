@@ -13,7 +13,7 @@ use crate::sender::Piece;
 use crate::window::Reset;
 
 /// A connection closed on both sides is remembered this long for late segments.
-const CLOSED_LINGER: Duration = Duration::from_secs(10);
+pub const CLOSED_LINGER: Duration = Duration::from_secs(10);
 /// A connection closed on one side may be silent this long (RFC 5382 REQ-5: at least 4 minutes).
 pub const HALF_CLOSED_IDLE: Duration = Duration::from_secs(600);
 /// While something is owed, a backend's segments begin at most so many bytes from what the client has acknowledged: others

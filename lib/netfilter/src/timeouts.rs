@@ -8,25 +8,37 @@ use std::fs;
 
 use crate::Error;
 
-/// Makes conntrack of this namespace remember open connections for at least `open` seconds and those closed on one side
-/// for at least `half_closed`. What is longer already stays.
-///
-/// # Errors
-/// If a parameter cannot be read or written (there is no conntrack, `/proc/sys` is read-only).
-pub fn raise(open: u32, half_closed: u32) -> Result<(), Error> {
-    raise_one("established", open)?;
-    raise_one("fin_wait", half_closed)?;
-    raise_one("close_wait", half_closed)
+/// Seconds for which connections are to be remembered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timeouts {
+    /// Open ones: at least so long.
+    pub open: u32,
+    /// Those closed on one side: at least so long.
+    pub half_closed: u32,
+    /// Those closed on both sides: at most so long. By default it is two minutes, in which short connections at a rate of
+    /// thousands a second fill any table.
+    pub ended: u32,
 }
 
-fn raise_one(state: &str, seconds: u32) -> Result<(), Error> {
-    let path = format!("/proc/sys/net/netfilter/nf_conntrack_tcp_timeout_{state}");
-    let fail = |error| Error::system("raising conntrack's timeouts", error);
-    let now = fs::read_to_string(&path).map_err(fail)?;
-    match now.trim().parse::<u32>() {
-        Ok(now) if now >= seconds => Ok(()),
-        _ => fs::write(&path, seconds.to_string()).map_err(fail),
+impl Timeouts {
+    /// Makes conntrack of this namespace remember connections so. What suits already stays.
+    ///
+    /// # Errors
+    /// If a parameter cannot be read or written (there is no conntrack, `/proc/sys` is read-only).
+    pub fn apply(&self) -> Result<(), Error> {
+        change("established", |now| now.max(self.open))?;
+        change("fin_wait", |now| now.max(self.half_closed))?;
+        change("close_wait", |now| now.max(self.half_closed))?;
+        change("time_wait", |now| now.min(self.ended))
     }
+}
+
+fn change(state: &str, wanted: impl Fn(u32) -> u32) -> Result<(), Error> {
+    let path = format!("/proc/sys/net/netfilter/nf_conntrack_tcp_timeout_{state}");
+    let fail = |error| Error::system("changing conntrack's timeouts", error);
+    let text = fs::read_to_string(&path).map_err(fail)?;
+    let now = text.trim().parse::<u32>().map_err(|_| Error::Answer("conntrack's timeouts"))?;
+    if wanted(now) == now { Ok(()) } else { fs::write(&path, wanted(now).to_string()).map_err(fail) }
 }
 
 #[cfg(test)]
@@ -44,13 +56,16 @@ mod tests {
 
     /// The kernel's own ones for half-closed connections are too short for RFC 5382 REQ-5 (4 minutes).
     #[test]
-    fn short_timeouts_are_raised_and_long_ones_stay() {
+    fn only_what_does_not_suit_is_changed() {
         in_new(|| {
             let _conntrack = Conntrack::open().unwrap();
             fs::write("/proc/sys/net/netfilter/nf_conntrack_tcp_timeout_established", "300").unwrap();
             fs::write("/proc/sys/net/netfilter/nf_conntrack_tcp_timeout_fin_wait", "9000").unwrap();
-            raise(7440, 600).unwrap();
-            assert_eq!(["established", "fin_wait", "close_wait"].map(timeout), [7440, 9000, 600]);
+            Timeouts { open: 7440, half_closed: 600, ended: 10 }.apply().unwrap();
+            let states = ["established", "fin_wait", "close_wait", "time_wait"];
+            assert_eq!(states.map(timeout), [7440, 9000, 600, 10]);
+            Timeouts { open: 1, half_closed: 1, ended: 20 }.apply().unwrap();
+            assert_eq!(states.map(timeout), [7440, 9000, 600, 10]);
         })
         .unwrap();
     }

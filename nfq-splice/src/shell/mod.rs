@@ -22,9 +22,9 @@ use cluster::lock::DaemonLock;
 use cluster::server::{Incoming, PeerId, Server};
 use daemon::{Configuration, now};
 use netfilter::conntrack_events::{Event, EventKind, Events};
-use netfilter::timeouts;
+use netfilter::timeouts::Timeouts;
 use nfq_splice::routing::Routing;
-use nfq_splice::{HALF_CLOSED_IDLE, Settings, merge};
+use nfq_splice::{CLOSED_LINGER, HALF_CLOSED_IDLE, Settings, merge};
 use nft_rules::placement::queue_of;
 use nft_rules::{PROXY_QUEUE, SPLICED_MARK, proxy_queues};
 use rustix::event::{PollFd, PollFlags, poll};
@@ -72,7 +72,7 @@ impl Shell {
         let cluster = configuration.cluster();
         let secret = secret_file::load(&lock.socket().with_file_name("nfq-splice.secret"))?;
         let mut kernel = Kernel::open(cluster)?;
-        remember_long_enough(cluster);
+        remember_as_long_as_needed(cluster);
         let events = Events::subscribe(EVENT_BUFFER, &[EventKind::Destroyed]).context("conntrack events")?;
         let queues = proxy_queues(cluster);
         let parked = kernel.parked()?;
@@ -296,10 +296,14 @@ impl Drop for Ending {
 }
 
 /// The kernel's own timeouts follow that of a splice's entry with the first packet.
-fn remember_long_enough(cluster: &cluster::config::Cluster) {
-    let open = u32::try_from(cluster.splice.idle_timeout_s).unwrap_or(u32::MAX);
-    if let Err(error) = timeouts::raise(open, HALF_CLOSED_IDLE.as_secs() as u32) {
-        tracing::warn!(%error, "idle connections may be forgotten by the kernel before their time");
+fn remember_as_long_as_needed(cluster: &cluster::config::Cluster) {
+    let timeouts = Timeouts {
+        open: u32::try_from(cluster.splice.idle_timeout_s).unwrap_or(u32::MAX),
+        half_closed: HALF_CLOSED_IDLE.as_secs() as u32,
+        ended: CLOSED_LINGER.as_secs() as u32,
+    };
+    if let Err(error) = timeouts.apply() {
+        tracing::warn!(%error, "the kernel may forget idle connections before their time, and ended ones late");
     }
 }
 
