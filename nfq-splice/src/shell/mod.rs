@@ -8,6 +8,7 @@ mod operator;
 mod orders_file;
 mod secret_file;
 mod shard;
+mod thread;
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -15,6 +16,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 use cluster::control::{Client, FromProxy, Outcome, ProxyStatus, ToProxy};
@@ -27,7 +29,8 @@ use nfq_splice::routing::Routing;
 use nfq_splice::{CLOSED_LINGER, HALF_CLOSED_IDLE, Settings, merge};
 use nft_rules::placement::queue_of;
 use nft_rules::{PROXY_QUEUE, SPLICED_MARK, proxy_queues};
-use rustix::event::{PollFd, PollFlags, poll};
+use packet::Time;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use kernel::Kernel;
 use mailbox::{Mailbox, Post};
@@ -36,6 +39,8 @@ use shard::{FromShard, Restored, Shard, ToShard};
 const EVENT_BUFFER: usize = 8 << 20;
 /// Events handed on before other sockets get their turn.
 const EVENTS: usize = 4096;
+/// Between two looks at the events: nobody waits for the end of an entry, and to wake for each one costs more than it tells.
+const EVENTS_PAUSE: Duration = Duration::from_millis(10);
 /// Messages that may wait in a shard's mailbox; then the control thread waits.
 const SHARD_MAIL: usize = 1024;
 /// Messages that may wait for the control thread; further ones are lost, because a shard never waits for it.
@@ -57,6 +62,16 @@ pub(crate) struct Shell {
     orders_file: PathBuf,
     /// Backends that no configuration names any more, with connections when the shards were last asked.
     former: BTreeSet<SocketAddr>,
+    /// Conntrack events are left to gather until then.
+    next_events: Time,
+}
+
+/// What is to be looked at.
+#[derive(Debug, Clone, Copy)]
+struct Ready {
+    stop: bool,
+    events: bool,
+    peers: bool,
 }
 
 /// A status that is being put together: who wants it, and the parts that came.
@@ -92,7 +107,7 @@ impl Shell {
             let engine = (settings.clone(), secret.clone());
             let number = PROXY_QUEUE + index;
             let shard = Shard::start(cluster, number, engine, restored, (own, control.clone()))?;
-            threads.push(spawn(shard, number, control.clone())?);
+            threads.push(thread::spawn(shard, number, control.clone())?);
             shards.push(post);
         }
         let server = Server::unix(lock)?;
@@ -111,14 +126,24 @@ impl Shell {
             routing: settings.routing,
             orders_file,
             former,
+            next_events: Time::default(),
         })
     }
 
     /// Until `stop` becomes readable. Connections translated by the kernel go on.
     pub(crate) fn run(mut self, stop: &OwnedFd) -> Result<()> {
-        while !self.wait(stop)? {
-            self.watch_entries()?;
-            self.serve();
+        loop {
+            let ready = self.wait(stop)?;
+            if ready.stop {
+                break;
+            }
+            if ready.events {
+                self.watch_entries()?;
+                self.next_events = now() + EVENTS_PAUSE;
+            }
+            if ready.peers {
+                self.serve();
+            }
             if self.configuration.was_hung_up() {
                 let _ = self.reload();
             }
@@ -132,21 +157,32 @@ impl Shell {
         Ok(())
     }
 
-    /// True if it is time to stop.
-    fn wait(&self, stop: &OwnedFd) -> Result<bool> {
+    /// Sleeps until there is something to do.
+    fn wait(&self, stop: &OwnedFd) -> Result<Ready> {
+        let pause = self.next_events.since(now());
+        let resting = !pause.is_zero();
+        let events = if resting { PollFlags::empty() } else { PollFlags::IN };
         let mut fds = vec![
             PollFd::from_borrowed_fd(stop.as_fd(), PollFlags::IN),
+            PollFd::from_borrowed_fd(self.events.as_fd(), events),
             PollFd::from_borrowed_fd(self.mailbox.as_fd(), PollFlags::IN),
-            PollFd::from_borrowed_fd(self.events.as_fd(), PollFlags::IN),
             PollFd::from_borrowed_fd(self.configuration.as_fd(), PollFlags::IN),
         ];
+        let own = fds.len();
         let interest = self.server.interest();
         fds.extend(interest.into_iter().map(|(fd, flags)| PollFd::from_borrowed_fd(fd, flags)));
-        match poll(&mut fds, None) {
+        let timeout = resting.then(|| Timespec::try_from(pause).ok()).flatten();
+        match poll(&mut fds, timeout.as_ref()) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(error).context("poll"),
         }
-        Ok(fds.first().is_some_and(|fd| !fd.revents().is_empty()))
+        let ready: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
+        let any = |range: &[bool]| range.contains(&true);
+        Ok(Ready {
+            stop: ready.first() == Some(&true),
+            events: ready.get(1) == Some(&true),
+            peers: any(ready.get(own..).unwrap_or_default()),
+        })
     }
 
     fn watch_entries(&mut self) -> Result<()> {
@@ -286,15 +322,6 @@ impl Shell {
     }
 }
 
-/// Tells the control thread that a shard's thread ends, also by a panic.
-struct Ending(Post<FromShard>, Result<()>);
-
-impl Drop for Ending {
-    fn drop(&mut self) {
-        self.0.send(FromShard::Ended(std::mem::replace(&mut self.1, Ok(()))));
-    }
-}
-
 /// The kernel's own timeouts follow that of a splice's entry with the first packet.
 fn remember_as_long_as_needed(cluster: &cluster::config::Cluster) {
     let timeouts = Timeouts {
@@ -305,12 +332,4 @@ fn remember_as_long_as_needed(cluster: &cluster::config::Cluster) {
     if let Err(error) = timeouts.apply() {
         tracing::warn!(%error, "the kernel may forget idle connections before their time, and ended ones late");
     }
-}
-
-fn spawn(shard: Shard, number: u16, control: Post<FromShard>) -> Result<JoinHandle<()>> {
-    let run = move || {
-        let mut ending = Ending(control, Err(anyhow!("the thread of queue {number} panicked")));
-        ending.1 = shard.run().with_context(|| format!("queue {number}"));
-    };
-    std::thread::Builder::new().name(format!("queue-{number}")).spawn(run).context("starting a thread")
 }
