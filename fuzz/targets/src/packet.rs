@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use etherparse::{NetSlice, SlicedPacket, TransportSlice};
-use packet::{TcpSegment, Translation, split};
+use packet::{Flags, TcpSegment, Translation, split};
 
 use crate::Input;
 
@@ -68,7 +68,9 @@ fn rewriting_is_exact(view: &TcpSegment<'_>, rewritten: &[u8], translation: &Tra
     assert_eq!((after.source(), after.destination()), (translation.source, translation.destination));
     assert_eq!(after.seq(), view.seq() + translation.seq);
     assert_eq!(after.ack(), view.ack() + translation.ack);
-    assert_eq!((after.payload(), after.flags()), (view.payload(), view.flags()));
+    assert_eq!(after.payload(), view.payload());
+    // Urgent data takes a byte out of the stream on one path and not on the other: the bit is cleared.
+    assert_eq!(after.flags().0, view.flags().0 & !Flags::URG.0);
     if view.window() > 0 {
         assert!(after.window() > 0, "a window was closed");
     }

@@ -46,6 +46,8 @@ pub(crate) fn gather<H>(
                 Ok(step) => step,
                 Err(refusal) => {
                     assert_eq!(feed(piece).err(), Some(refusal), "refused, and then not");
+                    // How much of a bad body was good is not said.
+                    events.pop_if(|event| matches!(event, Read::Body(_)));
                     events.push(Read::Refused(refusal));
                     return events;
                 }

@@ -94,12 +94,13 @@ pub(crate) fn syn_options(field: &[u8]) -> SynOptions {
     found
 }
 
-/// TSval and TSecr, if present.
+/// TSval and TSecr, if present; of several options the last counts, as in [`syn_options`] and in Linux.
 pub(crate) fn timestamps(field: &[u8]) -> Option<(u32, u32)> {
-    Options::new(field).find_map(|option| match (option.kind, option.data) {
+    let pairs = Options::new(field).filter_map(|option| match (option.kind, option.data) {
         (kind::TIMESTAMPS, &[a, b, c, d, e, f, g, h]) => {
             Some((u32::from_be_bytes([a, b, c, d]), u32::from_be_bytes([e, f, g, h])))
         }
         _ => None,
-    })
+    });
+    pairs.last()
 }
