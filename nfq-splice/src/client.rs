@@ -18,8 +18,7 @@ impl Core {
             return Pass::No;
         }
         if flags.syn() {
-            self.handle_client_syn(flow, segment);
-            return Pass::No;
+            return self.handle_client_syn(flow, segment);
         }
         if !flags.rst() {
             if self.is_forged(flow, segment) {
@@ -80,7 +79,7 @@ impl Core {
     }
 
     /// A SYN on a connection that is there (RFC 5961 §4).
-    fn handle_client_syn(&mut self, flow: &mut Flow, segment: &TcpSegment<'_>) {
+    fn handle_client_syn(&mut self, flow: &mut Flow, segment: &TcpSegment<'_>) -> Pass {
         let opens = !segment.flags().ack();
         match &flow.state {
             State::Setup(setup) if opens && setup.irs == segment.seq() && !setup.established => {
@@ -93,14 +92,15 @@ impl Core {
                 self.counters.count("port_reused");
                 self.resume_packets(flow);
                 self.unpark(flow);
-                *flow = self.accept(segment);
+                return reopen(flow);
             }
             State::Answering(answering) if opens && answering.is_reopened(segment) => {
                 self.counters.count("port_reused");
-                *flow = self.accept(segment);
+                return reopen(flow);
             }
             _ => self.challenge(flow, segment),
         }
+        Pass::No
     }
 
     /// A challenge ACK (RFC 5961 §4): a peer that lost the connection answers it with an exact RST.
@@ -195,4 +195,10 @@ impl Flow {
             _ => self.leg.acked,
         }
     }
+}
+
+/// The connection has ended, its client opens another one.
+fn reopen(flow: &mut Flow) -> Pass {
+    flow.state = State::Gone;
+    Pass::Reopens
 }

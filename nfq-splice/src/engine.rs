@@ -53,7 +53,7 @@ impl Engine {
         let done = self
             .table
             .with(&mut self.core, client, |core, flow| core.handle_known(flow, packet, from_client, stage));
-        done.unwrap_or_else(|| {
+        done.flatten().unwrap_or_else(|| {
             self.handle_unknown(packet, from_client);
             Verdict::Drop
         })
@@ -337,26 +337,29 @@ pub(crate) enum Pass {
     No,
     /// It does, translated.
     Translated(packet::Translation),
+    /// It opens a new connection in the place of one that has ended, within the bounds on new ones.
+    Reopens,
 }
 
 impl Core {
-    /// A packet of a connection in the table.
+    /// A packet of a connection in the table; `None`: of a new one.
     fn handle_known(
         &mut self,
         flow: &mut Flow,
         packet: &mut [u8],
         from_client: bool,
         stage: Stage,
-    ) -> Verdict {
-        let Ok(segment) = TcpSegment::parse(packet) else { return Verdict::Drop };
+    ) -> Option<Verdict> {
+        let Ok(segment) = TcpSegment::parse(packet) else { return Some(Verdict::Drop) };
         let pass = if from_client {
             self.handle_client(flow, &segment)
         } else {
             self.handle_backend(flow, &segment)
         };
         match pass {
-            Pass::No => Verdict::Drop,
-            Pass::Translated(translation) => self.pass(flow, packet, &translation, stage),
+            Pass::No => Some(Verdict::Drop),
+            Pass::Translated(translation) => Some(self.pass(flow, packet, &translation, stage)),
+            Pass::Reopens => None,
         }
     }
 
