@@ -23,8 +23,8 @@ const DOCUMENT: &str = "/files/1m";
 const BEFORE: u64 = 10_000;
 const AWAY: Duration = Duration::from_millis(300);
 
-/// Two meetings: all transfers run, then the daemon is dead.
-fn transfer(mut connection: Connection, meeting: &Barrier) -> Result<()> {
+/// Two meetings: all transfers run, then the daemon is dead. The connection stays open, to be found by the next daemon.
+fn transfer(mut connection: Connection, meeting: &Barrier) -> Result<Connection> {
     let mut met = false;
     let response = connection.get_watched(DOCUMENT, &mut |bytes| {
         if !met && bytes >= BEFORE {
@@ -38,12 +38,14 @@ fn transfer(mut connection: Connection, meeting: &Barrier) -> Result<()> {
         meeting.wait();
         meeting.wait();
     }
-    response?.check(DOCUMENT)
+    response?.check(DOCUMENT)?;
+    Ok(connection)
 }
 
-fn ask(mut connection: Connection) -> Result<()> {
+fn ask(mut connection: Connection) -> Result<Connection> {
     connection.send(&get_request("/files/1k"))?;
-    connection.receive(false, &mut |_| Ok(()))?.check("/files/1k")
+    connection.receive(false, &mut |_| Ok(()))?.check("/files/1k")?;
+    Ok(connection)
 }
 
 fn restart(lab: &Lab, signal: Signal) -> Result<()> {
