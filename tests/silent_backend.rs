@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use lab::http::{Behaviour, get_request};
 use lab::settings::{Path, Settings};
 use lab::testing::in_lab;
@@ -68,6 +68,7 @@ fn exact_places_with_a_small_window() -> Result<()> {
             let mut connection = lab.open(behaviour)?;
             let (response, node) = lab.get_failing(&mut connection, document, Fault::Silent, offset)?;
             response.check(document).with_context(|| format!("at byte {offset}, buffer {buffer}"))?;
+            ensure!(response.took < Duration::from_secs(30), "too slow at {offset}, {buffer}: {response:?}");
             lab.heal(node)?;
             lab.await_backends()?;
         }
