@@ -29,24 +29,16 @@
 
 #![allow(clippy::unwrap_used, reason = "what cannot be in a model is a bug of the test, and ends it")]
 
-mod addresses;
-mod apps;
-mod checks;
-mod content;
-mod hosts;
-mod kernel;
 mod log;
-mod middlebox;
-mod rng;
 mod scenario;
 mod setup_faults;
 mod sweep;
-mod windows;
 mod world;
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use sim::{addresses, apps, checks, content, hosts, kernel, middlebox, rng, windows};
 use world::World;
 
 fn number(name: &str) -> Option<u64> {

@@ -5,13 +5,12 @@ use std::time::Duration;
 use cluster::config::{Cluster, SplicePath};
 use packet::Time;
 
-use crate::addresses::{backend, router, service, set_family};
+use crate::addresses::{BACKENDS, backend, router, service, set_family};
 use crate::apps::{Ending, Habits};
 use crate::content::{Request, Variant};
 use crate::middlebox::Middlebox;
 use crate::rng::Rng;
 
-pub(crate) const BACKENDS: usize = 3;
 /// Packets that one link spoils at most: the fault budget that makes progress certain.
 pub(crate) const FAULTS_PER_LINK: u32 = 60;
 

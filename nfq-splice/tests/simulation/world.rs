@@ -17,15 +17,18 @@ use nfq_splice::{Action, Engine, KernelSplice, Parked, Secret, Settings, Stage, 
 use packet::{Seq, TcpSegment, Time};
 use recovery_manager::{LoggerId, Manager, Now};
 
-use crate::addresses::{backend, backend_number, client_address, client_host, service, set_family, stranger};
+use crate::addresses::{
+    BACKENDS, backend, backend_number, client_address, client_host, service, set_family, stranger,
+};
 use crate::apps::{Client, Phase, Server};
 use crate::checks::Checks;
 use crate::hosts::{HOSTS, Host, set_clocks};
 use crate::kernel::{Entry, Kernel, Path};
 use crate::log::FlowLog;
 use crate::rng::Rng;
-use crate::scenario::{BACKENDS, CrashAt, FAULTS_PER_LINK, Faults, Kill, Kind, Scenario, Spoil, When};
+use crate::scenario::{CrashAt, FAULTS_PER_LINK, Faults, Kill, Kind, Scenario, Spoil, When};
 use crate::windows::Windows;
+use sim::net::{Node, Packet, show};
 
 /// Virtual time after which a client that is not done is stalled.
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -34,26 +37,6 @@ const FORGETFUL: Duration = Duration::from_secs(4 * 3600);
 
 /// Events of one run at most.
 const STEPS: u64 = 300_000;
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Node {
-    Client,
-    Proxy,
-    Logger,
-    Backend(usize),
-}
-
-/// A packet on its way, and when it first came into being: a later one must not carry an earlier timestamp.
-#[derive(Debug, Clone)]
-pub(crate) struct Packet {
-    pub(crate) bytes: Vec<u8>,
-    pub(crate) born: u64,
-    pub(crate) from_backend: Option<usize>,
-    /// When it left the proxy towards the client.
-    pub(crate) departed: u64,
-    /// The window that its maker announced in it, bytes; `None`: the engine made it, or a stranger.
-    pub(crate) window: Option<u32>,
-}
 
 enum Event {
     Arrive(Node, Packet),
@@ -126,14 +109,14 @@ impl World {
 
     pub(crate) fn of(scenario: Scenario, mut rng: Rng, trace: bool) -> Self {
         set_family(scenario.v6);
-        set_clocks([(); HOSTS].map(|()| rng.next() as u32));
+        set_clocks([(); HOSTS].map(|()| rng.draw() as u32));
         let mut hosts =
-            vec![Host::new(0, client_host(), rng.next(), scenario.client_timestamps, scenario.client_mtu)];
+            vec![Host::new(0, client_host(), rng.draw(), scenario.client_timestamps, scenario.client_mtu)];
         let mut servers = Vec::new();
         for number in 0..BACKENDS {
             let address = backend(number).ip();
             let mut host =
-                Host::new(number + 1, address, rng.next(), scenario.backend_timestamps[number], 1600);
+                Host::new(number + 1, address, rng.draw(), scenario.backend_timestamps[number], 1600);
             let mut server = Server::new(
                 &mut host,
                 8,
@@ -371,21 +354,4 @@ fn short(take_in: &cluster::control::TakeIn) -> String {
         TakeIn::Prefix(Prefix { head, body_bytes, .. }) => format!("prefix {}+{body_bytes}", head.len()),
         TakeIn::Range { first, overlap, .. } => format!("range {first} overlap {}", overlap.len()),
     }
-}
-
-pub(crate) fn show(bytes: &[u8]) -> String {
-    let Ok(segment) = TcpSegment::parse(bytes) else { return "unreadable".to_owned() };
-    let flags = segment.flags();
-    let names = [(flags.syn(), 'S'), (flags.fin(), 'F'), (flags.rst(), 'R'), (flags.ack(), '.')];
-    let names: String = names.iter().filter(|(set, _)| *set).map(|(_, name)| *name).collect();
-    format!(
-        "{}>{} {names} seq {} len {} ack {} win {} ts {:?}",
-        segment.source(),
-        segment.destination(),
-        segment.seq().0,
-        segment.payload().len(),
-        segment.ack().0,
-        segment.window(),
-        segment.timestamps()
-    )
 }

@@ -15,7 +15,7 @@ impl World {
         let client = client_address(self.clients[index].port);
         let (next, ack) = self.hosts[0].numbers(client, service()).unwrap_or_default();
         let near = next + self.rng.below(3000) as u32;
-        let any = Seq(self.rng.next() as u32);
+        let any = Seq(self.rng.draw() as u32);
         // Nowhere near what the client may acknowledge.
         let wrong = Some(ack + (1 << 30) + self.rng.below(1 << 31) as u32);
         let bare = SegmentBuilder { window: 1000, ..SegmentBuilder::new(client, service()) };
@@ -32,7 +32,7 @@ impl World {
             _ => SegmentBuilder {
                 seq: any,
                 flags: if self.rng.chance(500) { Flags::SYN } else { Flags::ACK },
-                ..SegmentBuilder::new(stranger(self.rng.next() as u16), service())
+                ..SegmentBuilder::new(stranger(self.rng.draw() as u16), service())
             },
         };
         let bytes = forged.build();

@@ -15,21 +15,21 @@ const OPTIONS: usize = 40;
 
 /// What happens on one host's access.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Middlebox {
+pub struct Middlebox {
     /// From both sides' SYN: the host's stack seems to know none.
-    pub(crate) no_scale: bool,
-    pub(crate) no_sack: bool,
+    pub no_scale: bool,
+    pub no_sack: bool,
     /// Options in another order, an unknown one before them.
-    pub(crate) odd_options: bool,
+    pub odd_options: bool,
     /// ECN is asked for and marked.
-    pub(crate) ecn: bool,
+    pub ecn: bool,
     /// Per mille of segments that are cut in two.
-    pub(crate) cut: u64,
+    pub cut: u64,
 }
 
 impl Middlebox {
     /// The packets that come out for `packet`.
-    pub(crate) fn pass(&self, rng: &mut Rng, packet: Vec<u8>) -> Vec<Vec<u8>> {
+    pub fn pass(&self, rng: &mut Rng, packet: Vec<u8>) -> Vec<Vec<u8>> {
         let Ok(segment) = TcpSegment::parse(&packet) else { return vec![packet] };
         if !segment.checksums_valid() {
             return vec![packet];

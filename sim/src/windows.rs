@@ -40,13 +40,13 @@ fn later(known: Option<Seq>, edge: Seq) -> Seq {
 
 /// By own and peer's address.
 #[derive(Debug, Default)]
-pub(crate) struct Windows {
+pub struct Windows {
     ends: BTreeMap<(SocketAddr, SocketAddr), End>,
 }
 
 impl Windows {
     /// A packet leaves the host that made it. Gives the window that it announces, bytes.
-    pub(crate) fn leaves(&mut self, segment: &TcpSegment<'_>) -> u32 {
+    pub fn leaves(&mut self, segment: &TcpSegment<'_>) -> u32 {
         let end = self.ends.entry((segment.source(), segment.destination())).or_default();
         let flags = segment.flags();
         if flags.syn() {
@@ -64,7 +64,7 @@ impl Windows {
 
     /// A packet reaches its receiver. What a client was told by an earlier backend, it may send to a later one.
     /// `recovered`: a backend of this connection has failed.
-    pub(crate) fn reaches(
+    pub fn reaches(
         &mut self,
         segment: &TcpSegment<'_>,
         service: SocketAddr,
@@ -97,7 +97,7 @@ impl Windows {
 
     /// The window of a translated segment, as its receiver will read it, against the one that its sender announced: never
     /// more, and no less than the field can express.
-    pub(crate) fn translated(&self, segment: &TcpSegment<'_>, announced: u32) -> Result<(), String> {
+    pub fn translated(&self, segment: &TcpSegment<'_>, announced: u32) -> Result<(), String> {
         let end = self.ends.get(&(segment.destination(), segment.source())).copied().unwrap_or_default();
         let scale = end.peer_scale();
         let read = u32::from(segment.window()) << scale;

@@ -18,8 +18,8 @@ const TIME_WAIT: Duration = Duration::from_secs(120);
 /// An acknowledgement farther from a FIN is a forger's. (The real one is not that exact in its last states.)
 const NEAR: i32 = 1 << 24;
 
-pub(crate) struct Entry {
-    pub(crate) splice: KernelSplice,
+pub struct Entry {
+    pub splice: KernelSplice,
     /// Client's, server's: one after the FIN, in the client's space.
     fins: [Option<Seq>; 2],
     acked: [bool; 2],
@@ -40,11 +40,11 @@ impl Entry {
         }
     }
 
-    pub(crate) fn state(&self) -> EntryState {
+    pub fn state(&self) -> EntryState {
         if self.reset || self.acked == [true; 2] { EntryState::Closed } else { EntryState::Open }
     }
 
-    pub(crate) fn is_open(&self) -> bool {
+    pub fn is_open(&self) -> bool {
         self.state() == EntryState::Open
     }
 
@@ -75,16 +75,16 @@ impl Entry {
 }
 
 #[derive(Default)]
-pub(crate) struct Kernel {
-    pub(crate) entries: BTreeMap<Client, Entry>,
+pub struct Kernel {
+    pub entries: BTreeMap<Client, Entry>,
     /// Flows that are queued before conntrack.
-    pub(crate) queued: BTreeSet<Client>,
+    pub queued: BTreeSet<Client>,
     /// Kept for the next daemon; no packet meets them.
-    pub(crate) parked: BTreeMap<Client, Parked>,
+    pub parked: BTreeMap<Client, Parked>,
 }
 
 /// What the rules do with a packet.
-pub(crate) enum Path {
+pub enum Path {
     /// To the engine, before conntrack.
     Raw,
     /// To the engine, after it.
@@ -94,7 +94,7 @@ pub(crate) enum Path {
 }
 
 impl Kernel {
-    pub(crate) fn receive(&mut self, now: Time, packet: &mut [u8], service: SocketAddr) -> Path {
+    pub fn receive(&mut self, now: Time, packet: &mut [u8], service: SocketAddr) -> Path {
         let Ok(segment) = TcpSegment::parse(packet) else { return Path::Tracked };
         let from_client = segment.destination() == service;
         let client = if from_client { segment.source() } else { segment.destination() };
@@ -117,12 +117,12 @@ impl Kernel {
         Path::Translated
     }
 
-    pub(crate) fn insert(&mut self, now: Time, splice: KernelSplice) {
+    pub fn insert(&mut self, now: Time, splice: KernelSplice) {
         self.entries.insert(splice.client, Entry::new(splice, now));
     }
 
     /// Entries whose time is over.
-    pub(crate) fn expire(&mut self, now: Time) -> Vec<Client> {
+    pub fn expire(&mut self, now: Time) -> Vec<Client> {
         let over: Vec<Client> = self
             .entries
             .iter()
@@ -135,7 +135,7 @@ impl Kernel {
         over
     }
 
-    pub(crate) fn next_expiry(&self) -> Option<Time> {
+    pub fn next_expiry(&self) -> Option<Time> {
         self.entries.values().map(|entry| entry.expires).min()
     }
 }

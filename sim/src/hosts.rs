@@ -14,7 +14,7 @@ use smoltcp::time::Instant;
 use smoltcp::wire::{HardwareAddress, IpCidr};
 
 /// Hosts at most: the client and the backends.
-pub(crate) const HOSTS: usize = 4;
+pub const HOSTS: usize = 4;
 
 /// Without progress for so long, a closing socket is stuck.
 const STALL: Duration = Duration::from_secs(2);
@@ -34,7 +34,7 @@ fn clock(host: usize) -> u32 {
 const CLOCKS: [fn() -> u32; HOSTS] = [|| clock(0), || clock(1), || clock(2), || clock(3)];
 
 /// Where each host's timestamp clock begins.
-pub(crate) fn set_clocks(offsets: [u32; HOSTS]) {
+pub fn set_clocks(offsets: [u32; HOSTS]) {
     OFFSETS.set(offsets);
 }
 
@@ -88,10 +88,10 @@ impl Device for Wire {
     }
 }
 
-pub(crate) struct Host {
-    pub(crate) number: usize,
+pub struct Host {
+    pub number: usize,
     interface: Interface,
-    pub(crate) sockets: SocketSet<'static>,
+    pub sockets: SocketSet<'static>,
     wire: Wire,
     timestamps: bool,
     /// By peer: the highest acknowledgement received.
@@ -113,7 +113,7 @@ pub(crate) struct Host {
 }
 
 impl Host {
-    pub(crate) fn new(number: usize, address: IpAddr, seed: u64, timestamps: bool, mtu: usize) -> Self {
+    pub fn new(number: usize, address: IpAddr, seed: u64, timestamps: bool, mtu: usize) -> Self {
         let mut wire = Wire { incoming: VecDeque::new(), outgoing: Vec::new(), mtu };
         let mut config = Config::new(HardwareAddress::Ip);
         config.random_seed = seed;
@@ -142,7 +142,7 @@ impl Host {
         }
     }
 
-    pub(crate) fn add_socket(&mut self, receive: usize, send: usize) -> SocketHandle {
+    pub fn add_socket(&mut self, receive: usize, send: usize) -> SocketHandle {
         let buffer = |bytes| tcp::SocketBuffer::new(vec![0; bytes]);
         let mut socket = tcp::Socket::new(buffer(receive), buffer(send));
         if self.timestamps {
@@ -154,22 +154,22 @@ impl Host {
         self.sockets.add(socket)
     }
 
-    pub(crate) fn socket(&mut self, handle: SocketHandle) -> &mut tcp::Socket<'static> {
+    pub fn socket(&mut self, handle: SocketHandle) -> &mut tcp::Socket<'static> {
         self.sockets.get_mut(handle)
     }
 
-    pub(crate) fn connect(&mut self, handle: SocketHandle, to: SocketAddr, port: u16) {
+    pub fn connect(&mut self, handle: SocketHandle, to: SocketAddr, port: u16) {
         let context = self.interface.context();
         self.sockets.get_mut::<tcp::Socket>(handle).connect(context, to, port).unwrap();
     }
 
     /// The number of the last SYN to `remote`.
-    pub(crate) fn initial(&self, local: SocketAddr, remote: SocketAddr) -> Option<Seq> {
+    pub fn initial(&self, local: SocketAddr, remote: SocketAddr) -> Option<Seq> {
         self.initials.get(&(local, remote)).copied()
     }
 
     /// The next byte of a connection, and the next one expected.
-    pub(crate) fn numbers(&self, local: SocketAddr, remote: SocketAddr) -> Option<(Seq, Seq)> {
+    pub fn numbers(&self, local: SocketAddr, remote: SocketAddr) -> Option<(Seq, Seq)> {
         let key = (local, remote);
         Some((*self.sent.get(&key)?, *self.peer_next.get(&key)?))
     }
@@ -186,7 +186,7 @@ impl Host {
         sent.before(segment.ack()) || sent.since(segment.ack()) > 1 << 24
     }
 
-    pub(crate) fn receive(&mut self, packet: Vec<u8>) {
+    pub fn receive(&mut self, packet: Vec<u8>) {
         if self.is_blind(&packet)
             || self.is_older_than_before(&packet)
             || self.is_duplicate_syn(&packet)
@@ -275,7 +275,7 @@ impl Host {
     }
 
     /// Lets the stack work, and gives what it sends.
-    pub(crate) fn poll(&mut self, now: Time) -> Vec<Vec<u8>> {
+    pub fn poll(&mut self, now: Time) -> Vec<Vec<u8>> {
         MILLIS.set(now.as_nanos() / 1_000_000);
         self.interface.poll(instant(now), &mut self.wire, &mut self.sockets);
         let mut packets = std::mem::take(&mut self.wire.outgoing);
@@ -322,7 +322,7 @@ impl Host {
     /// smoltcp 0.12 forgets its retransmission timer at any acknowledgement that comes after a FIN, and at one that arrives
     /// between going back and repeating. Three duplicates, made
     /// up here, set it going again. Gives the time to look again.
-    pub(crate) fn unstick(&mut self, now: Time) -> Option<Time> {
+    pub fn unstick(&mut self, now: Time) -> Option<Time> {
         let mut next = None;
         let mut kicks = Vec::new();
         for (_, socket) in self.sockets.iter() {
@@ -362,7 +362,7 @@ impl Host {
         }
     }
 
-    pub(crate) fn poll_at(&mut self, now: Time) -> Option<Time> {
+    pub fn poll_at(&mut self, now: Time) -> Option<Time> {
         let at = self.interface.poll_at(instant(now), &self.sockets)?;
         Some(Time::from_nanos(at.total_micros().max(0) as u64 * 1000))
     }

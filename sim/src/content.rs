@@ -4,7 +4,7 @@ use http1::RequestHead;
 
 /// One exchange.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Request {
+pub enum Request {
     Get(usize),
     /// Echoed; the path says whether it may be repeated.
     Post {
@@ -15,18 +15,18 @@ pub(crate) enum Request {
 
 /// How one backend's answers differ from the others'.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct Variant {
+pub struct Variant {
     /// This byte of every body is another one.
-    pub(crate) flipped: Option<usize>,
+    pub flipped: Option<usize>,
     /// Another version: another `ETag`.
-    pub(crate) version: u8,
+    pub version: u8,
     /// `Range` is answered with the whole.
-    pub(crate) no_ranges: bool,
+    pub no_ranges: bool,
 }
 
 const DATE: usize = 29;
 
-pub(crate) fn body(bytes: usize, flipped: Option<usize>) -> Vec<u8> {
+pub fn body(bytes: usize, flipped: Option<usize>) -> Vec<u8> {
     // No zero: that is what keep-alives carry.
     let mut body: Vec<u8> = (0..bytes).map(|i| (((i * 31) ^ (i >> 8) ^ (bytes * 7)) as u8).max(1)).collect();
     if let Some(byte) = flipped.and_then(|at| body.get_mut(at)) {
@@ -36,7 +36,7 @@ pub(crate) fn body(bytes: usize, flipped: Option<usize>) -> Vec<u8> {
 }
 
 impl Request {
-    pub(crate) fn bytes(self) -> Vec<u8> {
+    pub fn bytes(self) -> Vec<u8> {
         match self {
             Self::Get(bytes) => {
                 format!("GET /files/{bytes} HTTP/1.1\r\nHost: sim.example\r\nUser-Agent: simulation\r\n\r\n")
@@ -52,7 +52,7 @@ impl Request {
     }
 
     /// The answer, its `Date` masked.
-    pub(crate) fn answer(self, variant: Variant) -> Vec<u8> {
+    pub fn answer(self, variant: Variant) -> Vec<u8> {
         let date = "?".repeat(DATE);
         match self {
             Self::Get(bytes) => whole(&body(bytes, variant.flipped), variant, &date),
@@ -85,7 +85,7 @@ fn part(body: &[u8], first: usize, variant: Variant, date: &str) -> Vec<u8> {
 }
 
 /// What a backend answers.
-pub(crate) fn respond(head: &RequestHead, content: &[u8], variant: Variant, date: &str) -> Vec<u8> {
+pub fn respond(head: &RequestHead, content: &[u8], variant: Variant, date: &str) -> Vec<u8> {
     assert_eq!(date.len(), DATE);
     if head.method == "POST" {
         return whole(content, variant, date);
@@ -103,7 +103,7 @@ pub(crate) fn respond(head: &RequestHead, content: &[u8], variant: Variant, date
 }
 
 /// Where the `Date` value of an answer is: it may be any execution's.
-pub(crate) fn date_range(answer: &[u8]) -> std::ops::Range<usize> {
+pub fn date_range(answer: &[u8]) -> std::ops::Range<usize> {
     let name = b"\r\nDate: ";
     let at = answer.windows(name.len()).position(|window| window == name).unwrap() + name.len();
     at..at + DATE

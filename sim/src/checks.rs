@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use cluster::control::Client;
 use packet::{Seq, TcpSegment, Time};
 
-use crate::world::{Node, Packet, show};
+use crate::net::{Node, Packet, show};
 
 #[derive(Default)]
 struct Seen {
@@ -18,8 +18,8 @@ struct Seen {
     granted: Option<Seq>,
 }
 
-pub(crate) struct Checks {
-    pub(crate) failure: Option<String>,
+pub struct Checks {
+    pub failure: Option<String>,
     clients: BTreeMap<Client, Seen>,
     unspliced: BTreeSet<(Client, usize)>,
     last: BTreeMap<(usize, Node), Time>,
@@ -27,7 +27,7 @@ pub(crate) struct Checks {
 }
 
 impl Checks {
-    pub(crate) fn new(hold: u32) -> Self {
+    pub fn new(hold: u32) -> Self {
         Self {
             failure: None,
             clients: BTreeMap::new(),
@@ -37,34 +37,34 @@ impl Checks {
         }
     }
 
-    pub(crate) fn fail(&mut self, why: String) {
+    pub fn fail(&mut self, why: String) {
         self.failure.get_or_insert(why);
     }
 
     /// A packet on `link` arrives no earlier than those before it.
-    pub(crate) fn in_order(&mut self, link: usize, to: Node, at: Time) -> Time {
+    pub fn in_order(&mut self, link: usize, to: Node, at: Time) -> Time {
         let last = self.last.entry((link, to)).or_default();
         *last = at.max(*last);
         *last
     }
 
-    pub(crate) fn unspliced(&mut self, client: Client, backend: usize) {
+    pub fn unspliced(&mut self, client: Client, backend: usize) {
         self.unspliced.insert((client, backend));
     }
 
-    pub(crate) fn granted(&mut self, client: Client, edge: Seq) {
+    pub fn granted(&mut self, client: Client, edge: Seq) {
         let seen = self.clients.entry(client).or_default();
         seen.granted = Some(seen.granted.map_or(edge, |known| known.max(edge)));
     }
 
     /// While it is un-spliced, the proxy itself is the receiver.
-    pub(crate) fn recovering(&mut self, client: Client, next: Seq) {
+    pub fn recovering(&mut self, client: Client, next: Seq) {
         self.granted(client, next + self.hold);
     }
 
     /// What leaves the proxy towards the client.
     /// `isn`: the client's.
-    pub(crate) fn departs_to_client(&mut self, packet: &Packet, isn: Option<Seq>) {
+    pub fn departs_to_client(&mut self, packet: &Packet, isn: Option<Seq>) {
         let segment = TcpSegment::parse(&packet.bytes).unwrap();
         let client = segment.destination();
         if let Some(backend) =
@@ -88,18 +88,18 @@ impl Checks {
     }
 
     /// Bytes of its request have been acknowledged to the client: it will not repeat them.
-    pub(crate) fn has_acknowledged(&self, client: Client) -> bool {
+    pub fn has_acknowledged(&self, client: Client) -> bool {
         self.clients.get(&client).and_then(|seen| seen.acked).is_some_and(|(first, acked)| acked != first)
     }
 
-    pub(crate) fn departs_to_backend(&mut self, packet: &Packet, backend: usize) {
+    pub fn departs_to_backend(&mut self, packet: &Packet, backend: usize) {
         let segment = TcpSegment::parse(&packet.bytes).unwrap();
         if segment.flags().syn() {
             self.unspliced.remove(&(segment.source(), backend));
         }
     }
 
-    pub(crate) fn at_client(&mut self, packet: &Packet) {
+    pub fn at_client(&mut self, packet: &Packet) {
         let Ok(segment) = TcpSegment::parse(&packet.bytes) else { return };
         if !segment.checksums_valid() {
             return;
