@@ -276,6 +276,11 @@ impl Engine {
         self.released.pop_front()
     }
 
+    /// No packet waits for a judgement, nor for a verdict that [`poll_release`](Self::poll_release) would give.
+    pub fn holds_nothing(&self) -> bool {
+        self.held.len() == 0 && self.released.is_empty()
+    }
+
     /// Events so far.
     pub fn counters(&self) -> Counters {
         self.counters

@@ -11,8 +11,8 @@ use common::network::{Daemon, Network};
 use common::streams::LoggedStreams;
 use common::transfer::{DOWN, UP, settled, transfer};
 
-/// Receiving a packet, waking the readers, sending verdicts.
-const CALLS: [&str; 3] = ["recvfrom", "futex", "sendto"];
+/// Receiving packets, waking the readers, sending verdicts.
+const CALLS: [&str; 3] = ["recvmmsg", "futex", "sendto"];
 /// At which of its calls the logger dies.
 const PLACES: [u32; 3] = [1, 2, 9];
 

@@ -1,7 +1,7 @@
 //! NFQUEUE: packets that rules hand to a program, and its verdicts. A held packet is one without a verdict yet.
 //!
 //! Call order: [`Queue::bind`] before any rule queues packets; then, whenever the descriptor is readable,
-//! [`Queue::recv_batch`] (or [`Queue::recv_into`]) until it returns nothing, and [`Queue::flush`].
+//! [`Queue::recv_batch`] (or [`Queue::recv_slots`]) until it returns nothing, and [`Queue::flush`].
 
 mod counters;
 pub(crate) mod message;
@@ -17,7 +17,7 @@ pub use verdicts::{Verdict, Verdicts};
 
 use crate::Error;
 use crate::netlink::{self, Builder, Head};
-use crate::socket::{POOL, Pool, Socket};
+use crate::socket::{POOL, Pool, Socket, receive_into};
 use message::{Parsed, Received};
 
 /// Room that one message needs: the longest payload (65,531 bytes) and everything else the kernel sends with it.
@@ -66,7 +66,7 @@ pub struct QueuedPacket<'a> {
     pub payload: &'a mut [u8],
 }
 
-/// As [`QueuedPacket`], for [`Queue::recv_into`].
+/// As [`QueuedPacket`], for [`Queue::recv_slots`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct QueuedMeta {
     /// For [`Queue::verdict`].
@@ -81,7 +81,7 @@ pub struct QueuedMeta {
     pub checksum_ready: bool,
     /// The receiving device has verified the TCP checksum.
     pub checksum_verified: bool,
-    /// Where in the caller's buffer the IP packet is.
+    /// Where in its buffer the IP packet is.
     pub payload: Range<usize>,
 }
 
@@ -148,30 +148,56 @@ impl Queue {
         }
     }
 
-    /// Receives one message into `buffer`, which should hold [`RECEIVE_BYTES`]. `None`: nothing waits.
-    pub fn recv_into(&mut self, buffer: &mut [u8]) -> Result<Option<QueuedMeta>, Error> {
-        loop {
-            let length = match self.socket.receive(buffer) {
-                Ok(Some(length)) => length,
-                Ok(None) => return Ok(None),
-                Err(error) => {
-                    not_ready(error, &mut self.counters)?;
-                    continue;
+    /// Receives what waits without blocking, at most [`BATCH`] packets, straight into `memory`: each message into a buffer
+    /// of its own, `length` bytes (at least [`RECEIVE_BYTES`], or packets are dropped as truncated), that begins `stride`
+    /// bytes after the one before. What came is appended to `packets`, each with its buffer's number; the ranges of their
+    /// payloads count from that buffer's beginning. Returns the number of messages: fewer than there are buffers when no
+    /// more wait.
+    ///
+    /// What is no whole packet gets its verdict here: an error means that this could not be promised.
+    pub fn recv_slots(
+        &mut self,
+        memory: &mut [u8],
+        (stride, length): (usize, usize),
+        packets: &mut Vec<(usize, QueuedMeta)>,
+    ) -> Result<usize, Error> {
+        let Self { socket, verdicts, counters, .. } = self;
+        let mut failed = None;
+        let result =
+            receive_into(socket.as_fd(), memory, (stride, length), &mut |number, datagram, whole| {
+                let taken = if whole {
+                    first_packet(datagram, verdicts, counters)
+                } else {
+                    drop_truncated(datagram, verdicts, counters).map(|()| None)
+                };
+                match taken {
+                    Ok(meta) => packets.extend(meta.map(|meta| (number, meta))),
+                    Err(error) => failed = Some(error),
                 }
-            };
-            let Some(datagram) = buffer.get(..length) else {
-                self.drop_truncated(buffer);
-                continue;
-            };
-            if let Some(meta) = first_packet(datagram, &mut self.verdicts, &mut self.counters) {
-                return Ok(Some(meta));
-            }
+            });
+        match (failed, result) {
+            (Some(error), _) => Err(error),
+            (None, Ok(count)) => Ok(count),
+            (None, Err(error)) => not_ready(error, counters),
         }
+    }
+
+    /// One packet into `buffer`, which should hold [`RECEIVE_BYTES`]. `None`: nothing waits.
+    pub fn recv_into(&mut self, buffer: &mut [u8]) -> Result<Option<QueuedMeta>, Error> {
+        let (length, mut packets) = (buffer.len(), Vec::new());
+        while packets.is_empty() && self.recv_slots(buffer, (length, length), &mut packets)? > 0 {}
+        Ok(packets.pop().map(|(_, meta)| meta))
     }
 
     /// Appends a verdict; [`Queue::flush`] sends it.
     pub fn verdict(&mut self, id: u32, verdict: Verdict<'_>) -> Result<(), Error> {
         self.verdicts.push(id, verdict)
+    }
+
+    /// Appends a verdict for every packet that waits and whose id is not after `id`: they go on as they are. Only when the
+    /// caller means all of them.
+    pub fn accept_through(&mut self, id: u32) -> Result<(), Error> {
+        self.verdicts.accept_through(id)
     }
 
     /// Sends all pending verdicts in one syscall.
@@ -182,15 +208,6 @@ impl Queue {
     /// What this socket has seen so far.
     pub fn counters(&self) -> Counters {
         self.counters
-    }
-
-    /// The buffer was too small: the packet's header is there, so that the kernel need not keep it.
-    fn drop_truncated(&mut self, buffer: &[u8]) {
-        self.counters.truncated += 1;
-        if let Some(id) = message::truncated_id(buffer) {
-            // A refused push leaves the packet held, until the queue is closed.
-            let _ = self.verdicts.push(id, Verdict::Drop);
-        }
     }
 }
 
@@ -240,7 +257,8 @@ fn take_datagram(
     counters: &mut Counters,
     handler: &mut dyn FnMut(QueuedPacket<'_>, &mut Verdicts),
 ) {
-    let Some(meta) = first_packet(datagram, verdicts, counters) else { return };
+    // A verdict that could not be appended leaves the packet waiting, until the queue is closed.
+    let Ok(Some(meta)) = first_packet(datagram, verdicts, counters) else { return };
     let Some(payload) = datagram.get_mut(meta.payload) else { return };
     let packet = QueuedPacket {
         id: meta.id,
@@ -255,18 +273,28 @@ fn take_datagram(
 }
 
 /// The kernel sends one packet in each datagram.
-fn first_packet(datagram: &[u8], verdicts: &mut Verdicts, counters: &mut Counters) -> Option<QueuedMeta> {
+fn first_packet(
+    datagram: &[u8],
+    verdicts: &mut Verdicts,
+    counters: &mut Counters,
+) -> Result<Option<QueuedMeta>, Error> {
     match message::parse(datagram) {
         Received::Packet(Parsed { meta, whole: true }) => {
             counters.received += 1;
-            return Some(meta);
+            return Ok(Some(meta));
         }
         Received::Packet(Parsed { meta, whole: false }) => {
             counters.truncated += 1;
-            let _ = verdicts.push(meta.id, Verdict::Drop);
+            verdicts.push(meta.id, Verdict::Drop)?;
         }
         Received::Refused => counters.refused_verdicts += 1,
         Received::Unknown => counters.unknown += 1,
     }
-    None
+    Ok(None)
+}
+
+/// The buffer was too small: the packet's header is there, so that the kernel need not keep it.
+fn drop_truncated(beginning: &[u8], verdicts: &mut Verdicts, counters: &mut Counters) -> Result<(), Error> {
+    counters.truncated += 1;
+    message::truncated_id(beginning).map_or(Ok(()), |id| verdicts.push(id, Verdict::Drop))
 }

@@ -194,7 +194,7 @@ pub(crate) struct Pool {
     buffer_bytes: usize,
 }
 
-/// Datagrams of one [`Pool::receive`] at most.
+/// Datagrams of one [`Pool::receive`] or [`receive_into`] at most.
 pub(crate) const POOL: usize = 32;
 
 impl Pool {
@@ -209,37 +209,48 @@ impl Pool {
         fd: BorrowedFd<'_>,
         handle: &mut dyn FnMut(Option<&mut [u8]>),
     ) -> io::Result<usize> {
-        // SAFETY: `iovec` and `mmsghdr` are plain C structures for which all zeros is a valid value.
-        let (mut vectors, mut headers) = unsafe {
-            (std::mem::zeroed::<[libc::iovec; POOL]>(), std::mem::zeroed::<[libc::mmsghdr; POOL]>())
-        };
-        let buffers = self.bytes.chunks_exact_mut(self.buffer_bytes);
-        for ((buffer, vector), header) in buffers.zip(&mut vectors).zip(&mut headers) {
-            vector.iov_base = buffer.as_mut_ptr().cast();
-            vector.iov_len = buffer.len();
-            header.msg_hdr.msg_iov = vector;
-            header.msg_hdr.msg_iovlen = 1;
-        }
-        // SAFETY: every header points to one iovec, which points to one buffer of the pool; all of them outlive
-        // the call and none is used otherwise during it.
-        let received = unsafe {
-            libc::recvmmsg(
-                fd.as_raw_fd(),
-                headers.as_mut_ptr(),
-                POOL as libc::c_uint,
-                libc::MSG_DONTWAIT,
-                std::ptr::null_mut(),
-            )
-        };
-        if received < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        let received = received as usize;
-        let buffers = self.bytes.chunks_exact_mut(self.buffer_bytes);
-        for (buffer, header) in buffers.zip(&headers).take(received) {
-            let whole = header.msg_hdr.msg_flags & libc::MSG_TRUNC == 0;
-            handle(buffer.get_mut(..header.msg_len as usize).filter(|_| whole));
-        }
-        Ok(received)
+        receive_into(fd, &mut self.bytes, (self.buffer_bytes, self.buffer_bytes), &mut |_, buffer, whole| {
+            handle(whole.then_some(buffer));
+        })
     }
+}
+
+/// Receives what is waiting, at most [`POOL`] datagrams, into buffers that begin `stride` bytes apart in `memory`, each of
+/// `length` bytes. `handle` gets the buffer's number, what is in it, and whether that is the whole datagram. Returns how
+/// many came.
+pub(crate) fn receive_into(
+    fd: BorrowedFd<'_>,
+    memory: &mut [u8],
+    (stride, length): (usize, usize),
+    handle: &mut dyn FnMut(usize, &mut [u8], bool),
+) -> io::Result<usize> {
+    // SAFETY: `iovec` and `mmsghdr` are plain C structures for which all zeros is a valid value.
+    let (mut vectors, mut headers) =
+        unsafe { (std::mem::zeroed::<[libc::iovec; POOL]>(), std::mem::zeroed::<[libc::mmsghdr; POOL]>()) };
+    let mut count = 0;
+    let buffers = memory.chunks_exact_mut(stride.max(1)).filter_map(|buffer| buffer.get_mut(..length));
+    for ((buffer, vector), header) in buffers.zip(&mut vectors).zip(&mut headers) {
+        vector.iov_base = buffer.as_mut_ptr().cast();
+        vector.iov_len = buffer.len();
+        header.msg_hdr.msg_iov = vector;
+        header.msg_hdr.msg_iovlen = 1;
+        count += 1;
+    }
+    // SAFETY: each of the first `count` headers points to one iovec, which points to one buffer in `memory`; all of them
+    // outlive the call, the buffers do not overlap and none is used otherwise during it.
+    let received = unsafe {
+        libc::recvmmsg(fd.as_raw_fd(), headers.as_mut_ptr(), count, libc::MSG_DONTWAIT, std::ptr::null_mut())
+    };
+    if received < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let received = received as usize;
+    let buffers = memory.chunks_exact_mut(stride.max(1));
+    for (number, (buffer, header)) in buffers.zip(&headers).take(received).enumerate() {
+        let whole = header.msg_hdr.msg_flags & libc::MSG_TRUNC == 0;
+        if let Some(datagram) = buffer.get_mut(..(header.msg_len as usize).min(length)) {
+            handle(number, datagram, whole);
+        }
+    }
+    Ok(received)
 }

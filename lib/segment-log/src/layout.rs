@@ -7,7 +7,8 @@
 //! ```
 //!
 //! A *position* counts ring bytes from creation and never wraps; it is found at `4096 + position % ring_bytes`. A record
-//! is contiguous: where the ring's end leaves too little room, a [`Kind::Pad`] fills it and the record begins at 0.
+//! is contiguous: where the ring's end leaves too little room, a [`Kind::Pad`] fills it and the record begins at 0. Pads also
+//! fill gaps between records that the kernel put into the ring at a distance.
 //!
 //! **Commit.** `Control::committed` is the number of the last complete record and selects the [`Mark`] that says where it
 //! ends; the other mark is the one that the writer changes next. So a writer killed at any instruction leaves a whole mark.
@@ -58,7 +59,7 @@ pub struct FileHeader {
 pub enum Kind {
     /// A segment.
     Segment = 1,
-    /// Nothing, to the ring's end. Has the number of the record after it.
+    /// Nothing. Has the number of the record after it.
     Pad = 2,
 }
 

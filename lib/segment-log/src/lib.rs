@@ -3,8 +3,8 @@
 //! The file is a page of header and a ring of records, each of which holds one whole IP packet. [`layout`] says where
 //! every byte is.
 //!
-//! * **Writing** is two steps, so that the kernel can put a packet straight into the ring: [`Writer::reserve`] gives
-//!   contiguous memory, [`Writer::commit`] makes the record visible. [`Writer::flush`] wakes readers, once a batch.
+//! * **Writing** is two steps, so that the kernel can put packets straight into the ring: [`Writer::reserve_slots`] gives
+//!   memory for many, [`Writer::commit_slot`] makes each record visible. [`Writer::flush`] wakes readers, once a batch.
 //!   A writer that is killed loses nothing that it committed: the next one attaches to the file and goes on.
 //! * **Reading** never blocks the writer. A [`Reader`] that falls behind by more than the ring is told exactly how many
 //!   records and bytes it lost ([`ReadError::Lapped`]) and goes on with the oldest record.
@@ -31,4 +31,4 @@ mod atomics {
 pub use error::{OpenError, ReadError, Refusal, WriteError};
 pub use reader::{Reader, Stats};
 pub use record::{Flags, Position, Record, RecordMeta};
-pub use writer::Writer;
+pub use writer::{Slots, Writer};

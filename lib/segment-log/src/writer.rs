@@ -20,7 +20,8 @@ use crate::{OpenError, Position, RecordMeta, Refusal, WriteError, futex};
 
 /// Writes segments into a segment log. Exists once per file.
 ///
-/// Order of calls for each record: [`reserve`](Self::reserve), fill, [`commit`](Self::commit); after a batch
+/// Order of calls: [`reserve`](Self::reserve), fill, [`commit`](Self::commit), or for many at once
+/// [`reserve_slots`](Self::reserve_slots), fill, [`commit_slot`](Self::commit_slot) in ascending order; after a batch
 /// [`flush`](Self::flush). Before what was logged is let pass, it must be committed.
 #[derive(Debug)]
 pub struct Writer {
@@ -34,10 +35,35 @@ pub struct Writer {
     file: File,
 }
 
+/// Contiguous slots, each with room for a record header and a message.
 #[derive(Debug, Clone, Copy)]
 struct Reservation {
     start: u64,
+    /// Bytes of the message in each.
     bytes: usize,
+    slots: usize,
+    /// The first that was not committed or passed over.
+    next: usize,
+    /// Ring bytes of the records committed here, and of the gaps that were left between them.
+    used: u64,
+    wasted: u64,
+}
+
+impl Reservation {
+    fn position(&self, slot: usize) -> u64 {
+        self.start + slot as u64 * slot_bytes(self.bytes)
+    }
+}
+
+/// The memory of [`Writer::reserve_slots`].
+#[derive(Debug)]
+pub struct Slots<'a> {
+    /// From the first slot's first byte on; every slot has `length` bytes that may be filled.
+    pub memory: &'a mut [u8],
+    /// From one slot's first byte to the next one's.
+    pub stride: usize,
+    /// Bytes of each.
+    pub length: usize,
 }
 
 impl Writer {
@@ -155,16 +181,35 @@ impl Writer {
     /// Contiguous ring memory of `max_bytes`, to be filled in any way. The oldest records that are in its place are lost
     /// to readers. Reserving again without [`commit`](Self::commit) gives the same place.
     pub fn reserve(&mut self, max_bytes: usize) -> Result<&mut [u8], WriteError> {
+        let Slots { memory, length, .. } = self.reserve_slots(1, max_bytes)?;
+        memory.get_mut(..length).ok_or(WriteError::Corrupt)
+    }
+
+    /// Ring memory for up to `most` messages of up to `max_bytes` each, at equal distances: fewer (at least one) where the
+    /// ring ends or a quarter of it is full. The oldest records that are in its place are lost to readers.
+    pub fn reserve_slots(&mut self, most: usize, max_bytes: usize) -> Result<Slots<'_>, WriteError> {
         if max_bytes > self.limit() {
             return Err(WriteError::TooLarge { bytes: max_bytes, limit: self.limit() });
         }
-        let slot = slot_bytes(max_bytes);
+        let stride = slot_bytes(max_bytes);
         let to_end = self.ring_bytes - self.state.end % self.ring_bytes;
-        let start = if slot <= to_end { self.state.end } else { self.state.end + to_end };
-        self.make_room((start + slot).saturating_sub(self.ring_bytes))?;
-        self.reserved = Some(Reservation { start, bytes: max_bytes });
-        let offset = self.offset(start) + RECORD_HEADER_BYTES;
-        self.map.get_mut(offset..offset + max_bytes).ok_or(WriteError::Corrupt)
+        let wraps = stride > to_end;
+        let start = if wraps { self.state.end + to_end } else { self.state.end };
+        let room = if wraps { self.ring_bytes } else { to_end }.min(self.ring_bytes / 4);
+        let slots = (room / stride).clamp(1, most.max(1) as u64);
+        self.make_room((start + slots * stride).saturating_sub(self.ring_bytes))?;
+        let (bytes, slots) = (max_bytes, slots as usize);
+        self.reserved = Some(Reservation { start, bytes, slots, next: 0, used: 0, wasted: 0 });
+        let (offset, stride) = (self.offset(start) + RECORD_HEADER_BYTES, stride as usize);
+        let memory = self.map.get_mut(offset..offset + slots * stride - RECORD_HEADER_BYTES);
+        Ok(Slots { memory: memory.ok_or(WriteError::Corrupt)?, stride, length: max_bytes })
+    }
+
+    /// What is in slot `slot` of the memory last reserved.
+    pub fn slot(&self, slot: usize) -> &[u8] {
+        let Some(reserved) = self.reserved.filter(|reserved| slot < reserved.slots) else { return &[] };
+        let offset = self.offset(reserved.position(slot)) + RECORD_HEADER_BYTES;
+        self.map.get(offset..offset + reserved.bytes).unwrap_or_default()
     }
 
     /// Gives up whole records until nothing before `frontier` is promised to readers.
@@ -184,18 +229,54 @@ impl Writer {
     /// Makes the record visible whose packet is at `payload` of the memory last [reserved](Self::reserve); what was
     /// reserved behind it is free again. Readers that sleep are woken by [`flush`](Self::flush).
     pub fn commit(&mut self, meta: RecordMeta, payload: Range<usize>) -> Result<Position, WriteError> {
-        let reserved = self.reserved.take().ok_or(WriteError::NotReserved)?;
-        if payload.start > payload.end || payload.end > reserved.bytes {
+        let position = self.commit_slot(meta, 0, payload)?;
+        self.reserved = None;
+        Ok(position)
+    }
+
+    /// Makes the record visible whose packet is at `payload` of slot `slot`. Slots are committed in ascending order; those
+    /// passed over are free again.
+    ///
+    /// The record stays where it is if the gap before it keeps at least half of the reserved memory used, else the
+    /// packet moves down: large ones are not copied, small ones do not waste the ring.
+    pub fn commit_slot(
+        &mut self,
+        meta: RecordMeta,
+        slot: usize,
+        payload: Range<usize>,
+    ) -> Result<Position, WriteError> {
+        let mut reserved = self.reserved.ok_or(WriteError::NotReserved)?;
+        let fits = payload.start <= payload.end && payload.end <= reserved.bytes;
+        if !fits || !(reserved.next..reserved.slots).contains(&slot) {
             return Err(WriteError::NotReserved);
         }
-        self.write_pad(reserved.start);
-        let header = self.record_header(reserved.start, meta, &payload);
+        let (end, place) = (self.state.end.max(reserved.start), reserved.position(slot));
+        let (gap, bytes) = (place - end, slot_bytes(payload.end));
+        let stays = reserved.wasted + gap <= reserved.used + bytes || gap == 0;
+        self.write_pad(self.state.end, end);
+        let header = if stays {
+            reserved.wasted += gap;
+            self.write_pad(end, place);
+            self.record_header(place, meta, &payload)
+        } else {
+            self.move_down((place, end), &payload);
+            self.record_header(end, meta, &(0..payload.len()))
+        };
+        reserved.used += u64::from(header.total_bytes);
+        reserved.next = slot + 1;
+        self.reserved = Some(reserved);
         self.write_header(&header);
         self.state.number += 1;
         self.state.payload_bytes += payload.len() as u64;
-        self.state.end = reserved.start + u64::from(header.total_bytes);
+        self.state.end = header.position + u64::from(header.total_bytes);
         self.control().commit(self.state);
-        Ok(Position(reserved.start))
+        Ok(Position(header.position))
+    }
+
+    /// Both places are within what is reserved, so nobody reads there.
+    fn move_down(&mut self, (from, to): (u64, u64), payload: &Range<usize>) {
+        let (from, to) = (self.offset(from) + RECORD_HEADER_BYTES, self.offset(to) + RECORD_HEADER_BYTES);
+        self.map.copy_within(from + payload.start..from + payload.end, to);
     }
 
     fn record_header(&self, position: u64, meta: RecordMeta, payload: &Range<usize>) -> RecordHeader {
@@ -215,17 +296,16 @@ impl Writer {
         }
     }
 
-    /// Fills the ring's end if the record begins at its start.
-    fn write_pad(&mut self, start: u64) {
-        let position = self.state.end;
-        if position == start {
+    /// Fills what is left free before a record, which never reaches beyond the ring's end.
+    fn write_pad(&mut self, position: u64, end: u64) {
+        if position == end {
             return;
         }
         self.write_header(&RecordHeader {
             position,
             number: self.state.number + 1,
             payload_before: self.state.payload_bytes,
-            total_bytes: (start - position) as u32,
+            total_bytes: (end - position) as u32,
             payload_offset: RECORD_HEADER_BYTES as u32,
             epoch: self.epoch,
             kind: Kind::Pad as u16,

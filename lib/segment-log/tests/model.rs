@@ -6,13 +6,22 @@ mod common;
 
 use common::LogPath;
 use proptest::prelude::*;
-use segment_log::{Flags, Position, ReadError, Reader, RecordMeta, Writer};
+use segment_log::{Flags, Position, ReadError, Reader, RecordMeta, Slots, Writer};
 
 const RING: u64 = 8192;
 
 #[derive(Debug, Clone)]
 enum Step {
-    Write { before: usize, length: usize, after: usize },
+    Write {
+        before: usize,
+        length: usize,
+        after: usize,
+    },
+    /// Into slots of `max` bytes: before the payload, its length (`None`: the slot is passed over).
+    WriteSlots {
+        max: usize,
+        fill: Vec<(usize, Option<usize>)>,
+    },
     ReserveOnly(usize),
     Read(usize),
     ReadAt(usize),
@@ -27,8 +36,12 @@ fn step() -> impl Strategy<Value = Step> {
         length,
         after,
     });
+    let slot = (0usize..40, prop::option::weighted(0.8, prop_oneof![0usize..30, 0usize..460]));
+    let slots = (500usize..600, prop::collection::vec(slot, 1..9))
+        .prop_map(|(max, fill)| Step::WriteSlots { max, fill });
     prop_oneof![
         10 => write,
+        8 => slots,
         1 => (0usize..1984).prop_map(Step::ReserveOnly),
         5 => (1usize..12).prop_map(Step::Read),
         3 => (0usize..1000).prop_map(Step::ReadAt),
@@ -36,6 +49,14 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Step::ReopenReader),
         1 => Just(Step::ToEnd),
     ]
+}
+
+fn payload_of(number: u64, length: usize) -> Vec<u8> {
+    (0..length).map(|at| (number * 31 + at as u64 * 7) as u8).collect()
+}
+
+fn record(number: u64, length: usize) -> (Vec<u8>, RecordMeta) {
+    (payload_of(number, length), RecordMeta { time_ns: number * 3, flags: Flags::GSO, hold: number })
 }
 
 struct Written {
@@ -62,11 +83,30 @@ impl System {
         Self { path, writer, reader, written: Vec::new(), next: 0 }
     }
 
+    fn write_slots(&mut self, max: usize, fill: &[(usize, Option<usize>)]) {
+        let writer = self.writer.as_mut().unwrap();
+        let Slots { memory, stride, length } = writer.reserve_slots(fill.len(), max).unwrap();
+        let slots = memory.chunks_mut(stride).count();
+        assert!((1..=fill.len()).contains(&slots) && length == max);
+        let mut number = self.written.len() as u64;
+        for (slot, (before, length)) in memory.chunks_mut(stride).zip(fill) {
+            slot[..max].fill(0xdd);
+            let Some(length) = *length else { continue };
+            slot[*before..before + length].copy_from_slice(&payload_of(number, length));
+            number += 1;
+        }
+        for (slot, (before, length)) in fill.iter().take(slots).enumerate() {
+            let Some(length) = *length else { continue };
+            let (payload, meta) = record(self.written.len() as u64, length);
+            assert_eq!(writer.slot(slot)[*before..before + length], payload);
+            let position = writer.commit_slot(meta, slot, *before..before + length).unwrap();
+            self.written.push(Written { payload, meta, epoch: writer.epoch(), position });
+        }
+    }
+
     fn write(&mut self, before: usize, length: usize, after: usize) {
         let writer = self.writer.as_mut().unwrap();
-        let number = self.written.len() as u64;
-        let payload: Vec<u8> = (0..length).map(|at| (number * 31 + at as u64 * 7) as u8).collect();
-        let meta = RecordMeta { time_ns: number * 3, flags: Flags::GSO, hold: number };
+        let (payload, meta) = record(self.written.len() as u64, length);
         let memory = writer.reserve(before + length + after).unwrap();
         memory[before..before + length].copy_from_slice(&payload);
         let position = writer.commit(meta, before..before + length).unwrap();
@@ -104,6 +144,7 @@ impl System {
     fn apply(&mut self, step: &Step) {
         match *step {
             Step::Write { before, length, after } => self.write(before, length, after),
+            Step::WriteSlots { max, ref fill } => self.write_slots(max, fill),
             Step::ReserveOnly(bytes) => self.writer.as_mut().unwrap().reserve(bytes).unwrap().fill(0xee),
             Step::Read(count) => (0..count).for_each(|_| _ = self.read()),
             Step::ReadAt(at) => self.read_at(at),
@@ -133,7 +174,7 @@ impl System {
         if let Some(payload) = self.reader.read_at(written.position) {
             assert_eq!(payload, written.payload);
         }
-        // The newest half of the ring is always there.
+        // What fills the newest half of the ring is always there.
         let newest = self.written.last().unwrap();
         assert_eq!(self.reader.read_at(newest.position).as_ref(), Some(&newest.payload));
     }

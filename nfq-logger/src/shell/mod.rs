@@ -18,7 +18,7 @@ use nfq_logger::{Arrival, Decision, Engine, Limits};
 use nft_rules::LOGGER_QUEUE;
 use packet::Time;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use segment_log::{RecordMeta, Writer};
+use segment_log::{RecordMeta, Slots, Writer};
 
 use reload::Installing;
 
@@ -27,7 +27,7 @@ const QUEUE_PACKETS: u32 = 16_384;
 /// Receive buffer, bytes: the default holds about 92 full packets (design §9).
 const QUEUE_BUFFER: usize = 64 << 20;
 /// Packets between two flushes of records and verdicts.
-const BATCH: usize = 64;
+const BATCH: usize = 32;
 /// Batches before control messages get their turn.
 const BATCHES: usize = 8;
 /// Rounds of control messages before packets get their turn.
@@ -40,6 +40,9 @@ pub(crate) struct Shell {
     server: Server,
     judges: BTreeMap<PeerId, u64>,
     next_judge: u64,
+    /// Of the batch in work: the packets, and the ids of those to be let pass.
+    packets: Vec<(usize, QueuedMeta)>,
+    accepted: Vec<u32>,
     configuration: Configuration,
     installing: Option<Installing>,
 }
@@ -67,8 +70,18 @@ impl Shell {
         let queue = Queue::bind(&config).context("binding the logger's queue")?;
         let server = Server::unix(lock)?;
         tracing::info!(log = %log.display(), ring_bytes, epoch = writer.epoch(), "ready");
-        let judges = BTreeMap::new();
-        Ok(Self { engine, queue, writer, server, judges, next_judge: 0, configuration, installing: None })
+        Ok(Self {
+            engine,
+            queue,
+            writer,
+            server,
+            judges: BTreeMap::new(),
+            next_judge: 0,
+            packets: Vec::new(),
+            accepted: Vec::new(),
+            configuration,
+            installing: None,
+        })
     }
 
     /// Until `stop` becomes readable. Traffic then waits for the next daemon: unlogged nothing passes.
@@ -125,53 +138,66 @@ impl Shell {
 
     fn receive(&mut self) -> Result<()> {
         for _ in 0..BATCHES {
-            let mut count = 0;
-            while count < BATCH && self.receive_one()? {
-                count += 1;
-            }
-            if count > 0 {
+            let more = self.receive_batch()?;
+            if !self.packets.is_empty() {
                 // Records are committed already; readers are woken before the packets go on.
                 self.writer.flush();
                 self.queue.flush().context("sending verdicts")?;
             }
-            if count < BATCH {
+            if !more {
                 break;
             }
         }
         Ok(())
     }
 
-    /// The kernel's copy lands in the ring itself. False: nothing waits.
-    fn receive_one(&mut self) -> Result<bool> {
-        let Self { engine, queue, writer, .. } = self;
-        let memory = writer.reserve(RECEIVE_BYTES)?;
-        let Some(meta) = queue.recv_into(memory).context("receiving from the queue")? else {
-            return Ok(false);
-        };
+    /// The kernel's copies land in the ring itself. False: nothing more waits.
+    fn receive_batch(&mut self) -> Result<bool> {
+        let mut packets = std::mem::take(&mut self.packets);
+        packets.clear();
+        let Slots { memory, stride, length } = self.writer.reserve_slots(BATCH, RECEIVE_BYTES)?;
+        let slots = memory.len().div_ceil(stride);
+        let received = self.queue.recv_slots(memory, (stride, length), &mut packets);
+        let received = received.context("receiving from the queue")?;
         let time = now();
+        for (slot, meta) in &packets {
+            self.handle_packet(*slot, meta, time)?;
+        }
+        self.packets = packets;
+        self.accept()?;
+        Ok(received == slots)
+    }
+
+    fn handle_packet(&mut self, slot: usize, meta: &QueuedMeta, time: Time) -> Result<()> {
         let arrival = Arrival {
             id: meta.id,
             gso: meta.gso,
             verify: meta.checksum_ready && !meta.checksum_verified,
-            packet: memory.get(meta.payload.clone()).unwrap_or_default(),
+            packet: self.writer.slot(slot).get(meta.payload.clone()).unwrap_or_default(),
         };
-        let decision = engine.handle_packet(time, arrival);
-        self.execute(decision, &meta, time)?;
-        Ok(true)
-    }
-
-    fn execute(&mut self, decision: Decision, meta: &QueuedMeta, time: Time) -> Result<()> {
-        let (flags, hold) = match decision {
+        let (flags, hold) = match self.engine.handle_packet(time, arrival) {
             Decision::Accept(flags) => (flags, 0),
             Decision::Hold(flags, hold) => (flags, hold),
             Decision::Drop => return Ok(self.queue.verdict(meta.id, Verdict::Drop)?),
             Decision::PassUnlogged => return Ok(self.queue.verdict(meta.id, Verdict::Accept)?),
         };
         let record = RecordMeta { time_ns: time.as_nanos(), flags, hold };
-        self.writer.commit(record, meta.payload.clone()).context("logging a segment")?;
+        self.writer.commit_slot(record, slot, meta.payload.clone()).context("logging a segment")?;
         if hold == 0 {
-            self.queue.verdict(meta.id, Verdict::Accept)?;
+            self.accepted.push(meta.id);
         }
+        Ok(())
+    }
+
+    /// Lets pass what was logged: by one message if nothing else waits in the kernel's queue that was received. What came
+    /// later has later numbers.
+    fn accept(&mut self) -> Result<()> {
+        let all = self.engine.holds_nothing() && self.queue.counters().unknown == 0;
+        match self.accepted.last() {
+            Some(last) if all && self.accepted.len() > 1 => self.queue.accept_through(*last)?,
+            _ => self.accepted.iter().try_for_each(|id| self.queue.verdict(*id, Verdict::Accept))?,
+        }
+        self.accepted.clear();
         Ok(())
     }
 

@@ -7,6 +7,7 @@ use crate::netlink::{self, Builder, Head};
 use crate::socket::Socket;
 
 const MESSAGE_VERDICT: u16 = (3 << 8) | 1;
+const MESSAGE_VERDICT_BATCH: u16 = (3 << 8) | 3;
 const VERDICT_HEADER: u16 = 2;
 const PAYLOAD: u16 = 10;
 const NF_DROP: u32 = 0;
@@ -53,20 +54,24 @@ impl Verdicts {
         if self.pending.bytes().len() >= FLUSH_FROM {
             self.flush()?;
         }
-        self.append(id, code, payload);
+        self.append(MESSAGE_VERDICT, id, code, payload);
         Ok(())
     }
 
-    fn append(&mut self, id: u32, code: u32, payload: Option<&[u8]>) {
+    /// Accepts, with one message, all packets that wait and whose id is `id` or before it.
+    pub fn accept_through(&mut self, id: u32) -> Result<(), Error> {
+        if self.pending.bytes().len() >= FLUSH_FROM {
+            self.flush()?;
+        }
+        self.append(MESSAGE_VERDICT_BATCH, id, NF_ACCEPT, None);
+        Ok(())
+    }
+
+    fn append(&mut self, kind: u16, id: u32, code: u32, payload: Option<&[u8]>) {
         let [a, b, c, d] = code.to_be_bytes();
         let [e, f, g, h] = id.to_be_bytes();
-        let head = Head {
-            kind: MESSAGE_VERDICT,
-            flags: libc::NLM_F_REQUEST as u16,
-            sequence: 0,
-            family: 0,
-            resource: self.queue,
-        };
+        let head =
+            Head { kind, flags: libc::NLM_F_REQUEST as u16, sequence: 0, family: 0, resource: self.queue };
         self.pending.message(head, |message| {
             message.attribute(VERDICT_HEADER, &[a, b, c, d, e, f, g, h]);
             if let Some(payload) = payload {
