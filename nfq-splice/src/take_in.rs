@@ -111,7 +111,7 @@ impl Comparison {
                 self.taken += rest.len() as u64;
                 Verdict::More
             }
-            Ok(Some(head)) if head.status == 206 && fits(head.content_range, first, complete) => {
+            Ok(Some(head)) if head.status == 206 && fits(head.content_range(), first, complete) => {
                 let used = head.head_bytes - before;
                 *rest = rest.get(used..).unwrap_or_default();
                 self.taken += used as u64;

@@ -38,7 +38,7 @@ pub(crate) fn resume(
         return None;
     }
     let asked = http1::parse_request(&request.bytes, usize::MAX).ok()??;
-    let head = http1::parse_response(&partial.head, usize::MAX, &asked.method).ok()??;
+    let head = http1::parse_response(&partial.head, usize::MAX, asked.method()).ok()??;
     if head.head_bytes != partial.head.len() || !takes_ranges(&head) {
         return None;
     }
@@ -59,8 +59,8 @@ fn tail(tail: &[u8]) -> &[u8] {
 
 /// A coded body may be coded anew, with other bytes, for each request.
 fn takes_ranges(head: &ResponseHead) -> bool {
-    let plain = head.content_encoding.as_ref().is_none_or(|coding| coding.eq_ignore_ascii_case("identity"));
-    plain && (head.accept_ranges_bytes || head.field("accept-ranges").is_none())
+    let plain = head.content_encoding().is_none_or(|coding| coding.eq_ignore_ascii_case("identity"));
+    plain && (head.accepts_byte_ranges() || head.field("accept-ranges").is_none())
 }
 
 /// A complete 200 to a request without a range, or a 206 that reaches to the representation's end.
@@ -69,7 +69,7 @@ fn extent(asked: &RequestHead, head: &ResponseHead) -> Option<Extent> {
     match head.status {
         200 if asked.field("range").is_none() => Some(Extent { first: 0, complete: length }),
         206 => {
-            let range = head.content_range?;
+            let range = head.content_range()?;
             let complete = range.complete?;
             let to_the_end = range.last.checked_add(1)? == complete;
             let whole = range.first.checked_add(length)? == complete;
@@ -82,11 +82,11 @@ fn extent(asked: &RequestHead, head: &ResponseHead) -> Option<Extent> {
 /// What identifies the same bytes: a strong `ETag`, or, without any, a `Last-Modified` that is strong because
 /// it is older than the response (RFC 9110 §8.8.2.2, §13.1.5).
 fn validator(head: &ResponseHead) -> Option<&str> {
-    let validator = match (&head.etag, &head.last_modified) {
+    let validator = match (head.etag(), head.last_modified()) {
         (Some(etag), _) => strong_etag(etag)?,
         (None, Some(modified)) => {
             let date = head.field("date")?;
-            (date != modified.as_bytes()).then_some(modified.as_str())?
+            (date != modified.as_bytes()).then_some(modified)?
         }
         (None, None) => return None,
     };

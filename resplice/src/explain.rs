@@ -17,7 +17,7 @@ pub(crate) fn explain(config: &Path, request: &str, host: &str) -> Outcome {
     let head = http1::parse_request(head.as_bytes(), MAX_HEAD)
         .with_context(|| format!("{request:?} is not a request: write it like 'GET /path'"))?
         .with_context(|| format!("{request:?} is not one request"))?;
-    let (tags, index) = tags_for(&cluster.tags, &head.method, head.host.as_deref(), &head.path);
+    let (tags, index) = tags_for(&cluster.tags, head.method(), head.host.as_deref(), head.path());
     let rule = index.and_then(|index| Some((index, cluster.tags.get(index)?)));
     let decided = match rule {
         Some((index, rule)) => format!("decided by tag[{index}]: {}", describe(rule)),
@@ -26,8 +26,8 @@ pub(crate) fn explain(config: &Path, request: &str, host: &str) -> Outcome {
     };
     let output = format!(
         "{} {} (host {})\n{decided}\n{}, {}, {}",
-        head.method,
-        head.path,
+        head.method(),
+        head.path(),
         head.host.as_deref().unwrap_or("not given"),
         if tags.deterministic { "deterministic" } else { "non-deterministic" },
         if tags.read_only { "read-only" } else { "update" },

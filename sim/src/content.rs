@@ -87,10 +87,10 @@ fn part(body: &[u8], first: usize, variant: Variant, date: &str) -> Vec<u8> {
 /// What a backend answers.
 pub fn respond(head: &RequestHead, content: &[u8], variant: Variant, date: &str) -> Vec<u8> {
     assert_eq!(date.len(), DATE);
-    if head.method == "POST" {
+    if head.method() == "POST" {
         return whole(content, variant, date);
     }
-    let bytes: usize = head.path.strip_prefix("/files/").and_then(|n| n.parse().ok()).unwrap_or(0);
+    let bytes: usize = head.path().strip_prefix("/files/").and_then(|n| n.parse().ok()).unwrap_or(0);
     let body = body(bytes, variant.flipped);
     let text = |name| head.field(name).and_then(|value| std::str::from_utf8(value).ok());
     let first = text("range")

@@ -42,11 +42,10 @@ impl Request {
     }
 
     fn take_head(&mut self, head: &RequestHead, cluster: &Cluster) {
-        let target: String = head.target.chars().take(SUMMARY_BYTES).collect();
-        self.summary = format!("{} {target}", head.method);
-        self.kind = KindId::of(&head.method, &head.path);
+        self.summary = head.line().chars().take(SUMMARY_BYTES).collect();
+        self.kind = KindId::of(head.method(), head.path());
         self.keep_alive = head.keep_alive;
-        self.tags = tags_for(&cluster.tags, &head.method, head.host.as_deref(), &head.path).0;
+        self.tags = tags_for(&cluster.tags, head.method(), head.host.as_deref(), head.path()).0;
     }
 }
 
@@ -104,7 +103,7 @@ impl Requests {
                     if let Some(request) = self.pending.back_mut() {
                         request.take_head(&head, cluster);
                     }
-                    announce(&head.method).map_err(Lost::Refused)?;
+                    announce(head.method()).map_err(Lost::Refused)?;
                 }
                 Event::MessageEnd => self.complete(now),
             }

@@ -39,7 +39,7 @@ fn readers_agree(stream: &[u8], method: &str, events: &[Read<ResponseHead>]) {
         (Ok(Some(head)), Some(Read::Head(framed, end))) => {
             assert_eq!((&head, head.head_bytes), (&**framed, *end));
             assert!((100..=599).contains(&head.status));
-            assert!(head.content_range.is_none_or(|range| range.first <= range.last));
+            assert!(head.content_range().is_none_or(|range| range.first <= range.last));
         }
         (Ok(None), None) | (Err(_), Some(Read::Refused(_))) => {}
         (parsed, framed) => panic!("one reader finds {parsed:?}, the other {framed:?}"),

@@ -9,10 +9,11 @@ pub struct Fields {
     spans: Box<[Span]>,
 }
 
+/// Offsets of 32 bits: no head is longer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Span {
-    name: Range<usize>,
-    value: Range<usize>,
+    name: Range<u32>,
+    value: Range<u32>,
 }
 
 impl Fields {
@@ -57,8 +58,8 @@ impl Fields {
             .map(|token| token.trim_matches([' ', '\t']))
     }
 
-    fn slice(&self, range: &Range<usize>) -> &[u8] {
-        self.raw.get(range.clone()).unwrap_or_default()
+    fn slice(&self, range: &Range<u32>) -> &[u8] {
+        self.raw.get(range.start as usize..range.end as usize).unwrap_or_default()
     }
 }
 
@@ -70,10 +71,10 @@ impl std::fmt::Debug for Fields {
 }
 
 /// Where `part`, a slice of `whole`, lies in it. An empty one may lie anywhere.
-fn place(whole: &[u8], part: &[u8]) -> Range<usize> {
+fn place(whole: &[u8], part: &[u8]) -> Range<u32> {
     if part.is_empty() {
         return 0..0;
     }
     let start = part.as_ptr().addr().saturating_sub(whole.as_ptr().addr());
-    start..start + part.len()
+    start as u32..(start + part.len()) as u32
 }

@@ -48,21 +48,26 @@ impl HeadBuffer {
         Self { scan: Scan::new(max), bytes: Vec::new(), max }
     }
 
-    /// Keeps what belongs to the head; gives its length and whether the head is complete.
-    pub(crate) fn feed(
+    /// Takes what belongs to the head from the beginning of `bytes`: its length, and the head once it is complete, `parse`d. Then
+    /// the buffer is ready for the next one.
+    pub(crate) fn feed<H>(
         &mut self,
         bytes: &[u8],
         scan: impl Fn(&mut Scan, &[u8]) -> Result<Option<usize>, Refusal>,
-    ) -> Result<(usize, bool), Refusal> {
+        parse: impl Fn(&[u8]) -> Result<H, Refusal>,
+    ) -> Result<(usize, Option<H>), Refusal> {
         let end = scan(&mut self.scan, bytes)?;
         let taken = bytes.get(..end.unwrap_or(bytes.len())).unwrap_or(bytes);
-        self.bytes.extend_from_slice(taken);
-        Ok((taken.len(), end.is_some()))
-    }
-
-    /// The complete head; the buffer is ready for the next one.
-    pub(crate) fn take(&mut self) -> Vec<u8> {
-        std::mem::replace(self, Self::new(self.max)).bytes
+        // A small head comes whole: it need not be gathered.
+        if end.is_none() || !self.bytes.is_empty() {
+            self.bytes.extend_from_slice(taken);
+        }
+        if end.is_none() {
+            return Ok((taken.len(), None));
+        }
+        let head = parse(if self.bytes.is_empty() { taken } else { &self.bytes })?;
+        *self = Self::new(self.max);
+        Ok((taken.len(), Some(head)))
     }
 }
 
@@ -108,11 +113,8 @@ impl RequestFramer {
     }
 
     fn feed_head(&mut self, bytes: &[u8]) -> Result<Step<RequestHead>, Refusal> {
-        let (consumed, complete) = self.head.feed(bytes, Scan::feed)?;
-        if !complete {
-            return Ok(Step::new(consumed, Event::HeadPart));
-        }
-        let head = RequestHead::parse(&self.head.take())?;
+        let (consumed, head) = self.head.feed(bytes, Scan::feed, RequestHead::parse)?;
+        let Some(head) = head else { return Ok(Step::new(consumed, Event::HeadPart)) };
         self.state = State::Body(match head.framing {
             RequestFraming::None => Body::Length(0),
             RequestFraming::Length(length) => Body::Length(length),

@@ -70,16 +70,30 @@ impl Scan {
 
     /// Index after the empty line that ends the head, if it is in `bytes`, which follow those of earlier calls.
     pub(crate) fn feed(&mut self, bytes: &[u8]) -> Result<Option<usize>, Refusal> {
-        for (index, byte) in bytes.iter().enumerate() {
+        let mut at = 0;
+        while let Some(byte) = bytes.get(at) {
             self.seen += 1;
+            at += 1;
             if self.step(*byte)? {
-                return Ok(Some(index + 1));
+                return Ok(Some(at));
             }
             if self.seen >= self.max {
                 return Err(self.too_large());
             }
+            at += self.skip(bytes.get(at..).unwrap_or_default());
         }
         Ok(None)
+    }
+
+    /// Passes over what stands within a line and means nothing here; gives its length, which leaves room for one byte more.
+    fn skip(&mut self, rest: &[u8]) -> usize {
+        if self.state != Line::Inside {
+            return 0;
+        }
+        let rest = rest.get(..self.max - self.seen - 1).unwrap_or(rest);
+        let plain = memchr::memchr3(b'\r', b'\n', 0, rest).unwrap_or(rest.len());
+        self.seen += plain;
+        plain
     }
 
     fn step(&mut self, byte: u8) -> Result<bool, Refusal> {

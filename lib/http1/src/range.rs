@@ -12,7 +12,7 @@ use crate::response::number;
 /// that ends before `first`, or if `if_range` is not a strong validator (RFC 9110 §13.1.5).
 pub fn range_request(head: &[u8], first: u64, if_range: Option<&str>) -> Option<Vec<u8>> {
     let request = RequestHead::parse(head).ok()?;
-    if request.method != "GET" || request.framing != RequestFraming::None || !if_range.is_none_or(strong) {
+    if request.method() != "GET" || request.framing != RequestFraming::None || !if_range.is_none_or(strong) {
         return None;
     }
     let last = match request.fields.all("range").collect::<Vec<_>>().as_slice() {

@@ -1,5 +1,7 @@
 //! Request heads (RFC 9112 §3).
 
+use std::mem::MaybeUninit;
+
 use crate::MAX_FIELDS;
 use crate::field::Fields;
 use crate::head::{self, Refusal, Scan, Version, leading_empty_lines};
@@ -19,13 +21,9 @@ pub enum RequestFraming {
 /// A complete request head.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RequestHead {
-    /// As received; methods are case-sensitive.
-    pub method: String,
-    /// The request target as received.
-    pub target: String,
-    /// The target's path without query, as received: not decoded, dots not resolved. `*` for `OPTIONS *`,
-    /// empty for CONNECT.
-    pub path: String,
+    /// Method, one space, target.
+    line: Box<str>,
+    method_bytes: usize,
     /// Host without port, lower case: the target's authority if it has one, else the `Host` field.
     /// `None` if that is absent (HTTP/1.0) or empty.
     pub host: Option<String>,
@@ -42,6 +40,34 @@ pub struct RequestHead {
 }
 
 impl RequestHead {
+    /// As received; methods are case-sensitive.
+    pub fn method(&self) -> &str {
+        self.line.get(..self.method_bytes).unwrap_or_default()
+    }
+
+    /// The request target as received.
+    pub fn target(&self) -> &str {
+        self.line.get(self.method_bytes + 1..).unwrap_or_default()
+    }
+
+    /// Method and target, as received, with one space between them.
+    pub fn line(&self) -> &str {
+        &self.line
+    }
+
+    /// The target's path without query, as received: not decoded, dots not resolved. `*` for `OPTIONS *`,
+    /// empty for CONNECT.
+    pub fn path(&self) -> &str {
+        split_target(self.method(), self.target()).map_or("", |(_, path)| path)
+    }
+
+    /// The target's query, as received, without the question mark.
+    pub fn query(&self) -> Option<&str> {
+        let target = self.target();
+        let before_fragment = target.split_once('#').map_or(target, |(before, _)| before);
+        before_fragment.split_once('?').map(|(_, query)| query)
+    }
+
     /// The value of the first field called `name`, compared without case.
     pub fn field(&self, name: &str) -> Option<&[u8]> {
         self.fields.get(name)
@@ -58,22 +84,23 @@ impl RequestHead {
 
     /// `raw` ends with the head's empty line.
     pub(crate) fn parse(raw: &[u8]) -> Result<Self, Refusal> {
-        let mut headers = [httparse::EMPTY_HEADER; MAX_FIELDS];
-        let mut request = httparse::Request::new(&mut headers);
-        let status = request.parse(raw).map_err(|error| refusal(error, raw))?;
+        let mut headers = [const { MaybeUninit::uninit() }; MAX_FIELDS];
+        let mut request = httparse::Request::new(&mut []);
+        let status =
+            request.parse_with_uninit_headers(raw, &mut headers).map_err(|error| refusal(error, raw))?;
         let (Some(method), Some(target)) = (request.method, request.path) else {
             return Err(Refusal::bad("malformed request line"));
         };
-        if status != httparse::Status::Complete(raw.len()) {
+        if status != httparse::Status::Complete(raw.len()) || u32::try_from(raw.len()).is_err() {
             return Err(Refusal::bad("malformed head"));
         }
-        let (method, target, version) = (method.to_owned(), target.to_owned(), Version::of(request.version));
+        let version = Version::of(request.version);
         Self::understand(method, target, version, Fields::new(raw, request.headers))
     }
 
-    fn understand(method: String, target: String, version: Version, fields: Fields) -> Result<Self, Refusal> {
+    fn understand(method: &str, target: &str, version: Version, fields: Fields) -> Result<Self, Refusal> {
         let field_host = host_field(version, &fields)?;
-        let (authority, path) = split_target(&method, &target)?;
+        let (authority, _) = split_target(method, target)?;
         let host = match authority {
             Some(authority) => {
                 host_of(authority).map_err(|()| Refusal::bad("invalid host in the request target"))?
@@ -81,13 +108,12 @@ impl RequestHead {
             None => field_host,
         };
         Ok(Self {
-            path: path.to_owned(),
+            line: [method, " ", target].concat().into(),
+            method_bytes: method.len(),
             host,
             framing: framing(version, &fields)?,
             keep_alive: head::keep_alive(version, &fields),
             head_bytes: fields.raw().len(),
-            method,
-            target,
             version,
             fields,
         })

@@ -1,5 +1,7 @@
 //! Response heads (RFC 9112 §4, §6.3; RFC 9110 §13–15).
 
+use std::mem::MaybeUninit;
+
 use crate::MAX_FIELDS;
 use crate::field::Fields;
 use crate::head::{self, Refusal, Scan, Version};
@@ -43,16 +45,6 @@ pub struct ResponseHead {
     pub keep_alive: bool,
     /// Length in bytes, the final empty line included.
     pub head_bytes: usize,
-    /// `ETag`, with its quotes and `W/`.
-    pub etag: Option<String>,
-    /// `Last-Modified`, as received.
-    pub last_modified: Option<String>,
-    /// `Accept-Ranges` lists `bytes`.
-    pub accept_ranges_bytes: bool,
-    /// `Content-Range`, if it is a valid byte range.
-    pub content_range: Option<ContentRange>,
-    /// `Content-Encoding`, as received.
-    pub content_encoding: Option<String>,
     /// All fields.
     pub fields: Fields,
 }
@@ -63,6 +55,31 @@ impl ResponseHead {
         self.fields.get(name)
     }
 
+    /// `ETag`, with its quotes and `W/`.
+    pub fn etag(&self) -> Option<&str> {
+        self.fields.text("etag")
+    }
+
+    /// `Last-Modified`, as received.
+    pub fn last_modified(&self) -> Option<&str> {
+        self.fields.text("last-modified")
+    }
+
+    /// `Accept-Ranges` lists `bytes`.
+    pub fn accepts_byte_ranges(&self) -> bool {
+        self.fields.tokens("accept-ranges").any(|unit| unit.eq_ignore_ascii_case("bytes"))
+    }
+
+    /// `Content-Range`, if it is a valid byte range.
+    pub fn content_range(&self) -> Option<ContentRange> {
+        self.fields.text("content-range").and_then(content_range)
+    }
+
+    /// `Content-Encoding`, as received.
+    pub fn content_encoding(&self) -> Option<&str> {
+        self.fields.text("content-encoding")
+    }
+
     /// An interim response (1xx other than 101): the final one follows.
     pub fn interim(&self) -> bool {
         (100..200).contains(&self.status) && self.status != 101
@@ -70,13 +87,15 @@ impl ResponseHead {
 
     /// `raw` ends with the head's empty line.
     pub(crate) fn parse(raw: &[u8], kind: RequestKind) -> Result<Self, Refusal> {
-        let mut headers = [httparse::EMPTY_HEADER; MAX_FIELDS];
-        let mut response = httparse::Response::new(&mut headers);
-        let status = response.parse(raw).map_err(|error| head::refusal(error).of_response())?;
+        let mut headers = [const { MaybeUninit::uninit() }; MAX_FIELDS];
+        let mut response = httparse::Response::new(&mut []);
+        let status = httparse::ParserConfig::default()
+            .parse_response_with_uninit_headers(&mut response, raw, &mut headers)
+            .map_err(|error| head::refusal(error).of_response())?;
         let Some(code @ 100..=599) = response.code else {
             return Err(Refusal::new(502, "status outside 100 to 599"));
         };
-        if status != httparse::Status::Complete(raw.len()) {
+        if status != httparse::Status::Complete(raw.len()) || u32::try_from(raw.len()).is_err() {
             return Err(Refusal::new(502, "malformed head"));
         }
         let version = Version::of(response.version);
@@ -86,20 +105,12 @@ impl ResponseHead {
 
     fn understand(status: u16, version: Version, kind: RequestKind, fields: Fields) -> Result<Self, Refusal> {
         let framing = framing(status, version, kind, &fields)?;
-        let text = |name| fields.text(name).map(str::to_owned);
-        let accept_ranges_bytes =
-            fields.tokens("accept-ranges").any(|unit| unit.eq_ignore_ascii_case("bytes"));
         Ok(Self {
             status,
             version,
             framing,
             keep_alive: framing != ResponseFraming::UntilClose && head::keep_alive(version, &fields),
             head_bytes: fields.raw().len(),
-            etag: text("etag"),
-            last_modified: text("last-modified"),
-            accept_ranges_bytes,
-            content_range: fields.text("content-range").and_then(content_range),
-            content_encoding: text("content-encoding"),
             fields,
         })
     }

@@ -85,11 +85,8 @@ impl ResponseFramer {
 
     fn feed_head(&mut self, bytes: &[u8]) -> Result<Step<ResponseHead>, Refusal> {
         let kind = *self.expected.front().ok_or(Refusal::new(502, "response without a request"))?;
-        let (consumed, complete) = self.head.feed(bytes, scan_response)?;
-        if !complete {
-            return Ok(Step::new(consumed, Event::HeadPart));
-        }
-        let head = ResponseHead::parse(&self.head.take(), kind)?;
+        let (consumed, head) = self.head.feed(bytes, scan_response, |raw| ResponseHead::parse(raw, kind))?;
+        let Some(head) = head else { return Ok(Step::new(consumed, Event::HeadPart)) };
         if !head.interim() {
             self.state = State::Body(match head.framing {
                 ResponseFraming::None => Body::Length(0),

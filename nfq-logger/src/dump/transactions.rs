@@ -115,7 +115,7 @@ impl Streams {
                 |bytes: &[u8]| follow(responded, bytes, &mut |more| responses.feed(more), &mut head);
             (backend.push(seq, data, &mut deliver), responded)
         } else {
-            let mut head = |head: &RequestHead| responses.expect(&head.method);
+            let mut head = |head: &RequestHead| responses.expect(head.method());
             let mut deliver =
                 |bytes: &[u8]| follow(requested, bytes, &mut |more| requests.feed(more), &mut head);
             (client.push(seq, data, &mut deliver), requested)

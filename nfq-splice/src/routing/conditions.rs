@@ -6,8 +6,8 @@ use http1::RequestHead;
 pub(super) fn fit(route: &Route, request: &RequestHead) -> bool {
     let host = |wanted: &str| request.host.as_deref().is_some_and(|host| host_fits(wanted, host));
     route.host.as_deref().is_none_or(host)
-        && route.path_prefix.as_deref().is_none_or(|prefix| path_fits(prefix, &request.path))
-        && route.method.as_ref().is_none_or(|methods| methods.contains(&request.method))
+        && route.path_prefix.as_deref().is_none_or(|prefix| path_fits(prefix, request.path()))
+        && route.method.as_ref().is_none_or(|methods| methods.iter().any(|method| method == request.method()))
         && route.headers.iter().all(|header| header_fits(header, request))
         && route.cookies.iter().all(|cookie| cookie_fits(cookie, request))
 }

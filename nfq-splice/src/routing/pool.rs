@@ -113,7 +113,7 @@ impl Pool {
         let value = match self.balance {
             Balance::RoundRobin => return None,
             Balance::Client => None,
-            Balance::Path => Some(request.path.as_bytes()),
+            Balance::Path => Some(request.path().as_bytes()),
             Balance::Header => request.field(&self.on),
             Balance::Cookie => request.cookies(&self.on).next(),
         };

@@ -155,12 +155,12 @@ impl FlowLog {
                     let body =
                         if let RequestFraming::Length(bytes) = head.framing { bytes as usize } else { 0 };
                     let all = head.head_bytes + body;
-                    (all.min(rest.len()), rest.len() >= all, head.method == "GET" || head.path == "/safe")
+                    (all.min(rest.len()), rest.len() >= all, head.method() == "GET" || head.path() == "/safe")
                 }
             };
-            let read_only = parsed.as_ref().is_some_and(|head| head.method == "GET");
+            let read_only = parsed.as_ref().is_some_and(|head| head.method() == "GET");
             let tags = Tags { deterministic: true, read_only, idempotent: safe };
-            let method = parsed.map_or_else(|| "GET".to_owned(), |head| head.method);
+            let method = parsed.map_or_else(|| "GET".to_owned(), |head| head.method().to_owned());
             requests.push((length, complete, tags, method));
             rest = &rest[length..];
         }

@@ -152,7 +152,7 @@ impl Worker {
             if self.incoming.len() < all {
                 break;
             }
-            if head.path == "/update" {
+            if head.path() == "/update" {
                 updates.push(body);
             }
             let answer = respond(&head, &self.incoming[head.head_bytes..all], variant, date);
