@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use lab::bench::splice::{self, Contender};
-use lab::bench::{Bench, Order};
+use lab::bench::{Bench, Order, recovery};
 use lab::settings::{
     Front, LinkSettings, Path, Settings, nodes, parse_bytes, parse_duration, parse_rate, parse_share,
 };
@@ -116,6 +116,9 @@ pub(crate) struct Up {
     /// Send buffer of the web servers' sockets, bytes: what a kernel still sends after its process was killed.
     #[arg(long, value_parser = parse_bytes)]
     send_buffer: Option<u64>,
+    /// Give the web servers an application in PHP, with sessions.
+    #[arg(long)]
+    php: bool,
     /// Override in `cluster.toml`, like `detector.probe_after_ms=50`.
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
@@ -142,6 +145,7 @@ impl Up {
             failover: !self.no_failover,
             ipv6: self.ipv6,
             send_buffer: self.send_buffer,
+            php: self.php,
             set: self.set.clone(),
         }
     }
@@ -150,7 +154,7 @@ impl Up {
 #[derive(Debug, Args)]
 pub(crate) struct Measure {
     what: Bench,
-    /// Measurements of each contender.
+    /// Of splice: measurements of each contender.
     #[arg(long, default_value_t = 5)]
     rounds: usize,
     /// Of splice: length of each measurement.
@@ -162,7 +166,9 @@ pub(crate) struct Measure {
     /// Of splice: only these measurements.
     #[arg(long, value_delimiter = ',')]
     measures: Vec<splice::Measure>,
-    /// Of splice: go on with an interrupted run of the same version and options.
+    #[command(flatten)]
+    recovery: recovery::Plan,
+    /// Go on with an interrupted run of the same version and options; with more rounds or failures, it is extended.
     #[arg(long)]
     resume: bool,
     /// Write to this name with .txt and .json; by default target/bench/WHAT.
@@ -184,6 +190,7 @@ impl Measure {
         Order {
             bench: self.what,
             plan,
+            recovery: self.recovery.clone(),
             resume: self.resume,
             output: self.output.clone().unwrap_or_else(output),
         }

@@ -51,11 +51,11 @@ fn cluster(name: &str, settings: &Settings) -> Cluster {
         splice: Splice { path, ..Splice::default() },
         detector: Detector::default(),
         recovery: Recovery::default(),
-        tags: vec![reads()],
+        tags: vec![reads(), stores()],
     }
 }
 
-/// The documents are static: reading them is deterministic and changes nothing. POST keeps the default.
+/// Reading documents and pages is deterministic and changes nothing. POST keeps the default.
 fn reads() -> TagRule {
     TagRule {
         method: Some(vec!["GET".to_owned(), "HEAD".to_owned()]),
@@ -65,6 +65,11 @@ fn reads() -> TagRule {
         read_only: true,
         idempotent: true,
     }
+}
+
+/// Storing the same thing again changes nothing.
+fn stores() -> TagRule {
+    TagRule { method: Some(vec!["PUT".to_owned()]), read_only: false, ..reads() }
 }
 
 /// Applies `a.b.c=VALUE`, the value in TOML.

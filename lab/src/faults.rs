@@ -12,13 +12,14 @@ use serde::{Deserialize, Serialize};
 use crate::lab::Lab;
 use crate::network;
 use crate::nginx::Nginx;
+use crate::php::Php;
 use crate::topology::{Node, SERVICE_PORT};
 
 /// How a backend fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Fault {
-    /// SIGKILL to the server process and its workers; the kernel lives and closes their connections.
+    /// SIGKILL to the server's and the application's processes; the kernel lives and closes their connections.
     Kill,
     /// The host drops every packet, in and out: no FIN, no RST, no ICMP.
     Silent,
@@ -40,7 +41,7 @@ impl Lab {
         fs::write(&file, serde_json::to_vec(&fault)?)?;
         let netns = self.netns(node);
         match fault {
-            Fault::Kill => Nginx::new(self, node).kill(),
+            Fault::Kill => Nginx::new(self, node).kill().and(Php::new(self, node).kill()),
             Fault::Silent => netns.run(Command::new("sh").args(["-c", SILENCE])).map(drop),
             Fault::Link => netns.run(Command::new("ip").args(["link", "set", "eth0", "down"])).map(drop),
             Fault::Freeze => Nginx::new(self, node).signal(Signal::STOP),
@@ -61,9 +62,15 @@ impl Lab {
             Fault::Link => network::configure(self, &self.settings()?, node)?,
             Fault::Freeze => Nginx::new(self, node).signal(Signal::CONT)?,
         }
-        Nginx::new(self, node).start()?;
+        self.start_server(node)?;
         fs::remove_file(self.fault_file(node))?;
         Ok(true)
+    }
+
+    /// Starts what `node` serves with, unless it runs already; true if it had to.
+    pub(crate) fn start_server(&self, node: Node) -> Result<bool> {
+        let application = self.settings()?.php && Php::new(self, node).start()?;
+        Ok(Nginx::new(self, node).start()? || application)
     }
 
     /// How `node` was made to fail, if it was.

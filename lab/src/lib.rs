@@ -29,6 +29,7 @@ pub mod network;
 pub mod nginx;
 pub mod operate;
 pub mod owned;
+pub mod php;
 pub mod process;
 pub mod settings;
 pub mod testing;

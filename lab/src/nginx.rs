@@ -7,7 +7,8 @@
 //! | `/differs/1m`, `/differs/10m` | see [`documents`](crate::documents) |
 //! | `/padded/SIZE` | a document after a head of more than 3,000 bytes |
 //! | `/whoami` | the backend's name |
-//! | `POST` to anything, `/echo` | the request's body, up to 10 MB |
+//! | `/app/…` | in labs with PHP: see [`php`](crate::php) |
+//! | `POST` to anything else, `/echo` | the request's body, up to 10 MB |
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -18,6 +19,7 @@ use anyhow::{Context, Result, bail, ensure};
 use rustix::process::Signal;
 
 use crate::lab::Lab;
+use crate::php::Php;
 use crate::process::Process;
 use crate::settings::Settings;
 use crate::topology::{DIRECT_PORT, Node, SERVICE_PORT};
@@ -115,6 +117,7 @@ fn configuration(dir: &Path, documents: &Path, node: Node, echo: &str, settings:
     let send_buffer = settings.send_buffer.map(|bytes| format!(" sndbuf={bytes}")).unwrap_or_default();
     let any = if settings.ipv6 { "[::]:" } else { "" };
     let padding = "padding ".repeat(PADDING / 8);
+    let application = if settings.php { application(dir) } else { String::new() };
     let (dir, documents) = (dir.display(), documents.display());
     format!(
         r#"load_module {echo};
@@ -143,7 +146,9 @@ http {{
     server {{
         listen {any}{SERVICE_PORT} backlog=4096{send_buffer};
         listen {DIRECT_PORT} backlog=4096;
-        if ($request_method = POST) {{ rewrite ^ /echo last; }}
+        set $echoed $request_method;
+        if ($uri ~ ^/app/) {{ set $echoed no; }}
+        if ($echoed = POST) {{ rewrite ^ /echo last; }}
         location /files/ {{ alias {documents}/files/; }}
         location /chunked/ {{
             alias {documents}/files/;
@@ -155,8 +160,24 @@ http {{
         location /padded/ {{ alias {documents}/files/; add_header X-Padding "{padding}"; }}
         location = /whoami {{ return 200 "{node}\n"; }}
         location = /echo {{ echo_read_request_body; echo_request_body; }}
-    }}
+{application}    }}
 }}
 "#
+    )
+}
+
+/// A killed application is a failure of its server, not an answer: nginx dies with it.
+fn application(dir: &Path) -> String {
+    let (socket, script) = (Php::socket(dir), Php::script(dir));
+    format!(
+        "        location /app/ {{
+            include /etc/nginx/fastcgi_params;
+            fastcgi_param SCRIPT_FILENAME {};
+            fastcgi_pass unix:{};
+            fastcgi_read_timeout 600s;
+        }}
+",
+        script.display(),
+        socket.display()
     )
 }

@@ -50,7 +50,7 @@ impl Lab {
         note(network::create(self, settings).context("making the network")?, "made the network");
         for node in Node::BACKENDS.into_iter().filter(|node| settings.has(*node)) {
             note(self.heal(node)?, &format!("healed {node}"));
-            note(Nginx::new(self, node).start()?, &format!("started nginx on {node}"));
+            note(self.start_server(node)?, &format!("started nginx on {node}"));
         }
         if settings.link.active() {
             let started = link::start(self, &settings.link)?;

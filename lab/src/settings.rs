@@ -88,6 +88,9 @@ pub struct Settings {
     /// Bytes of the web servers' socket send buffers: a small one lets a failure hit an exact place of a
     /// response, because a kernel still sends what a killed process left there. `None`: as the kernel tunes it.
     pub send_buffer: Option<u64>,
+    /// The web servers have an application in PHP, see [`php`](crate::php).
+    #[serde(default)]
+    pub php: bool,
     /// `KEY=VALUE` for `cluster.toml`, the value in TOML.
     pub set: Vec<String>,
 }
@@ -102,6 +105,7 @@ impl Default for Settings {
             failover: true,
             ipv6: false,
             send_buffer: None,
+            php: false,
             set: Vec::new(),
         }
     }
