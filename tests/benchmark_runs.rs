@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use lab::Lab;
 use lab::bench::splice::{Contender, Measure, Plan};
-use lab::bench::{Bench, Order, bench};
+use lab::bench::{Bench, Order, bench, recovery};
 
 #[test]
 fn a_short_run_fills_all_its_rows() -> Result<()> {
@@ -18,7 +18,13 @@ fn a_short_run_fills_all_its_rows() -> Result<()> {
         vec![Measure::Bulk, Measure::BulkMany, Measure::Requests, Measure::HalfLoad, Measure::Idle];
     plan.idle = 100;
     let dir = std::env::temp_dir().join(format!("lab-benchmark-{}", std::process::id()));
-    let order = Order { bench: Bench::Splice, plan, resume: false, output: dir.join("splice") };
+    let order = Order {
+        bench: Bench::Splice,
+        plan,
+        recovery: recovery::Plan::new(0),
+        resume: false,
+        output: dir.join("splice"),
+    };
     let lab = Lab::new(&format!("t{}-b", std::process::id()))?;
     let outcome = bench(&lab, &order, &mut |_| ());
     let text = fs::read_to_string(dir.join("splice.txt"));

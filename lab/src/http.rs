@@ -20,6 +20,10 @@ use body::{Body, Framing};
 
 /// Longest response head, bytes.
 const MAX_HEAD: usize = 64 << 10;
+/// Shorter waits for bytes are not remembered.
+pub const NOTICED: Duration = Duration::from_micros(200);
+/// Waits remembered at most.
+const MAX_WAITS: usize = 100_000;
 /// Bytes of one read.
 const READ: usize = 64 << 10;
 
@@ -82,6 +86,15 @@ pub struct Response {
     pub end: End,
 }
 
+/// A time in which the client wanted bytes and there were none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Wait {
+    /// When it began.
+    pub since: Instant,
+    /// How long it lasted.
+    pub length: Duration,
+}
+
 /// One TCP connection of the lab's client.
 #[derive(Debug)]
 pub struct Connection {
@@ -89,6 +102,7 @@ pub struct Connection {
     stream: TcpStream,
     behaviour: Behaviour,
     unread: Vec<u8>,
+    waits: Vec<Wait>,
 }
 
 /// Follows the reads of one response.
@@ -125,12 +139,17 @@ impl Connection {
             connect(&socket, &to).with_context(|| format!("connecting to {to}"))?;
             Ok(TcpStream::from(socket))
         })?;
-        Ok(Self { lab: lab.clone(), stream, behaviour, unread: Vec::new() })
+        Ok(Self { lab: lab.clone(), stream, behaviour, unread: Vec::new(), waits: Vec::new() })
     }
 
     /// The client's address and port.
     pub fn local(&self) -> Result<SocketAddr> {
         Ok(self.stream.local_addr()?)
+    }
+
+    /// The waits of at least [`NOTICED`] so far, in order; they are forgotten.
+    pub fn take_waits(&mut self) -> Vec<Wait> {
+        std::mem::take(&mut self.waits)
     }
 
     /// The socket.
@@ -257,7 +276,13 @@ impl Connection {
         if watch.started.elapsed() > self.behaviour.limit {
             return Ok(Err(self.stalled(watch, "only a trickle")));
         }
-        match self.stream.read(buffer) {
+        let since = Instant::now();
+        let read = self.stream.read(buffer);
+        let length = since.elapsed();
+        if length >= NOTICED && self.waits.len() < MAX_WAITS {
+            self.waits.push(Wait { since, length });
+        }
+        match read {
             Ok(0) => Ok(Err(End::Closed)),
             Ok(length) => {
                 watch.came(length);

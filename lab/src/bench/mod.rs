@@ -1,7 +1,7 @@
 //! `lab bench`: figures with their spread, all contenders interleaved on the same machine.
 
 mod output;
-mod recovery;
+pub mod recovery;
 mod rows;
 pub mod splice;
 mod usage;
@@ -23,7 +23,7 @@ use crate::lab::Lab;
 pub enum Bench {
     /// Throughput, latency and memory of the splice, beside plain forwarding and other proxies.
     Splice,
-    /// The client's longest stall when its server fails.
+    /// Thousands of failing servers under a mixed load: what clients notice, beside other proxies.
     Recovery,
 }
 
@@ -32,9 +32,11 @@ pub enum Bench {
 pub struct Order {
     /// What.
     pub bench: Bench,
-    /// How `splice` is measured; the others take the number of rounds from it.
+    /// How `splice` is measured.
     pub plan: splice::Plan,
-    /// Go on with an interrupted run of `splice`.
+    /// How `recovery` is measured.
+    pub recovery: recovery::Plan,
+    /// Go on with an interrupted run.
     pub resume: bool,
     /// `.txt` and `.json` are appended.
     pub output: PathBuf,
@@ -68,15 +70,17 @@ pub fn bench(lab: &Lab, order: &Order, progress: &mut dyn FnMut(&str)) -> Result
     if let Some(dir) = order.output.parent() {
         fs::create_dir_all(dir).with_context(|| format!("making {}", dir.display()))?;
     }
+    // Two builds of uncommitted changes have the same commit.
+    let built = fs::metadata(binary(Daemon::NfqSplice.name())?)?.modified()?;
+    let version = format!("{commit} {built:?}");
     let rows = match order.bench {
         Bench::Splice => {
             let log = order.output.with_extension("unfinished");
-            // Two builds of uncommitted changes have the same commit.
-            let built = fs::metadata(binary(Daemon::NfqSplice.name())?)?.modified()?;
-            let version = format!("{commit} {built:?}");
             splice::measure(lab, &order.plan, &version, (&log, order.resume), progress)?
         }
-        Bench::Recovery => recovery::measure(lab, order.plan.rounds, progress)?,
+        Bench::Recovery => {
+            recovery::measure(lab, &order.recovery, &version, (&order.output, order.resume), progress)?
+        }
     };
     let outcome = Outcome { rows, machine, commit };
     for (extension, text) in [("txt", outcome.text()), ("json", outcome.json()?)] {
