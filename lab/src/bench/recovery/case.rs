@@ -173,7 +173,7 @@ mod tests {
             let share = condition.share() as f64;
             assert!((found - share).abs() < 0.3 * share + 1.0, "{condition:?}: {found} %");
         }
-        assert_eq!(Condition::ALL.map(|condition| condition.share()).iter().sum::<u64>(), 100);
+        assert_eq!(Condition::ALL.map(Condition::share).iter().sum::<u64>(), 100);
     }
 
     #[test]
