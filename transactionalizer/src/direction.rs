@@ -143,6 +143,11 @@ impl Direction {
         self.fin == Some(self.delivered)
     }
 
+    /// This acknowledgement covers the FIN.
+    pub fn is_end(&self, ack: Seq) -> bool {
+        self.finished() && self.offset(ack) == self.delivered as i64 + 1
+    }
+
     /// A FIN has been logged, but bytes before it have not.
     pub fn gap_before_fin(&self) -> bool {
         self.fin.is_some_and(|fin| fin > self.delivered)

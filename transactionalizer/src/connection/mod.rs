@@ -111,6 +111,11 @@ impl Connection {
         self.client.isn()
     }
 
+    /// Its client has reset it, and nothing has come since that shows that the backend did not believe that.
+    pub fn is_reset(&self) -> bool {
+        self.client_reset
+    }
+
     /// The transactions cannot be told apart (any more), for this reason.
     pub fn lose(&mut self, reason: impl Into<String>) {
         self.opaque.get_or_insert_with(|| reason.into());
@@ -139,6 +144,10 @@ impl Connection {
             return true;
         }
         let plausible = self.backend.handle_ack(segment.ack(), segment.window());
+        // Whoever let the backend's FIN pass, the client has it.
+        if plausible && self.backend.is_end(segment.ack()) && !self.released {
+            self.handle_released();
+        }
         self.trim();
         if self.client_is_ready() {
             self.client_ready.get_or_insert(now);

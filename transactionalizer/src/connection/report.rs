@@ -41,7 +41,7 @@ impl Connection {
         report
     }
 
-    pub(super) fn bare_report(&self) -> ConnectionReport {
+    pub(crate) fn bare_report(&self) -> ConnectionReport {
         ConnectionReport {
             flow: self.flow,
             options: Some(self.options),

@@ -66,15 +66,15 @@ impl Engine {
         out: &mut Vec<Action>,
     ) {
         let Some(backend) = flows.first().map(|flow| flow.backend) else { return };
-        if self.live.is_some() && self.managers == 0 {
-            return flows.iter().for_each(|flow| self.give_up(*flow, evidence, out));
+        if self.live.is_none() || self.managers == 0 {
+            return flows.iter().for_each(|flow| self.postpone(*flow, evidence, since, backend_down, now));
         }
         self.last_barrier += 1;
         let barrier = self.last_barrier;
         for flow in &flows {
             self.fence(*flow, barrier, out);
         }
-        let at_once = self.live.is_none() || (evidence == Evidence::PrematureFin && flows.len() == 1);
+        let at_once = evidence == Evidence::PrematureFin && flows.len() == 1;
         let failing = Failing { flows, evidence, since, backend_down, backend };
         if at_once {
             self.report(barrier, &failing, now, log, out);
@@ -91,12 +91,10 @@ impl Engine {
         if let Some(backend) = self.backends.get_mut(&flow.backend) {
             backend.asking.remove(&flow);
         }
-        if self.live.is_some() {
-            for held in held {
-                self.suppress(held.hold, out);
-            }
-            out.push(Action::Fence(flow));
+        for held in held {
+            self.suppress(held.hold, out);
         }
+        out.push(Action::Fence(flow));
     }
 
     /// The fences sent before this barrier hold, and all that passed before has been read from the log.
@@ -116,15 +114,14 @@ impl Engine {
     ) {
         let reports = failing.flows.iter().filter_map(|flow| self.report_one(*flow, barrier, now, log));
         let reports: Vec<ConnectionReport> = reports.collect();
-        if self.live.is_none() {
-            return;
-        }
         self.counters.failed += reports.len() as u64;
         let unrecoverable = reports.iter().filter(|report| report.unrecoverable.is_some()).count();
         self.counters.unrecoverable += unrecoverable as u64;
         let Failing { evidence, since, backend_down, backend, .. } = *failing;
         for connections in batches(reports) {
-            out.push(Action::Failed(Failure { evidence, since, backend_down, backend, connections }));
+            let failure = Failure { evidence, since, backend_down, backend, connections };
+            self.unended.keep(&failure, now + self.recovery_patience());
+            out.push(Action::Failed(failure));
         }
     }
 
@@ -155,7 +152,7 @@ impl Engine {
     }
 
     /// Nobody could recover it: the client gets what the backend sent, rather than being left hanging.
-    fn give_up(&mut self, flow: Flow, evidence: Evidence, out: &mut Vec<Action>) {
+    pub(super) fn give_up(&mut self, flow: Flow, evidence: Evidence, out: &mut Vec<Action>) {
         self.counters.unreported += 1;
         self.release_held(flow, out);
         if let Some(entry) = self.entries.get_mut(&flow) {

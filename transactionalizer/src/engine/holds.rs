@@ -41,7 +41,7 @@ impl Engine {
             Judgement::Failure(evidence) => {
                 self.handle_premature(flow, evidence, since, seen.logged.time, log, out);
             }
-            Judgement::AskBackend if self.live.is_none() => self.release_held(flow, out),
+            Judgement::AskBackend if self.live.is_none() => self.postpone_question(flow, end, since),
             Judgement::AskBackend => self.ask(flow, end, since),
             Judgement::Wait => {}
         }
@@ -111,7 +111,7 @@ impl Engine {
         }
     }
 
-    fn ask(&mut self, flow: Flow, end: End, since: Time) {
+    pub(super) fn ask(&mut self, flow: Flow, end: End, since: Time) {
         let evidence = match end {
             End::Fin => Evidence::PrematureFin,
             End::Reset => Evidence::PrematureReset,

@@ -5,6 +5,7 @@
 //! * [`holds`]: held segments and second opinions.
 //! * [`failure`]: from evidence to a report.
 //! * [`timers`]: silence, timeouts, probes, heartbeats.
+//! * [`unended`]: failures that nobody has dealt with yet.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::net::SocketAddr;
@@ -25,12 +26,14 @@ mod holds;
 mod segments;
 mod table;
 mod timers;
+mod unended;
 
 pub use counters::Counters;
 
 use backends::BackendEntry;
 use failure::Failing;
 use table::{Entry, Memory};
+use unended::Unended;
 
 /// One record of the segment log.
 #[derive(Debug, Clone, Copy)]
@@ -107,6 +110,7 @@ pub struct Engine {
     /// Fenced, not reported yet, by barrier.
     failing: BTreeMap<u64, Failing>,
     last_barrier: u64,
+    unended: Unended,
     writer: Option<u32>,
     /// Since when the log is read as it is written; before, old records are caught up with and nothing is done.
     live: Option<Time>,
@@ -133,6 +137,7 @@ impl Engine {
             managers: 0,
             failing: BTreeMap::new(),
             last_barrier: 0,
+            unended: Unended::default(),
             writer: None,
             live: None,
             next_probe: 0,

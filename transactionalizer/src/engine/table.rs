@@ -162,13 +162,19 @@ impl Engine {
 
     /// A client's SYN. A new ISN may be a new connection; whether it is, the backend decides (RFC 5961 §4).
     pub(super) fn handle_syn(&mut self, flow: Flow, segment: &TcpSegment<'_>, now: Time) {
+        if self.live.is_none() {
+            self.leave_others(flow, now);
+        }
         let base = self.inherited_base(flow, segment.seq(), now);
         let (isn, options) = (segment.seq(), segment.syn_options());
         if let Some(entry) = self.entry(flow, now) {
             let before = entry.embryo.filter(|embryo| embryo.isn == isn);
             let embryo = Embryo { isn, options, base, since: before.map_or(now, |embryo| embryo.since) };
-            let repeated =
-                matches!(&entry.state, State::Open(connection) if connection.client_isn() == embryo.isn);
+            // A proxy that was restarted resets what its predecessor began, and begins again with the same number.
+            let repeated = matches!(
+                &entry.state,
+                State::Open(connection) if connection.client_isn() == embryo.isn && !connection.is_reset()
+            );
             entry.embryo = (!repeated).then_some(embryo);
         }
     }
@@ -205,6 +211,7 @@ impl Engine {
             return memory.t_l;
         }
         self.memories.remove(&flow.client);
+        self.unended.forget(flow.client);
         0
     }
 
@@ -218,20 +225,25 @@ impl Engine {
             return;
         }
         let pending_bytes = report.pending.iter().map(|request| request.bytes.len() as u32).sum();
-        let timeout = Duration::from_millis(self.cluster.recovery.timeout_ms);
         let memory = Memory {
             t_l: report.t_l,
             client_next: Seq(report.client_next),
             pending_bytes,
             backend: report.flow.backend,
-            expires: now + timeout + REMEMBER,
+            expires: now + self.recovery_patience(),
         };
         self.memories.insert(report.flow.client, memory);
+    }
+
+    /// No recovery takes longer.
+    pub(super) fn recovery_patience(&self) -> Duration {
+        Duration::from_millis(self.cluster.recovery.timeout_ms) + REMEMBER
     }
 
     /// The recovery of this client ended, on `backend` if it succeeded. The memory stays until that connection's handshake
     /// has been read from the log.
     pub fn handle_ended(&mut self, client: Client, backend: Option<SocketAddr>) {
+        self.unended.end(client, backend);
         let known = |backend| {
             matches!(self.entries.get(&Flow { client, backend }), Some(Entry { state: State::Open(_), .. }))
         };
@@ -281,6 +293,7 @@ impl Engine {
             self.remove(flow);
         }
         self.memories.retain(|_, memory| now < memory.expires);
+        self.unended.expire(now);
     }
 
     fn remove(&mut self, flow: Flow) {

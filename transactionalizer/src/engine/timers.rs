@@ -93,7 +93,8 @@ impl Engine {
     pub fn next_timer(&mut self, now: Time) -> Time {
         let backends = self.backends.values_mut().map(|backend| backend.health.due(now)).min();
         let connections = self.timers.first().map(|(time, _)| *time);
-        backends.into_iter().chain(connections).fold(now + Duration::from_secs(1), Time::min)
+        let unended = self.unended.due(now, self.managers);
+        backends.into_iter().chain(connections).chain(unended).fold(now + Duration::from_secs(1), Time::min)
     }
 
     /// Does what is due. Call it when the log has been read to its end and all probe answers are in: what has arrived but
@@ -103,6 +104,7 @@ impl Engine {
         if self.live.is_none() {
             return;
         }
+        self.fail_postponed(now, log, out);
         while let Some((time, flow)) = self.timers.first().copied().filter(|(time, _)| *time <= now) {
             self.timers.remove(&(time, flow));
             if let Some(entry) = self.entries.get_mut(&flow) {

@@ -25,11 +25,11 @@ impl Managers {
     }
 
     /// Takes what they say.
-    pub(crate) fn handle_ready(&mut self, engine: &mut Engine) {
+    pub(crate) fn handle_ready(&mut self, now: Time, engine: &mut Engine) {
         for incoming in self.server.handle_ready::<ToLog>() {
             match incoming {
                 Incoming::Connected(_) => {}
-                Incoming::Message(peer, message) => self.handle_message(peer, &message, engine),
+                Incoming::Message(peer, message) => self.handle_message(peer, &message, now, engine),
                 Incoming::Disconnected(peer, error) => {
                     if self.subscribed.remove(&peer) {
                         tracing::warn!("lost a recovery manager: {error}");
@@ -40,7 +40,7 @@ impl Managers {
         engine.handle_managers(self.subscribed.len());
     }
 
-    fn handle_message(&mut self, peer: PeerId, message: &ToLog, engine: &mut Engine) {
+    fn handle_message(&mut self, peer: PeerId, message: &ToLog, now: Time, engine: &mut Engine) {
         match message {
             ToLog::Subscribe => {
                 self.subscribed.insert(peer);
@@ -55,6 +55,11 @@ impl Managers {
                         backend,
                         connections: vec![],
                     };
+                    self.server.send(peer, &message);
+                }
+                // An earlier manager, or the connection to it, may have died with them.
+                for failure in engine.unended() {
+                    let message = self.message(failure, now);
                     self.server.send(peer, &message);
                 }
             }

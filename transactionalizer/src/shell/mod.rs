@@ -213,7 +213,7 @@ impl Shell {
             self.link.handle_ready();
         }
         if managers_ready {
-            self.managers.handle_ready(&mut self.engine);
+            self.managers.handle_ready(now(), &mut self.engine);
         }
         if status_ready {
             self.handle_status();

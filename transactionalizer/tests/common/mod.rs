@@ -100,13 +100,22 @@ impl World {
     }
 
     pub fn with(config: &str) -> Self {
+        let mut world = Self::begun(config);
+        world.engine.handle_managers(1);
+        world.engine.handle_live(world.now);
+        world
+    }
+
+    /// No manager is there, and the log is still being caught up with.
+    pub fn starting() -> Self {
+        Self::begun(CONFIG)
+    }
+
+    fn begun(config: &str) -> Self {
         let cluster = Cluster::parse(config, "test").unwrap();
         let now = Time::from_millis(1_000_000);
-        let mut engine = Engine::new(cluster, now);
-        engine.handle_managers(1);
-        engine.handle_live(now);
         Self {
-            engine,
+            engine: Engine::new(cluster, now),
             log: Log::default(),
             now,
             actions: vec![],

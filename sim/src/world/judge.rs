@@ -1,0 +1,153 @@
+//! Whether a run ended as it must, and what excuses a client that was cut off.
+//!
+//! A transfer is *recoverable* unless one of these holds, and a recoverable one that is cut off is a failure of the run:
+//! an update whose effect is unknown was in flight; the backends answer differently; no backend is left that has not failed;
+//! a daemon died that kept the connection in its memory alone; the log lost records; the end of the connection passed while
+//! nobody judged it, or its failure was found while no manager listened.
+
+use super::*;
+use crate::content::Request;
+
+impl World {
+    pub(super) fn excuse(&mut self, client: ClientAddress, why: &str) {
+        if !self.excuses.contains_key(&client) {
+            self.note(|| format!("excused, {client}: {why}"));
+            self.excuses.insert(client, why.to_owned());
+        }
+    }
+
+    pub(super) fn excuse_all(&mut self, why: &str) {
+        for index in 0..self.clients.len() {
+            self.excuse(client_address(self.clients[index].port), why);
+        }
+    }
+
+    /// A reset by the manager needs a reason that the scenario explains.
+    pub(super) fn excuse_reset(&mut self, client: ClientAddress, reason: &str) {
+        if self.explains(client, reason) {
+            self.excuse(client, reason);
+        }
+    }
+
+    fn explains(&self, client: ClientAddress, reason: &str) -> bool {
+        if reason.starts_with("update in flight") {
+            return self.has_update(client);
+        }
+        let crashed = |daemon| self.scenario.crashes.iter().any(|crash| crash.daemon == daemon);
+        if reason.starts_with("no alternate") {
+            return self.failed_backends() > 1;
+        }
+        if reason.starts_with("log began in mid-connection") {
+            return crashed(Daemon::Transactionalizer);
+        }
+        false
+    }
+
+    fn failed_backends(&self) -> usize {
+        self.backends.iter().filter(|state| state.failed).count()
+    }
+
+    fn has_update(&self, client: ClientAddress) -> bool {
+        let update = |request: &Request| matches!(request, Request::Post { idempotent: false, .. });
+        let client = self.clients.iter().find(|known| client_address(known.port) == client);
+        client.is_some_and(|client| client.habits.requests.iter().any(update))
+    }
+
+    pub(super) fn judge(&mut self) -> Result<(), String> {
+        self.excuse_no_backend();
+        for client in &self.clients {
+            let address = client_address(client.port);
+            if client.phase == Phase::Running {
+                return Err(format!("{address} is left hanging: {}", client.progress()));
+            }
+            if client.phase == Phase::Done {
+                continue;
+            }
+            let Some(why) = self.excuses.get(&address) else {
+                return Err(format!(
+                    "{address} was cut off though it could be recovered: {}",
+                    client.progress()
+                ));
+            };
+            *self.tally.cut.entry(kind_of(why)).or_default() += 1;
+        }
+        Ok(())
+    }
+
+    /// With two backends gone, lost handshakes with the third may leave none: that is answered, too.
+    fn excuse_no_backend(&mut self) {
+        if self.failed_backends() < 2 {
+            return;
+        }
+        for client in &mut self.clients {
+            if client.violation.as_ref().is_some_and(|why| why.contains("502 Bad Gateway")) {
+                client.violation = None;
+                client.phase = Phase::Cut("no backend".to_owned());
+                self.excuses.insert(client_address(client.port), "no backend answers".to_owned());
+            }
+        }
+    }
+
+    /// No update is run more often than it was asked for, on all backends together.
+    fn judge_updates(&self) -> Result<(), String> {
+        for client in &self.clients {
+            let address = client_address(client.port);
+            let all = self.servers.iter().flat_map(|server| &server.updates);
+            let mut run: Vec<usize> = all.filter(|(by, _)| *by == address).map(|(_, bytes)| *bytes).collect();
+            for asked in &client.habits.requests {
+                if let Request::Post { bytes, idempotent: false } = asked {
+                    let place = run.iter().position(|run| run == bytes);
+                    place.map(|place| run.swap_remove(place));
+                }
+            }
+            if let Some(bytes) = run.first() {
+                return Err(format!("an update of {bytes} bytes of {address} was run twice"));
+            }
+        }
+        Ok(())
+    }
+
+    /// After hours without traffic nothing is left.
+    pub(super) fn judge_end(&mut self) -> Result<(), String> {
+        self.judge_updates()?;
+        let manager = self.manager.engine.status().counters;
+        for name in ["recoveries_running", "orders_open", "report_bytes_held"] {
+            if manager.get(name).is_some_and(|left| *left > 0) {
+                return Err(format!("{name} of the manager: {}", manager[name]));
+            }
+        }
+        let status = self.proxy.engine.status();
+        if status.total > 0 {
+            return Err(format!("connections are never forgotten: {:?}", status.connections));
+        }
+        if let Some(client) = self.proxy.kernel.entries.keys().next() {
+            return Err(format!("the entry of {client} is left"));
+        }
+        if let Some(client) = self.proxy.kernel.queued.first() {
+            return Err(format!("{client} is queued for ever"));
+        }
+        if let Some(at) = self.proxy.engine.poll_timeout() {
+            return Err(format!("a timer of the proxy is left: {at:?}"));
+        }
+        self.judge_loggers_end()
+    }
+
+    fn judge_loggers_end(&mut self) -> Result<(), String> {
+        let gauges: BTreeMap<&str, u64> = self.logger.engine.gauges().into();
+        if gauges["held_now"] > 0 {
+            return Err(format!("the logger holds {} segments for ever", gauges["held_now"]));
+        }
+        let mut actions = Vec::new();
+        self.reader.engine.handle_timers(self.now, &self.logger.log, &mut actions);
+        let status = self.reader.engine.status();
+        match status.counters.get("connections") {
+            Some(left) if *left > 0 => Err(format!("the transactionalizer never forgets {left} connections")),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Without the particulars.
+fn kind_of(why: &str) -> String {
+    why.split(['(', ':']).next().unwrap_or(why).trim().to_owned()
+}

@@ -1,0 +1,179 @@
+//! The logger's daemon: an IP hop that commits each segment to the log before it passes.
+
+use cluster::control::{Flow, ToLogger};
+use nfq_logger::{Arrival, Decision, Engine, Limits};
+use packet::TcpSegment;
+use segment_log::Flags;
+
+use super::*;
+use crate::addresses::{backend_number, service};
+use crate::log::{Entry, SegmentLog};
+use crate::net::show;
+
+const LIMITS: Limits = Limits { flows: 64, fences: 64, held: 64, judgement: Duration::from_secs(2) };
+
+pub(super) struct Logger {
+    pub(super) engine: Engine,
+    pub(super) down: bool,
+    pub(super) life: u64,
+    pub(super) log: SegmentLog,
+    /// Writers of the log so far.
+    writer: u32,
+    next_packet: u32,
+    /// Packets that the kernel keeps for a verdict.
+    held: BTreeMap<u32, Packet>,
+    /// Flows fenced in this life, until their client opens them anew.
+    fenced: BTreeSet<Flow>,
+}
+
+impl Logger {
+    pub(super) fn new(scenario: &Scenario) -> Self {
+        Self {
+            engine: engine(scenario, 1),
+            down: false,
+            life: 0,
+            log: SegmentLog::new(scenario.ring_bytes),
+            writer: 1,
+            next_packet: 0,
+            held: BTreeMap::new(),
+            fenced: BTreeSet::new(),
+        }
+    }
+
+    pub(super) fn due(&self) -> Option<Time> {
+        self.engine.poll_timeout().filter(|_| !self.down)
+    }
+
+    /// The log stays; the queue's packets are dropped with it.
+    pub(super) fn die(&mut self) {
+        self.down = true;
+        self.held.clear();
+        self.fenced.clear();
+    }
+
+    pub(super) fn restart(&mut self, scenario: &Scenario) {
+        self.writer += 1;
+        self.engine = engine(scenario, self.writer);
+        self.down = false;
+    }
+}
+
+fn engine(scenario: &Scenario, writer: u32) -> Engine {
+    let backends = scenario.cluster.backends.values().map(|backend| backend.address);
+    Engine::new(backends, writer, LIMITS)
+}
+
+impl World {
+    /// Unlogged nothing passes: a queue without a daemon drops.
+    pub(super) fn arrive_at_logger(&mut self, packet: Packet) {
+        if self.logger.down {
+            return self.note(|| format!("no logger for {}", show(&packet.bytes)));
+        }
+        self.logger.next_packet += 1;
+        let id = self.logger.next_packet;
+        let arrival = Arrival { id, gso: false, verify: true, packet: &packet.bytes };
+        let decision = self.logger.engine.handle_packet(self.now, arrival);
+        match decision {
+            Decision::Drop => return self.note(|| format!("logger drops {}", show(&packet.bytes))),
+            Decision::PassUnlogged => self.check_unlogged(&packet),
+            Decision::Accept(flags) => self.commit(&packet, flags, None),
+            Decision::Hold(flags, hold) => {
+                self.note(|| format!("hold {hold}: {}", show(&packet.bytes)));
+                self.commit(&packet, flags, Some(hold));
+                self.logger.held.insert(id, packet.clone());
+            }
+        }
+        if self.dies(Daemon::Logger) {
+            return;
+        }
+        if !matches!(decision, Decision::Hold(..)) {
+            self.forward(packet);
+        }
+        self.release();
+    }
+
+    fn commit(&mut self, packet: &Packet, flags: Flags, hold: Option<u64>) {
+        let from_backend = flags.contains(Flags::FROM_BACKEND);
+        let (writer, time) = (self.logger.writer, self.now);
+        let bytes = packet.bytes.clone();
+        self.logger.log.append(Entry { number: 0, writer, time, hold, from_backend, packet: bytes });
+        self.wake_reader();
+        if from_backend {
+            self.note_response(&packet.bytes);
+        }
+    }
+
+    /// What carries a byte must not pass unlogged.
+    fn check_unlogged(&mut self, packet: &Packet) {
+        let carries = TcpSegment::parse(&packet.bytes).is_ok_and(|segment| segment.sequence_length() > 0);
+        if carries {
+            self.checks.fail(format!("bytes pass unlogged: {}", show(&packet.bytes)));
+        }
+    }
+
+    fn forward(&mut self, packet: Packet) {
+        let Ok(segment) = TcpSegment::parse(&packet.bytes) else { return };
+        if let Some(number) = backend_number(segment.destination()) {
+            let flow = Flow { client: segment.source(), backend: segment.destination() };
+            if segment.flags().syn() {
+                self.logger.fenced.remove(&flow);
+            }
+            return self.transmit(2, Node::Backend(number), packet);
+        }
+        let flow = Flow { client: segment.destination(), backend: segment.source() };
+        if self.logger.fenced.contains(&flow) {
+            return self.checks.fail(format!("a fenced packet passes the logger: {}", show(&packet.bytes)));
+        }
+        self.transmit(1, Node::Proxy, packet);
+    }
+
+    fn release(&mut self) {
+        while let Some(released) = self.logger.engine.poll_release() {
+            let Some(packet) = self.logger.held.remove(&released.id) else { continue };
+            let verdict = if released.pass { "passes" } else { "is dropped" };
+            self.note(|| format!("held {verdict}: {}", show(&packet.bytes)));
+            if released.pass {
+                self.forward(packet);
+            }
+        }
+    }
+
+    pub(super) fn logger_timeout(&mut self) {
+        let late: Vec<Packet> = self.logger.held.values().cloned().collect();
+        if self.logger.engine.handle_timeout(self.now) > 0 {
+            late.iter().for_each(|packet| self.excuse_unjudged(packet));
+        }
+        self.release();
+    }
+
+    pub(super) fn logger_told(&mut self, session: u64, message: &ToLogger) {
+        self.note(|| format!("logger is told {message:?}"));
+        if self.dies(Daemon::Logger) {
+            return;
+        }
+        self.logger.engine.handle_control(session, message);
+        if let ToLogger::Fence(flow) = message {
+            self.logger.fenced.insert(*flow);
+        }
+        self.release();
+        if *message == ToLogger::Status {
+            self.send_on(Channel::Judge, End::Client, session, Message::LoggerStatus);
+        }
+    }
+
+    /// Without a judge, what is held passes.
+    pub(super) fn judge_gone(&mut self, session: u64) {
+        if self.lines[&Channel::Judge].server.is_empty() {
+            let held: Vec<Packet> = self.logger.held.values().cloned().collect();
+            held.iter().for_each(|packet| self.excuse_unjudged(packet));
+        }
+        self.logger.engine.handle_disconnect(session);
+        self.release();
+    }
+
+    fn excuse_unjudged(&mut self, packet: &Packet) {
+        let Ok(segment) = TcpSegment::parse(&packet.bytes) else { return };
+        debug_assert_ne!(segment.source(), service());
+        self.excuse(segment.destination(), "the end of its connection passed unjudged");
+    }
+}

@@ -1,0 +1,144 @@
+//! A manager, the connection to it, or an earlier transactionalizer may die with a failure in hand: no client is left hanging.
+
+mod common;
+
+use cluster::control::Evidence;
+use common::*;
+use packet::{Flags, Seq};
+use transactionalizer::detector::probing::Answer;
+use transactionalizer::engine::Action;
+
+/// A request, and half of its response.
+fn half(world: &mut World, conn: Conn) -> u32 {
+    world.open(conn);
+    let asked = get("/a").len() as u32;
+    world.client(conn, 0, &get("/a"), 0);
+    world.backend(conn, 0, &response(1000)[..500], asked);
+    asked
+}
+
+fn unended(world: &World) -> Vec<cluster::control::Flow> {
+    world.engine.unended().flat_map(|failure| failure.connections).map(|report| report.flow).collect()
+}
+
+#[test]
+fn a_failure_waits_for_a_manager_that_is_about_to_come() {
+    let mut world = World::new();
+    world.engine.handle_managers(0);
+    let conn = conn(5000, b1());
+    let asked = half(&mut world, conn);
+    world.backend_flags(conn, Flags::FIN, 500, b"", asked).unwrap();
+    world.run(500, |_| None);
+    assert_eq!(world.reports().len(), 0);
+    world.engine.handle_managers(1);
+    world.run(1, |_| None);
+    assert_eq!((world.reports().len(), world.counter("unreported")), (1, 0));
+}
+
+#[test]
+fn a_report_is_repeated_to_later_managers_until_its_recovery_has_ended() {
+    let mut world = World::new();
+    let conn = conn(5000, b1());
+    let asked = half(&mut world, conn);
+    world.backend_flags(conn, Flags::FIN, 500, b"", asked).unwrap();
+    assert_eq!(unended(&world), [conn.flow]);
+    // The end of an earlier recovery, which led to the backend that has failed now.
+    world.engine.handle_ended(conn.flow.client, Some(b1()));
+    assert_eq!(unended(&world), [conn.flow]);
+    world.engine.handle_ended(conn.flow.client, Some(b2()));
+    assert_eq!(unended(&world), []);
+}
+
+#[test]
+fn the_report_of_a_client_that_begins_anew_is_not_repeated() {
+    let mut world = World::new();
+    let conn = conn(5000, b1());
+    let asked = half(&mut world, conn);
+    world.backend_flags(conn, Flags::FIN, 500, b"", asked).unwrap();
+    world.open(Conn { client_isn: Seq(5_000_000), ..conn });
+    assert_eq!(unended(&world), []);
+}
+
+/// As a transactionalizer that begins with an old log sees it.
+fn late(world: &mut World) {
+    world.engine = World::starting().engine;
+    world.engine.handle_managers(1);
+}
+
+#[test]
+fn an_end_that_a_predecessor_did_not_report_is_reported() {
+    let mut world = World::new();
+    late(&mut world);
+    let conn = conn(5000, b1());
+    let asked = half(&mut world, conn);
+    world.backend_flags(conn, Flags::FIN, 500, b"", asked).unwrap();
+    assert_eq!(world.actions, [], "the log is still caught up with");
+    world.engine.handle_live(world.now);
+    world.run(1, |_| None);
+    assert!(world.actions.contains(&Action::Fence(conn.flow)));
+    let reports = world.reports();
+    assert_eq!((reports[0].0, reports[0].2.unacked.len()), (Evidence::PrematureFin, 500));
+}
+
+#[test]
+fn an_end_that_only_the_backend_can_explain_is_asked_about() {
+    let mut world = World::new();
+    late(&mut world);
+    let conn = conn(5000, b1());
+    world.open(conn);
+    let hold = world.backend_flags(conn, Flags::FIN, 0, b"", 0).unwrap();
+    assert_eq!(world.actions, [], "the log is still caught up with");
+    world.engine.handle_live(world.now);
+    world.run(100, |_| Some(Answer::Refused));
+    assert!(!world.actions.contains(&Action::Release(hold)));
+    assert_eq!(world.reports()[0].2.flow, conn.flow);
+}
+
+#[test]
+fn an_end_that_reached_the_client_is_not() {
+    let mut world = World::new();
+    late(&mut world);
+    let conn = conn(5000, b1());
+    let asked = half(&mut world, conn);
+    world.backend_flags(conn, Flags::FIN, 500, b"", asked).unwrap();
+    world.client(conn, asked, b"", 501);
+    world.engine.handle_live(world.now);
+    world.run(1, |_| None);
+    assert_eq!(world.reports().len(), 0);
+}
+
+#[test]
+fn a_client_that_was_recovered_before_is_not_reported_and_its_ordinals_go_on() {
+    let mut world = World::new();
+    late(&mut world);
+    let first = conn(5000, b1());
+    world.open(first);
+    let (request, reply) = (get("/a").len() as u32, response(100).len() as u32);
+    world.client(first, 0, &get("/a"), 0);
+    world.backend(first, 0, &response(100), request);
+    world.client(first, request, &get("/a"), reply);
+    let again = Conn { client_isn: first.client_isn + request, ..conn(5000, b2()) };
+    world.open(again);
+    world.client(again, 0, &get("/a"), 0);
+    world.backend(again, 0, &response(1000)[..500], request);
+    world.engine.handle_live(world.now);
+    world.backend_flags(again, Flags::FIN, 500, b"", request).unwrap();
+    world.run(200, |_| None);
+    let reports = world.reports();
+    assert_eq!(reports.len(), 1);
+    assert_eq!((reports[0].2.flow, reports[0].2.t_l), (again.flow, 1));
+}
+
+/// A proxy that was restarted in the middle of a set-up begins again with the same initial sequence number.
+#[test]
+fn a_handshake_that_was_reset_and_repeated_is_a_new_connection() {
+    let mut world = World::new();
+    let first = conn(5000, b1());
+    world.open(first);
+    world.client_flags(first, Flags::RST, 0, b"", 0);
+    let second = Conn { backend_isn: Seq(77_000), ..first };
+    let asked = half(&mut world, second);
+    world.backend_flags(second, Flags::FIN, 500, b"", asked).unwrap();
+    let reports = world.reports();
+    assert_eq!((reports[0].2.ack_cl, reports[0].2.unacked.len()), (77_001, 500));
+}
