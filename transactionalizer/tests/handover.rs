@@ -1,5 +1,7 @@
 //! A manager, the connection to it, or an earlier transactionalizer may die with a failure in hand: no client is left hanging.
 
+#![allow(clippy::unwrap_used, reason = "a failed assumption ends the test")]
+
 mod common;
 
 use cluster::control::Evidence;

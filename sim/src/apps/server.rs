@@ -70,6 +70,31 @@ impl Server {
         }
     }
 
+    /// The process dies, as its kernel sees it: what it had closed already goes on to its end, what nobody had accepted is reset.
+    pub fn die(&mut self, host: &mut Host, reset: bool) {
+        self.killed = true;
+        for worker in &mut self.workers {
+            worker.ready.clear();
+            worker.outgoing.clear();
+            let socket = host.socket(worker.handle);
+            match socket.state() {
+                // smoltcp would number a FIN like its SYN.
+                State::SynReceived => socket.abort(),
+                State::Established | State::CloseWait if reset => socket.abort(),
+                State::Listen | State::Established | State::CloseWait => socket.close(),
+                _ => {}
+            }
+        }
+    }
+
+    /// The process is started anew: it listens as soon as the old connections are gone.
+    pub fn restart(&mut self) {
+        self.killed = false;
+        for worker in &mut self.workers {
+            worker.incoming.clear();
+        }
+    }
+
     /// Reads, answers, closes. When it wants to be called again.
     pub fn step(&mut self, host: &mut Host, now: Time) -> Option<Time> {
         if self.killed {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use cluster::config::SplicePath;
 
-use super::{Break, Control, Crash, CrashAt, DAEMONS, Daemon, Failure, Faults, Kind, Scenario, When, millis};
+use super::{Break, Control, Crash, CrashAt, DAEMONS, Failure, Faults, Kind, Scenario, When, millis};
 use crate::addresses::BACKENDS;
 use crate::apps::{Ending, Habits};
 use crate::content::{Request, Variant};
@@ -98,7 +98,7 @@ fn moment(rng: &mut Rng) -> packet::Time {
 
 fn crashes(rng: &mut Rng) -> Vec<Crash> {
     let number = rng.pick(&[0, 0, 0, 0, 1, 1, 2]);
-    let mut crash = |_| Crash {
+    let crash = |_| Crash {
         daemon: rng.pick(&DAEMONS),
         at: if rng.chance(300) {
             CrashAt::Time(moment(rng))
@@ -108,9 +108,7 @@ fn crashes(rng: &mut Rng) -> Vec<Crash> {
         },
         down: Duration::from_micros(rng.pick(&[100, 1000, 50_000, 700_000])),
     };
-    let crashes: Vec<Crash> = (0..number).map(&mut crash).collect();
-    debug_assert!(crashes.iter().all(|crash| crash.daemon <= Daemon::Manager));
-    crashes
+    (0..number).map(crash).collect()
 }
 
 fn breaks(rng: &mut Rng) -> Vec<Break> {

@@ -58,7 +58,7 @@ impl World {
     fn connected(&mut self, channel: Channel) {
         match channel {
             Channel::Judge => {
-                self.send(channel, End::Server, Message::ToLogger(cluster::control::ToLogger::Judge))
+                self.send(channel, End::Server, &Message::ToLogger(cluster::control::ToLogger::Judge));
             }
             Channel::Reports => {
                 self.manager.engine.handle_log_connected(recovery_manager::LoggerId(0));
@@ -72,7 +72,7 @@ impl World {
     }
 
     /// From the other end's daemon, on its present session or, a server, on all it has.
-    pub(super) fn send(&mut self, channel: Channel, to: End, message: Message) {
+    pub(super) fn send(&mut self, channel: Channel, to: End, message: &Message) {
         let line = self.line(channel);
         let sessions: Vec<u64> = match to {
             End::Server => line.client.into_iter().collect(),

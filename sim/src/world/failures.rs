@@ -11,6 +11,8 @@ use crate::scenario::Kind;
 pub(super) struct State {
     pub(super) silent: bool,
     pub(super) killed: bool,
+    /// Now or once.
+    pub(super) was_killed: bool,
     pub(super) frozen: bool,
     /// It has failed at least once.
     pub(super) failed: bool,
@@ -41,7 +43,7 @@ impl World {
     }
 
     pub(super) fn fail(&mut self, index: usize) {
-        if std::mem::replace(&mut self.triggered[index], true) {
+        if self.ended || std::mem::replace(&mut self.triggered[index], true) {
             return;
         }
         let failure = self.scenario.failures[index];
@@ -54,8 +56,8 @@ impl World {
             Kind::Silent => state.silent = true,
             Kind::Frozen => state.frozen = true,
             Kind::Fin | Kind::Reset => {
-                state.killed = true;
-                self.servers[number].kill(&mut self.hosts[number + 1], failure.kind == Kind::Reset);
+                (state.killed, state.was_killed) = (true, true);
+                self.servers[number].die(&mut self.hosts[number + 1], failure.kind == Kind::Reset);
                 self.host_due[number + 1] = Some(self.now);
             }
         }
@@ -80,5 +82,16 @@ impl World {
         }
         self.host_due[number + 1] = Some(self.now);
         self.app_due[number + 1] = Some(self.now);
+    }
+}
+
+impl World {
+    /// The clients are gone: nothing fails any more, and no application stands still for hours.
+    pub(super) fn thaw(&mut self) {
+        self.ended = true;
+        for number in 0..BACKENDS {
+            self.backends[number].frozen = false;
+            self.app_due[number + 1] = Some(self.now);
+        }
     }
 }

@@ -6,7 +6,7 @@ use packet::TcpSegment;
 use segment_log::Flags;
 
 use super::*;
-use crate::addresses::{backend_number, service};
+use crate::addresses::backend_number;
 use crate::log::{Entry, SegmentLog};
 use crate::net::show;
 
@@ -76,7 +76,10 @@ impl World {
         match decision {
             Decision::Drop => return self.note(|| format!("logger drops {}", show(&packet.bytes))),
             Decision::PassUnlogged => self.check_unlogged(&packet),
-            Decision::Accept(flags) => self.commit(&packet, flags, None),
+            Decision::Accept(flags) => {
+                self.commit(&packet, flags, None);
+                self.excuse_without_judge(&packet);
+            }
             Decision::Hold(flags, hold) => {
                 self.note(|| format!("hold {hold}: {}", show(&packet.bytes)));
                 self.commit(&packet, flags, Some(hold));
@@ -133,6 +136,7 @@ impl World {
             let verdict = if released.pass { "passes" } else { "is dropped" };
             self.note(|| format!("held {verdict}: {}", show(&packet.bytes)));
             if released.pass {
+                self.excuse_served_again(&packet);
                 self.forward(packet);
             }
         }
@@ -141,7 +145,9 @@ impl World {
     pub(super) fn logger_timeout(&mut self) {
         let late: Vec<Packet> = self.logger.held.values().cloned().collect();
         if self.logger.engine.handle_timeout(self.now) > 0 {
-            late.iter().for_each(|packet| self.excuse_unjudged(packet));
+            for packet in &late {
+                self.excuse_unjudged(packet);
+            }
         }
         self.release();
     }
@@ -165,15 +171,44 @@ impl World {
     pub(super) fn judge_gone(&mut self, session: u64) {
         if self.lines[&Channel::Judge].server.is_empty() {
             let held: Vec<Packet> = self.logger.held.values().cloned().collect();
-            held.iter().for_each(|packet| self.excuse_unjudged(packet));
+            for packet in &held {
+                self.excuse_unjudged(packet);
+            }
         }
         self.logger.engine.handle_disconnect(session);
         self.release();
     }
 
-    fn excuse_unjudged(&mut self, packet: &Packet) {
-        let Ok(segment) = TcpSegment::parse(&packet.bytes) else { return };
-        debug_assert_ne!(segment.source(), service());
-        self.excuse(segment.destination(), "the end of its connection passed unjudged");
+    /// Nobody judges: the end of a backend's process passes at once.
+    fn excuse_without_judge(&mut self, packet: &Packet) {
+        let Some(number) = packet.from_backend.filter(|number| self.backends[*number].was_killed) else {
+            return;
+        };
+        let ends = TcpSegment::parse(&packet.bytes)
+            .is_ok_and(|segment| segment.flags().fin() || segment.flags().rst());
+        let judges: BTreeMap<&str, u64> = self.logger.engine.gauges().into();
+        if ends && judges["judges_now"] == 0 {
+            self.note(|| format!("nobody judges the end of a connection with backend{number}"));
+            self.excuse_unjudged(packet);
+        }
     }
+
+    /// A process that was killed serves again by the time of the second opinion: what was idle, or had been closed by its
+    /// client, looks like an ordinary end.
+    fn excuse_served_again(&mut self, packet: &Packet) {
+        let Some(number) = packet.from_backend else { return };
+        let state = self.backends[number];
+        if state.was_killed && !state.killed {
+            self.excuse(packet_client(packet), "its backend was started anew before the second opinion");
+        }
+    }
+
+    fn excuse_unjudged(&mut self, packet: &Packet) {
+        self.excuse(packet_client(packet), "the end of its connection passed unjudged");
+    }
+}
+
+/// To whom a backend's packet goes.
+fn packet_client(packet: &Packet) -> ClientAddress {
+    TcpSegment::parse(&packet.bytes).map(|segment| segment.destination()).unwrap()
 }

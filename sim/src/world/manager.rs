@@ -74,10 +74,10 @@ impl World {
                     if let ToProxy::Reset { flow, reason, .. } = &message {
                         self.excuse_reset(flow.client, reason);
                     }
-                    self.send(Channel::Orders, End::Server, Message::ToProxy(message));
+                    self.send(Channel::Orders, End::Server, &Message::ToProxy(message));
                 }
                 Action::ToLog(_, message) => {
-                    self.send(Channel::Reports, End::Server, Message::ToLog(message));
+                    self.send(Channel::Reports, End::Server, &Message::ToLog(message));
                 }
                 Action::Tell(_) => {}
             }

@@ -1,4 +1,13 @@
 //! Everything together, on one virtual clock: packets travel, daemons work, things fail.
+//!
+//! What must hold: each answer is byte for byte that of one execution, and complete, unless the transfer was not recoverable
+//! (`judge` says what that means), and then its client is cut off, never left hanging; no update is run more often than it
+//! was asked for; what is fenced passes neither the logger nor the proxy; no byte passes the logger unlogged; nothing
+//! untranslated and no bad checksum leaves the proxy; nobody is sent more than its window, or an older timestamp; every table
+//! is empty in the end; nothing panics.
+
+#![allow(clippy::wildcard_imports, reason = "one subject in several files")]
+#![allow(clippy::similar_names, reason = "lines and lives")]
 
 mod control;
 mod crash;
@@ -81,6 +90,8 @@ pub struct World {
     pub clients: Vec<Client>,
     backends: [failures::State; BACKENDS],
     triggered: Vec<bool>,
+    /// All clients are over.
+    ended: bool,
     faults: [u32; 3],
     doubled: u32,
     checks: Checks,
@@ -162,6 +173,7 @@ impl World {
             clients,
             backends: [failures::State::default(); BACKENDS],
             triggered: vec![false; scenario.failures.len()],
+            ended: false,
             faults: [0; 3],
             doubled: 0,
             checks: Checks::new(scenario.cluster.splice.hold_bytes as u32),
@@ -240,6 +252,7 @@ impl World {
             }
         }
         self.host_due[0] = Some(self.now);
+        self.thaw();
         let aftermath = self.now + AFTERMATH;
         while self.step(aftermath)? {}
         self.reader.due = None;

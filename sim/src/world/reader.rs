@@ -142,10 +142,10 @@ impl World {
 
     fn pass_barriers(&mut self) {
         let read = self.reader.next - 1;
-        let (due, later) =
-            std::mem::take(&mut self.reader.barriers).into_iter().partition(|(_, at)| *at <= read);
+        let all = std::mem::take(&mut self.reader.barriers).into_iter();
+        let (due, later): (Vec<_>, Vec<_>) = all.partition(|(_, at)| *at <= read);
         self.reader.barriers = later;
-        for (barrier, _) in Vec::<(u64, u64)>::from(due) {
+        for (barrier, _) in due {
             let mut actions = Vec::new();
             self.reader.engine.handle_fenced(barrier, self.now, &self.logger.log, &mut actions);
             self.carry_out(actions);
@@ -188,7 +188,7 @@ impl World {
     }
 
     fn tell_logger(&mut self, message: ToLogger) {
-        self.send(Channel::Judge, End::Server, Message::ToLogger(message));
+        self.send(Channel::Judge, End::Server, &Message::ToLogger(message));
     }
 
     fn all_barriers_hold(&mut self) {
@@ -204,10 +204,9 @@ impl World {
     }
 
     fn report(&mut self, failure: Failure) {
-        self.reader.last_number += 1;
-        let Failure { evidence, since, backend_down, backend, connections } = failure;
+        let Failure { evidence, backend, .. } = failure;
         *self.tally.noticed.entry(format!("{evidence:?}")).or_default() += 1;
-        for report in &connections {
+        for report in &failure.connections {
             self.note(|| {
                 format!(
                     "REPORT {} on {backend} ({evidence:?}): T_L {} pending {} p {}+{} ack_cl {} next {} unacked {} beyond {} fin {} {:?}",
@@ -225,12 +224,10 @@ impl World {
                 )
             });
         }
-        if backend_down {
+        if failure.backend_down {
             self.note(|| format!("{backend} is down ({evidence:?})"));
         }
-        let number = self.reader.last_number;
-        let noticed_us = self.now.since(since).as_micros() as u64;
-        let message = FromLog::Failed { number, evidence, noticed_us, backend_down, backend, connections };
+        let message = self.message_of(failure);
         self.tell_managers(&message);
     }
 
@@ -252,6 +249,7 @@ impl World {
             ToLog::Reload => {}
         }
         self.reader.engine.handle_managers(self.reader.subscribed.len());
+        self.after(Duration::ZERO, Event::Read(self.reader.life));
     }
 
     fn subscribe(&mut self, session: u64) {
@@ -268,6 +266,19 @@ impl World {
             };
             self.send_on(Channel::Reports, End::Client, session, Message::FromLog(message));
         }
+        let unended: Vec<Failure> = self.reader.engine.unended().collect();
+        for failure in unended {
+            let message = self.message_of(failure);
+            self.send_on(Channel::Reports, End::Client, session, Message::FromLog(message));
+        }
+    }
+
+    fn message_of(&mut self, failure: Failure) -> FromLog {
+        self.reader.last_number += 1;
+        let Failure { evidence, since, backend_down, backend, connections } = failure;
+        let number = self.reader.last_number;
+        let noticed_us = self.now.since(since).as_micros() as u64;
+        FromLog::Failed { number, evidence, noticed_us, backend_down, backend, connections }
     }
 
     pub(super) fn manager_gone(&mut self, session: u64) {

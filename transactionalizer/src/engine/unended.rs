@@ -89,7 +89,9 @@ impl Unended {
     pub(super) fn expire(&mut self, now: Time) {
         let over = self.told.iter().filter(|(_, told)| told.expires <= now);
         let over: Vec<Client> = over.map(|(client, _)| *client).collect();
-        over.into_iter().for_each(|client| self.forget(client));
+        for client in over {
+            self.forget(client);
+        }
     }
 
     /// When one of them waits no longer; at once if a manager is there.
