@@ -228,7 +228,7 @@ pub(crate) fn receive_into(
     let (mut vectors, mut headers) =
         unsafe { (std::mem::zeroed::<[libc::iovec; POOL]>(), std::mem::zeroed::<[libc::mmsghdr; POOL]>()) };
     let mut count = 0;
-    let buffers = memory.chunks_exact_mut(stride.max(1)).filter_map(|buffer| buffer.get_mut(..length));
+    let buffers = memory.chunks_mut(stride.max(1)).filter_map(|buffer| buffer.get_mut(..length));
     for ((buffer, vector), header) in buffers.zip(&mut vectors).zip(&mut headers) {
         vector.iov_base = buffer.as_mut_ptr().cast();
         vector.iov_len = buffer.len();
@@ -245,7 +245,7 @@ pub(crate) fn receive_into(
         return Err(io::Error::last_os_error());
     }
     let received = received as usize;
-    let buffers = memory.chunks_exact_mut(stride.max(1));
+    let buffers = memory.chunks_mut(stride.max(1));
     for (number, (buffer, header)) in buffers.zip(&headers).take(received).enumerate() {
         let whole = header.msg_hdr.msg_flags & libc::MSG_TRUNC == 0;
         if let Some(datagram) = buffer.get_mut(..(header.msg_len as usize).min(length)) {
@@ -253,4 +253,31 @@ pub(crate) fn receive_into(
         }
     }
     Ok(received)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixDatagram;
+
+    use super::*;
+
+    /// The last buffer needs no room behind it, and what is between two is left alone.
+    #[test]
+    fn each_datagram_has_a_buffer_of_its_own() {
+        let (receiver, sender) = UnixDatagram::pair().unwrap();
+        for datagram in ["one", "two and more", "three", "four"] {
+            sender.send(datagram.as_bytes()).unwrap();
+        }
+        let mut memory = [b'.'; 2 * 8 + 5];
+        let mut seen = Vec::new();
+        let received = receive_into(receiver.as_fd(), &mut memory, (8, 5), &mut |number, bytes, whole| {
+            seen.push((number, String::from_utf8(bytes.to_vec()).unwrap(), whole));
+        });
+        assert_eq!(received.unwrap(), 3);
+        assert_eq!(seen, [(0, "one".into(), true), (1, "two a".into(), false), (2, "three".into(), true)]);
+        assert_eq!(&memory, b"one.....two a...three");
+        let mut last = [0; 5];
+        assert_eq!(receive_into(receiver.as_fd(), &mut last, (8, 5), &mut |_, _, _| ()).unwrap(), 1);
+        assert_eq!(&last, b"four\0");
+    }
 }
