@@ -5,8 +5,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use lab::bench::splice::{self, Contender};
-use lab::bench::{Bench, Order, recovery};
+use lab::bench::{Bench, Order, log, recovery, splice};
 use lab::settings::{
     Front, LinkSettings, Path, Settings, nodes, parse_bytes, parse_duration, parse_rate, parse_share,
 };
@@ -70,6 +69,9 @@ pub(crate) enum Verb {
     Bench(Measure),
     /// Take down labs whose owner (see `up --owner`) has died.
     Sweep,
+    /// Accept all packets of a queue, for `bench log`.
+    #[command(hide = true)]
+    AcceptAll { queue: u16 },
     /// The emulator of the client's link, started by `up`.
     #[command(hide = true)]
     LinkEmulator { settings: String },
@@ -157,15 +159,15 @@ pub(crate) struct Measure {
     /// Of splice: measurements of each contender.
     #[arg(long, default_value_t = 5)]
     rounds: usize,
-    /// Of splice: length of each measurement.
+    /// Of splice and log: length of each measurement.
     #[arg(long, value_parser = parse_duration, default_value = "2s")]
     length: Duration,
-    /// Of splice: only these contenders.
+    /// Of splice and log: only these contenders.
     #[arg(long, value_delimiter = ',')]
-    contenders: Vec<Contender>,
-    /// Of splice: only these measurements.
+    contenders: Vec<String>,
+    /// Of splice and log: only these measurements.
     #[arg(long, value_delimiter = ',')]
-    measures: Vec<splice::Measure>,
+    measures: Vec<String>,
     #[command(flatten)]
     recovery: recovery::Plan,
     /// Go on with an interrupted run of the same version and options; with more rounds or failures, it is extended.
@@ -177,24 +179,35 @@ pub(crate) struct Measure {
 }
 
 impl Measure {
-    pub(crate) fn order(&self) -> Order {
+    pub(crate) fn order(&self) -> Result<Order> {
         let name = self.what.to_possible_value().map(|value| value.get_name().to_owned());
         let output = || PathBuf::from("target/bench").join(name.unwrap_or_default());
         let mut plan = splice::Plan::new(self.rounds, self.length);
-        if !self.contenders.is_empty() {
-            plan.contenders.retain(|contender| self.contenders.contains(contender));
+        let mut log = log::Plan::new(self.rounds, self.length);
+        if self.what == Bench::Log {
+            choose(&mut log.contenders, &self.contenders)?;
+            choose(&mut log.measures, &self.measures)?;
+        } else {
+            choose(&mut plan.contenders, &self.contenders)?;
+            choose(&mut plan.measures, &self.measures)?;
         }
-        if !self.measures.is_empty() {
-            plan.measures.retain(|measure| self.measures.contains(measure));
-        }
-        Order {
+        Ok(Order {
             bench: self.what,
             plan,
             recovery: self.recovery.clone(),
+            log,
             resume: self.resume,
             output: self.output.clone().unwrap_or_else(output),
-        }
+        })
     }
+}
+
+/// Keeps those that are named; all, if none is.
+fn choose<T: ValueEnum + PartialEq>(all: &mut Vec<T>, names: &[String]) -> Result<()> {
+    let wanted = names.iter().map(|name| T::from_str(name, true).map_err(anyhow::Error::msg));
+    let wanted = wanted.collect::<Result<Vec<T>>>()?;
+    all.retain(|one| wanted.is_empty() || wanted.contains(one));
+    Ok(())
 }
 
 #[derive(Debug, Args)]

@@ -8,6 +8,7 @@
     reason = "the lab is a shell: it owns namespaces, processes, sockets and a clock"
 )]
 
+pub mod accept_all;
 pub mod bench;
 pub mod chance;
 pub mod cluster_file;

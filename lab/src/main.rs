@@ -14,7 +14,7 @@ use std::process::{Command, ExitCode};
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use lab::process::Process;
-use lab::{Lab, Node, bench, demo, dump, fetch, link, operate};
+use lab::{Lab, Node, accept_all, bench, demo, dump, fetch, link, operate};
 use rustix::process::Signal;
 
 use cli::{Cli, Verb};
@@ -80,10 +80,11 @@ fn run(cli: &Cli) -> Result<ExitCode> {
         Verb::Dump => print::dump(cli.json, &dump::dump(&lab)?)?,
         Verb::Demo => demo::demo(&lab, &mut std::io::stdout())?,
         Verb::Bench(measure) => {
-            let outcome = bench::bench(&lab, &measure.order(), &mut |step| eprintln!("{step}"))?;
+            let outcome = bench::bench(&lab, &measure.order()?, &mut |step| eprintln!("{step}"))?;
             print::bench(cli.json, &outcome)?;
         }
         Verb::Fetch(arguments) => return measure(&lab, arguments),
+        Verb::AcceptAll { queue } => accept_all::accept_all(*queue)?,
         Verb::LinkEmulator { settings } => link::emulate(serde_json::from_str(settings)?)?,
     }
     Ok(ExitCode::SUCCESS)

@@ -6,6 +6,7 @@
 //! | `/chunked/SIZE` | the same bytes in chunks of 32 KiB, the same on every server |
 //! | `/differs/1m`, `/differs/10m` | see [`documents`](crate::documents) |
 //! | `/padded/SIZE` | a document after a head of more than 3,000 bytes |
+//! | `/slow` | `slow`, after 10 ms |
 //! | `/whoami` | the backend's name |
 //! | `/app/…` | in labs with PHP: see [`php`](crate::php) |
 //! | `POST` to anything else, `/echo` | the request's body, up to 10 MB |
@@ -158,6 +159,7 @@ http {{
         }}
         location /differs/ {{ alias {documents}/differs/{node}/; }}
         location /padded/ {{ alias {documents}/files/; add_header X-Padding "{padding}"; }}
+        location = /slow {{ echo_sleep 0.01; echo -n slow; }}
         location = /whoami {{ return 200 "{node}\n"; }}
         location = /echo {{ echo_read_request_body; echo_request_body; }}
 {application}    }}

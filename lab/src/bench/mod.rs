@@ -1,9 +1,11 @@
 //! `lab bench`: figures with their spread, all contenders interleaved on the same machine.
 
+pub mod log;
 mod output;
 pub mod recovery;
 mod rows;
 pub mod splice;
+mod taken;
 mod usage;
 
 use std::fs;
@@ -23,6 +25,8 @@ use crate::lab::Lab;
 pub enum Bench {
     /// Throughput, latency and memory of the splice, beside plain forwarding and other proxies.
     Splice,
+    /// The logger beside plain forwarding and other ways to record.
+    Log,
     /// Thousands of failing servers under a mixed load: what clients notice, beside other proxies.
     Recovery,
 }
@@ -34,6 +38,8 @@ pub struct Order {
     pub bench: Bench,
     /// How `splice` is measured.
     pub plan: splice::Plan,
+    /// How `log` is measured.
+    pub log: log::Plan,
     /// How `recovery` is measured.
     pub recovery: recovery::Plan,
     /// Go on with an interrupted run.
@@ -70,15 +76,18 @@ pub fn bench(lab: &Lab, order: &Order, progress: &mut dyn FnMut(&str)) -> Result
     if let Some(dir) = order.output.parent() {
         fs::create_dir_all(dir).with_context(|| format!("making {}", dir.display()))?;
     }
-    // Two builds of uncommitted changes have the same commit.
-    let built = fs::metadata(binary(Daemon::NfqSplice.name())?)?.modified()?;
-    let version = format!("{commit} {built:?}");
+    let log = order.output.with_extension("unfinished");
     let rows = match order.bench {
         Bench::Splice => {
-            let log = order.output.with_extension("unfinished");
+            let version = version(&commit, Daemon::NfqSplice)?;
             splice::measure(lab, &order.plan, &version, (&log, order.resume), progress)?
         }
+        Bench::Log => {
+            let version = version(&commit, Daemon::NfqLogger)?;
+            log::measure(lab, &order.log, &version, (&log, order.resume), progress)?
+        }
         Bench::Recovery => {
+            let version = version(&commit, Daemon::NfqSplice)?;
             recovery::measure(lab, &order.recovery, &version, (&order.output, order.resume), progress)?
         }
     };
@@ -88,6 +97,12 @@ pub fn bench(lab: &Lab, order: &Order, progress: &mut dyn FnMut(&str)) -> Result
         fs::write(&file, text).with_context(|| format!("writing {}", file.display()))?;
     }
     Ok(outcome)
+}
+
+/// Two builds of uncommitted changes have the same commit.
+fn version(commit: &str, daemon: Daemon) -> Result<String> {
+    let built = fs::metadata(binary(daemon.name())?)?.modified()?;
+    Ok(format!("{commit} {built:?}"))
 }
 
 /// With a mark if the files differ from it.

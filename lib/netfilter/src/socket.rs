@@ -270,10 +270,10 @@ mod tests {
         }
         let mut memory = [b'.'; 2 * 8 + 5];
         let mut seen = Vec::new();
-        let received = receive_into(receiver.as_fd(), &mut memory, (8, 5), &mut |number, bytes, whole| {
+        let count = receive_into(receiver.as_fd(), &mut memory, (8, 5), &mut |number, bytes, whole| {
             seen.push((number, String::from_utf8(bytes.to_vec()).unwrap(), whole));
         });
-        assert_eq!(received.unwrap(), 3);
+        assert_eq!(count.unwrap(), 3);
         assert_eq!(seen, [(0, "one".into(), true), (1, "two a".into(), false), (2, "three".into(), true)]);
         assert_eq!(&memory, b"one.....two a...three");
         let mut last = [0; 5];

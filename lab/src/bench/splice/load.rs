@@ -15,10 +15,10 @@ use crate::topology::Node;
 /// How long nothing may come before that is an error.
 const STALL: Duration = Duration::from_secs(5);
 /// Handshakes at a time.
-pub(super) const OPENING: usize = 64;
+pub(in crate::bench) const OPENING: usize = 64;
 
 /// Downloads `path` again and again on each of `streams` connections, for `length`; bytes and the time they took.
-pub(super) fn bulk(
+pub(in crate::bench) fn bulk(
     lab: &Lab,
     to: SocketAddrV4,
     path: &str,
@@ -37,7 +37,7 @@ pub(super) fn bulk(
 
 /// Opens connections one after another, then lets all download `path` again and again for `length`, and calls `job`
 /// while they do. How much they need in their handshakes is not seen then.
-pub(super) fn busy<T: Send>(
+pub(in crate::bench) fn busy<T: Send>(
     lab: &Lab,
     to: SocketAddrV4,
     path: &str,
@@ -56,7 +56,7 @@ pub(super) fn busy<T: Send>(
 }
 
 /// Opens connections, lets each fetch `path` once, and calls `job` while they are idle.
-pub(super) fn hold<T: Send>(
+pub(in crate::bench) fn hold<T: Send>(
     lab: &Lab,
     to: SocketAddrV4,
     path: &str,
@@ -72,7 +72,7 @@ pub(super) fn hold<T: Send>(
 
 /// Sends `rate` requests a second for `length`, spread over `connections` that were used once before. The latencies,
 /// sorted, each from when the request was due: a late one counts what it waited for a free connection.
-pub(super) fn constant_rate(
+pub(in crate::bench) fn constant_rate(
     lab: &Lab,
     to: SocketAddrV4,
     path: &str,
@@ -149,11 +149,11 @@ fn send_on_time(client: &mut Client, schedule: Schedule) -> Result<Vec<Duration>
 
 /// Requests at a constant rate.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Schedule {
+pub(in crate::bench) struct Schedule {
     /// Requests per second.
-    pub(super) rate: f64,
+    pub(in crate::bench) rate: f64,
     /// For so long.
-    pub(super) length: Duration,
+    pub(in crate::bench) length: Duration,
 }
 
 impl Schedule {
@@ -168,7 +168,7 @@ impl Schedule {
 }
 
 /// The value that a share `part` (0–1) of the sorted values do not exceed: nearest rank.
-pub(super) fn percentile(sorted: &[Duration], part: f64) -> Option<Duration> {
+pub(in crate::bench) fn percentile(sorted: &[Duration], part: f64) -> Option<Duration> {
     let rank = (part * sorted.len() as f64).ceil() as usize;
     sorted.get(rank.clamp(1, sorted.len().max(1)) - 1).copied()
 }

@@ -1,6 +1,5 @@
 //! What is measured of a contender, one after the other.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddrV4;
 use std::time::Duration;
 
@@ -12,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::contenders::Contender;
 use super::load::{self, Schedule, percentile};
 use super::{Plan, wrk};
+use crate::bench::taken;
 use crate::bench::usage::{cpu_s, machine_cpu_s, resident};
 use crate::lab::Lab;
 use crate::topology::Node;
@@ -68,9 +68,11 @@ pub(super) enum Figure {
     Busy,
 }
 
-impl Figure {
-    /// Which measure yields it.
-    pub(super) const fn measure(self) -> Measure {
+impl taken::Figure for Figure {
+    type Contender = Contender;
+    type Measure = Measure;
+
+    fn measure(self) -> Measure {
         match self {
             Self::Bulk => Measure::Bulk,
             Self::BulkMany | Self::CpuMachine | Self::CpuOwn => Measure::BulkMany,
@@ -85,7 +87,7 @@ impl Figure {
 }
 
 /// What a measure yielded.
-pub(super) type Figures = BTreeMap<Figure, f64>;
+pub(super) type Figures = taken::Figures<Figure>;
 
 /// Streams of [`Measure::BulkMany`].
 const STREAMS: usize = 16;

@@ -6,11 +6,10 @@
 
 mod client;
 mod contenders;
-mod load;
+pub(super) mod load;
 mod measures;
 mod table;
-mod taken;
-mod wrk;
+pub(super) mod wrk;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -23,9 +22,9 @@ use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 pub use contenders::Contender;
 pub use measures::Measure;
 use measures::{Figure, Figures, Subject};
-use taken::Log;
 
 use super::rows::Row;
+use super::taken::Log;
 use crate::fronts::THREADS as PROCESSORS;
 use crate::lab::Lab;
 use crate::owned::OwnedLab;
@@ -113,7 +112,7 @@ pub fn measure(
 }
 
 /// The figures in short, or the reason why there are none.
-fn told(result: &Result<Figures>) -> String {
+pub(super) fn told<F: std::fmt::Debug>(result: &Result<BTreeMap<F, f64>>) -> String {
     match result {
         Ok(figures) => {
             let figures = figures.iter().map(|(figure, value)| format!("{figure:?} {value:.3}"));
@@ -151,7 +150,7 @@ impl Labs {
 }
 
 /// Confines this process and all that it starts to the same few processors; which.
-fn pin() -> Result<Vec<usize>> {
+pub(super) fn pin() -> Result<Vec<usize>> {
     let allowed = sched_getaffinity(None)?;
     let processors: Vec<usize> =
         (0..CpuSet::MAX_CPU).filter(|processor| allowed.is_set(*processor)).take(PROCESSORS).collect();
@@ -165,7 +164,7 @@ fn pin() -> Result<Vec<usize>> {
 }
 
 /// Raises the limit of open files as far as allowed, for this process and all that it starts.
-fn allow_many_files() -> Result<()> {
+pub(super) fn allow_many_files() -> Result<()> {
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })
         .map_err(|error| anyhow!("raising the limit of open files: {error}"))

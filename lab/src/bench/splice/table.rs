@@ -7,14 +7,14 @@ use anyhow::anyhow;
 use super::Plan;
 use super::contenders::Contender::{self, HaproxyHttp, HaproxyTcp, Kernel, Plain, Userspace};
 use super::measures::Figure;
-use super::taken::Record;
 use crate::bench::rows::{Bound, Row, Samples};
+use crate::bench::taken::Record;
 
 /// Most bytes of the daemon's own memory for a spliced connection.
 const MEMORY: Bound = Bound { must: 512.0, aim: 256.0, least: false };
 
 /// All rows: each figure of each contender, then the ratios.
-pub(super) fn rows(plan: &Plan, record: &Record) -> Vec<Row> {
+pub(super) fn rows(plan: &Plan, record: &Record<Figure>) -> Vec<Row> {
     let table = Table { plan, record };
     let mut rows = Vec::new();
     for (figure, what, unit) in FIGURES {
@@ -89,7 +89,7 @@ const RATIOS: [Ratio; 18] = [
 
 struct Table<'a> {
     plan: &'a Plan,
-    record: &'a Record,
+    record: &'a Record<Figure>,
 }
 
 impl Table<'_> {
@@ -136,8 +136,8 @@ mod tests {
     use std::time::Duration;
 
     use super::super::measures::Figures;
-    use super::super::taken::Log;
     use super::*;
+    use crate::bench::taken::{Figure as _, Log};
 
     fn rows_of(name: &str, taken: &[(Contender, Figure, Option<f64>)]) -> Vec<Row> {
         let file = std::env::temp_dir().join(format!("lab-bench-table-{}-{name}", std::process::id()));

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use crate::lab::Lab;
 
 /// Connections of wrk.
-pub(super) const CONNECTIONS: usize = 32;
+pub(in crate::bench) const CONNECTIONS: usize = 32;
 
 const SCRIPT: &str = r#"done = function(summary, latency, requests)
     local e = summary.errors
@@ -22,7 +22,7 @@ end
 
 /// What wrk counted.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
-pub(super) struct Said {
+pub(in crate::bench) struct Said {
     requests: u64,
     duration_us: u64,
     p50_us: u64,
@@ -34,23 +34,23 @@ pub(super) struct Said {
 
 impl Said {
     /// Requests a second.
-    pub(super) fn rate(&self) -> f64 {
+    pub(in crate::bench) fn rate(&self) -> f64 {
         self.requests as f64 / (self.duration_us as f64 / 1e6)
     }
 
     /// Median latency, ms.
-    pub(super) fn p50_ms(&self) -> f64 {
+    pub(in crate::bench) fn p50_ms(&self) -> f64 {
         self.p50_us as f64 / 1e3
     }
 
     /// 99th percentile of the latency, ms.
-    pub(super) fn p99_ms(&self) -> f64 {
+    pub(in crate::bench) fn p99_ms(&self) -> f64 {
         self.p99_us as f64 / 1e3
     }
 }
 
 /// Runs wrk on the client's node. With `close`, each request has a connection of its own.
-pub(super) fn run(lab: &Lab, url: &str, length: Duration, close: bool) -> Result<Said> {
+pub(in crate::bench) fn run(lab: &Lab, url: &str, length: Duration, close: bool) -> Result<Said> {
     let script = lab.dir().join("wrk.lua");
     fs::write(&script, SCRIPT)?;
     // wrk counts in whole seconds.

@@ -1,44 +1,58 @@
 //! What has been measured so far, kept in a file so that an interrupted run can go on.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::contenders::Contender;
-use super::measures::{Figure, Figures, Measure};
-use crate::bench::rows::Samples;
+use super::rows::Samples;
+
+/// One number of a benchmark, and which of its measurements yields it.
+pub(super) trait Figure: Copy + Ord + Serialize + DeserializeOwned {
+    /// Who is measured.
+    type Contender: Copy + Eq + Serialize + DeserializeOwned;
+    /// A run of a load.
+    type Measure: Copy + Eq + Serialize + DeserializeOwned;
+    /// Which one yields it.
+    fn measure(self) -> Self::Measure;
+}
+
+/// What a measure yielded.
+pub(super) type Figures<F> = BTreeMap<F, f64>;
 
 /// One measurement.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-struct Taken {
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(bound = "")]
+struct Taken<F: Figure> {
     round: usize,
-    contender: Contender,
-    measure: Measure,
+    contender: F::Contender,
+    measure: F::Measure,
     /// The figures, or why there are none.
-    result: Result<Figures, String>,
+    result: Result<Figures<F>, String>,
 }
 
 /// All measurements of a run.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(super) struct Record {
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(bound = "")]
+pub(super) struct Record<F: Figure> {
     /// What else must be the same for two runs to be one: version and lengths.
     run: String,
-    taken: Vec<Taken>,
+    taken: Vec<Taken<F>>,
 }
 
 /// A [`Record`] and its file.
-#[derive(Debug)]
-pub(super) struct Log {
+pub(super) struct Log<F: Figure> {
     file: PathBuf,
-    record: Record,
+    record: Record<F>,
 }
 
-impl Log {
+impl<F: Figure> Log<F> {
     /// Goes on with what the file has, if `resume` and if it is of the same `run`; otherwise begins anew.
     pub(super) fn open(file: &Path, run: &str, resume: bool) -> Self {
-        let kept = || serde_json::from_slice::<Record>(&fs::read(file).ok()?).ok();
+        let kept = || serde_json::from_slice::<Record<F>>(&fs::read(file).ok()?).ok();
         let kept = resume.then(kept).flatten().filter(|record| record.run == run);
         let record = kept.unwrap_or_else(|| Record { run: run.to_owned(), taken: Vec::new() });
         Self { file: file.to_owned(), record }
@@ -50,12 +64,12 @@ impl Log {
     }
 
     /// Whether this was measured.
-    pub(super) fn has(&self, round: usize, contender: Contender, measure: Measure) -> bool {
+    pub(super) fn has(&self, round: usize, contender: F::Contender, measure: F::Measure) -> bool {
         self.record.find(round, contender, |taken| taken.measure == measure).is_some()
     }
 
     /// A figure of one round, if it could be measured.
-    pub(super) fn figure(&self, round: usize, contender: Contender, figure: Figure) -> Option<f64> {
+    pub(super) fn figure(&self, round: usize, contender: F::Contender, figure: F) -> Option<f64> {
         self.record.figure(round, contender, figure)?.ok()
     }
 
@@ -63,9 +77,9 @@ impl Log {
     pub(super) fn add(
         &mut self,
         round: usize,
-        contender: Contender,
-        measure: Measure,
-        result: Result<Figures>,
+        contender: F::Contender,
+        measure: F::Measure,
+        result: Result<Figures<F>>,
     ) -> Result<()> {
         let result = result.map_err(|error| format!("{error:#}"));
         self.record.taken.push(Taken { round, contender, measure, result });
@@ -75,20 +89,25 @@ impl Log {
     }
 
     /// All of it; the file is no longer needed.
-    pub(super) fn finish(self) -> Record {
+    pub(super) fn finish(self) -> Record<F> {
         // Left behind, it would only be resumed into the same figures.
         let _ = fs::remove_file(&self.file);
         self.record
     }
 }
 
-impl Record {
-    fn find(&self, round: usize, contender: Contender, wanted: impl Fn(&Taken) -> bool) -> Option<&Taken> {
+impl<F: Figure> Record<F> {
+    fn find(
+        &self,
+        round: usize,
+        contender: F::Contender,
+        wanted: impl Fn(&Taken<F>) -> bool,
+    ) -> Option<&Taken<F>> {
         let mut all = self.taken.iter();
         all.find(|taken| taken.round == round && taken.contender == contender && wanted(taken))
     }
 
-    fn figure(&self, round: usize, contender: Contender, figure: Figure) -> Option<Result<f64>> {
+    fn figure(&self, round: usize, contender: F::Contender, figure: F) -> Option<Result<f64>> {
         let taken = self.find(round, contender, |taken| taken.measure == figure.measure())?;
         Some(match &taken.result {
             Ok(figures) => figures.get(&figure).copied().context("the measure did not yield it"),
@@ -97,7 +116,7 @@ impl Record {
     }
 
     /// A contender's figure in each round, the rounds in order; `None` if nobody asked for it.
-    pub(super) fn samples(&self, contender: Contender, figure: Figure) -> Option<Samples> {
+    pub(super) fn samples(&self, contender: F::Contender, figure: F) -> Option<Samples> {
         let rounds = self.taken.iter().map(|taken| taken.round).max()?;
         let mut taken = (1..=rounds).filter_map(|round| self.figure(round, contender, figure)).peekable();
         taken.peek()?;
@@ -111,6 +130,22 @@ impl Record {
 mod tests {
     use super::*;
 
+    #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+    enum Number {
+        Bulk,
+        Idle,
+    }
+
+    impl Figure for Number {
+        type Contender = char;
+        type Measure = u8;
+        fn measure(self) -> u8 {
+            self as u8
+        }
+    }
+
+    type Log = super::Log<Number>;
+
     fn file(name: &str) -> PathBuf {
         std::env::temp_dir().join(format!("lab-bench-{}-{name}", std::process::id()))
     }
@@ -119,11 +154,11 @@ mod tests {
     fn an_interrupted_run_goes_on_and_another_one_does_not() {
         let file = file("resume");
         let mut log = Log::open(&file, "run", false);
-        log.add(1, Contender::Kernel, Measure::Bulk, Ok(Figures::from([(Figure::Bulk, 5.0)]))).unwrap();
+        log.add(1, 'k', 0, Ok(Figures::from([(Number::Bulk, 5.0)]))).unwrap();
         let resumed = Log::open(&file, "run", true);
-        assert!(resumed.has(1, Contender::Kernel, Measure::Bulk));
-        assert!(!resumed.has(2, Contender::Kernel, Measure::Bulk));
-        assert_eq!(resumed.figure(1, Contender::Kernel, Figure::Bulk), Some(5.0));
+        assert!(resumed.has(1, 'k', 0));
+        assert!(!resumed.has(2, 'k', 0));
+        assert_eq!(resumed.figure(1, 'k', Number::Bulk), Some(5.0));
         assert_eq!(Log::open(&file, "another", true).len(), 0);
         assert_eq!(Log::open(&file, "run", false).len(), 0);
         resumed.finish();
@@ -134,11 +169,11 @@ mod tests {
     fn a_failed_measurement_keeps_its_place_and_reason() {
         let file = file("failed");
         let mut log = Log::open(&file, "run", false);
-        log.add(1, Contender::Nginx, Measure::Bulk, Err(anyhow!("not installed"))).unwrap();
-        log.add(2, Contender::Nginx, Measure::Bulk, Ok(Figures::from([(Figure::Bulk, 5.0)]))).unwrap();
+        log.add(1, 'n', 0, Err(anyhow!("not installed"))).unwrap();
+        log.add(2, 'n', 0, Ok(Figures::from([(Number::Bulk, 5.0)]))).unwrap();
         let record = log.finish();
-        let row = record.samples(Contender::Nginx, Figure::Bulk).unwrap().row("x", "MB/s", None);
+        let row = record.samples('n', Number::Bulk).unwrap().row("x", "MB/s", None);
         assert_eq!((row.value, row.ok, row.reason.as_deref()), (Some(5.0), false, Some("not installed")));
-        assert!(record.samples(Contender::Nginx, Figure::Idle).is_none());
+        assert!(record.samples('n', Number::Idle).is_none());
     }
 }
