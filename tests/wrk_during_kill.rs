@@ -46,7 +46,6 @@ fn with_larger_documents() -> Result<()> {
 }
 
 #[test]
-#[ignore = "an open defect: about one run in eight fails; cargo test -p lab --test wrk_during_kill -- --ignored"]
 fn on_the_userspace_path() -> Result<()> {
     no_error(Path::Userspace, "/files/1k")
 }

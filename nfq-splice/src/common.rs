@@ -59,6 +59,8 @@ pub(crate) struct Core {
     pub(crate) now: Time,
     pub(crate) secret: Secret,
     pub(crate) actions: VecDeque<Action>,
+    /// Counts how often all actions have been taken out, from 1.
+    pub(crate) round: u32,
     pub(crate) counters: Counters,
     /// The window scale that the backends were last seen to use.
     pub(crate) learnt_scale: Option<u8>,
@@ -81,6 +83,7 @@ impl Core {
             now: Time::default(),
             secret,
             actions: VecDeque::new(),
+            round: 1,
             counters: Counters::default(),
             learnt_scale: None,
             former_scale: None,

@@ -49,6 +49,7 @@ impl Compact {
             resplices,
             suspended: false,
             parked: false,
+            acted: _,
             state: State::Spliced(splice),
             timer: None,
         } = flow
@@ -153,6 +154,7 @@ impl Compact {
             resplices: self.resplices,
             suspended: false,
             parked: false,
+            acted: 0,
             state: State::Spliced(splice),
             timer: None,
         }
@@ -211,7 +213,7 @@ mod tests {
             let splice = Splice {
                 backend: backend.into(), delta, ts: (timestamps && both).then_some(ts), server_scale, client_scale: if scaled { offered } else { 0 }, kernel: true, debts: None, closing: Closing::default(), window: None, idle,
             };
-            let flow = Flow { leg, resplices, suspended: false, parked: false, state: State::Spliced(splice), timer: None };
+            let flow = Flow { leg, resplices, suspended: false, parked: false, acted: 0, state: State::Spliced(splice), timer: None };
             let compact = Compact::of(&flow).unwrap();
             let expanded = compact.expand(client.into(), service, Time::from_millis(100));
             prop_assert_eq!(Compact::of(&expanded), Some(compact));

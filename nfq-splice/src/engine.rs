@@ -205,6 +205,7 @@ impl Engine {
             resplices: 0,
             suspended: false,
             parked: false,
+            acted: 0,
             state: State::Spliced(splice),
             timer: None,
         });
@@ -290,7 +291,11 @@ impl Engine {
 
     /// The next thing to do.
     pub fn poll_action(&mut self) -> Option<Action> {
-        self.core.actions.pop_front()
+        let action = self.core.actions.pop_front();
+        if action.is_none() {
+            self.core.round = self.core.round.wrapping_add(1).max(1);
+        }
+        action
     }
 
     /// For `resplice status`.
@@ -351,16 +356,23 @@ impl Core {
         stage: Stage,
     ) -> Option<Verdict> {
         let Ok(segment) = TcpSegment::parse(packet) else { return Some(Verdict::Drop) };
+        let before = self.actions.len();
+        // Verdicts are given at once, actions after a batch of packets: what follows an action must not overtake it.
+        let stage = if flow.acted == self.round { Stage::Tracked } else { stage };
         let pass = if from_client {
             self.handle_client(flow, &segment)
         } else {
             self.handle_backend(flow, &segment)
         };
-        match pass {
+        let verdict = match pass {
             Pass::No => Some(Verdict::Drop),
             Pass::Translated(translation) => Some(self.pass(flow, packet, &translation, stage)),
             Pass::Reopens => None,
+        };
+        if self.actions.len() > before {
+            flow.acted = self.round;
         }
+        verdict
     }
 
     /// Only the backend that the connection has now may speak: any other one is fenced.

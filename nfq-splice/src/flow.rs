@@ -18,6 +18,8 @@ pub(crate) struct Flow {
     pub(crate) suspended: bool,
     /// It is kept for a daemon after this one.
     pub(crate) parked: bool,
+    /// The round ([`crate::common::Core::round`]) in which something was last to be done for it.
+    pub(crate) acted: u32,
     pub(crate) state: State,
     /// As entered in the engine's timer table.
     pub(crate) timer: Option<Time>,

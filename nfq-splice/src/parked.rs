@@ -108,7 +108,8 @@ impl Engine {
         self.core.counters.count("connections_restored");
         self.core.settings.routing.remember(entry.backend);
         let state = State::Spliced(splice);
-        let mut flow = Flow { leg, resplices: 0, suspended: false, parked: true, state, timer: None };
+        let mut flow =
+            Flow { leg, resplices: 0, suspended: false, parked: true, acted: 0, state, timer: None };
         self.core.suspend_packets(&mut flow);
         self.put(flow);
     }

@@ -106,6 +106,7 @@ impl Core {
             resplices: 0,
             suspended: false,
             parked: false,
+            acted: 0,
             state: State::Setup(Box::new(setup)),
             timer: None,
         }

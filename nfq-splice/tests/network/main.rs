@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test ends where it is surprised")]
 
+mod batches;
 mod fields;
 mod icmp;
 mod options;
