@@ -6,8 +6,9 @@ use crate::action::Action;
 use crate::common::Core;
 use crate::engine::{Pass, is_nonsense};
 use crate::flow::{Flow, State};
+use crate::leg::ClientLeg;
 use crate::setup::SETUP_WINDOW;
-use crate::window::{Expected, Judgement};
+use crate::window::{Expected, Judgement, Window};
 
 impl Core {
     /// Nothing is learnt from a segment before its numbers show that it is the client's.
@@ -60,10 +61,7 @@ impl Core {
                 (next, next + SETUP_WINDOW, setup.iss + 1, setup.iss + 1)
             }
             State::Spliced(splice) if !splice.kernel => {
-                let window = splice.window?;
-                // The client may have got more of a failed backend than was known.
-                let unknown = if flow.resplices > 0 { max_window } else { 0 };
-                (window.client_next, window.client_limit, acked, window.server_end + unknown)
+                return Some(flow.expected_of_splice(&splice.window?));
             }
             State::Recovering(recovery) => {
                 let limit = recovery.reassembly.next() + self.settings.splice.hold_bytes as u32;
@@ -162,11 +160,28 @@ impl Core {
 }
 
 impl Flow {
-    /// The handshake is complete, or this segment completes it: its sender has got our SYN-ACK.
+    /// The handshake is complete, or this segment completes it: its sender has got our SYN-ACK. Of what the kernel translates, and
+    /// of a restored connection before its backend has spoken, nothing proves anything.
     fn is_proved_by(&self, segment: &TcpSegment<'_>) -> bool {
         match &self.state {
             State::Setup(setup) => setup.established || segment.ack() == setup.iss + 1,
-            _ => true,
+            State::Spliced(splice) => !splice.kernel && splice.window.is_some(),
+            State::Recovering(_) | State::Answering(_) | State::Gone => true,
+        }
+    }
+
+    /// On a connection that the proxy itself translates.
+    fn expected_of_splice(&self, window: &Window) -> Expected {
+        let ClientLeg { max_window, acked, .. } = self.leg;
+        let max_window = max_window.max(window.unsure);
+        // The client may have got more of a failed backend, or from an earlier daemon, than is known.
+        let unknown = if self.resplices > 0 { max_window } else { window.unsure };
+        Expected {
+            next: window.client_next,
+            limit: window.client_limit + window.unsure,
+            unacknowledged: self.leg.window.map_or(window.server_end, |_| acked),
+            max_window,
+            sent: window.server_end + unknown,
         }
     }
 

@@ -89,7 +89,8 @@ impl Core {
             first = first + before as u32;
         }
         let point = first + bytes.len() as u32;
-        if splice.kernel {
+        // What an earlier daemon saw counts only as far as it was logged.
+        if splice.kernel || flow.leg.window.is_none() {
             let timestamp = order.options.and_then(|options| options.timestamp);
             flow.leg.learn_from_log(first, order.client_window, timestamp);
         } else if flow.leg.acked.before(first) {

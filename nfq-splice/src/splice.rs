@@ -10,7 +10,7 @@ use crate::engine::Pass;
 use crate::flow::{Debts, Flow, Idle, Splice, State};
 use crate::leg::ClientLeg;
 use crate::sender::Piece;
-use crate::window::Reset;
+use crate::window::{Reset, Window};
 
 /// A connection closed on both sides is remembered this long for late segments.
 pub const CLOSED_LINGER: Duration = Duration::from_secs(10);
@@ -53,7 +53,7 @@ impl Splice {
     /// A SYN after a reset, or after both sides have acknowledged each other's end, begins a new connection; in the latter case
     /// only beyond the old one (RFC 9293 §3.10.7.4). `acked`: the client's acknowledgement.
     pub(crate) fn is_reopened(&self, syn: Seq, acked: Seq) -> bool {
-        let over = self.window.is_none_or(|window| {
+        let over = self.window.is_some_and(|window| {
             let ended =
                 window.client_end.before_or_at(window.client_next) && window.server_end.before_or_at(acked);
             ended && window.client_end.before_or_at(syn)
@@ -79,6 +79,16 @@ impl Splice {
             && self.client_scale == leg.client_scale()
             && self.debts.is_none()
             && !leg.odd_places
+    }
+}
+
+/// Learns what may come from a backend's segment that is no SYN.
+fn note_backend(splice: &mut Splice, leg: &ClientLeg, segment: &TcpSegment<'_>) {
+    let (delta, scale) = (splice.delta, splice.server_scale);
+    if let Some(window) = &mut splice.window {
+        window.note_backend(segment, delta, scale);
+    } else if !splice.kernel && segment.flags().ack() && !segment.flags().rst() {
+        splice.window = Some(Window::picked_up(segment, delta, scale, leg.client_scale()));
     }
 }
 
@@ -187,9 +197,7 @@ impl Core {
         if !splice.kernel {
             splice.idle.seen = self.now;
         }
-        if let Some(window) = &mut splice.window {
-            window.note_backend(segment, splice.delta, splice.server_scale);
-        }
+        note_backend(splice, &flow.leg, segment);
         splice.closing.reset |= segment.flags().rst();
         let translation = splice.to_client(&flow.leg);
         if let (Some((value, _)), Some(offset)) = (segment.timestamps(), splice.ts) {

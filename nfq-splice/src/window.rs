@@ -65,6 +65,8 @@ pub(crate) struct Window {
     pub(crate) server_end: Seq,
     /// The window that the client has now: the backend's latest, or at first the proxy's own, bytes.
     pub(crate) allowed: u32,
+    /// How far the truth may lie beyond these numbers, in both directions, bytes: an earlier daemon saw the connection's beginning.
+    pub(crate) unsure: u32,
 }
 
 impl Window {
@@ -72,7 +74,16 @@ impl Window {
     /// window that the proxy itself offered.
     pub(crate) fn new(client_next: Seq, client_end: Seq, server_end: Seq, allowed: u32) -> Self {
         let client_limit = client_end + allowed;
-        Self { client_next, client_end, client_limit, server_end, allowed }
+        Self { client_next, client_end, client_limit, server_end, allowed, unsure: 0 }
+    }
+
+    /// Of a connection that an earlier daemon spliced: from the first segment of its backend, which nobody forges. It may be one of
+    /// some time ago. `client_scale`: by which the client's window fields are shifted.
+    pub(crate) fn picked_up(segment: &TcpSegment<'_>, delta: u32, scale: u8, client_scale: u8) -> Self {
+        let allowed = u32::from(segment.window()) << scale;
+        let server_end = segment.seq() + delta + segment.sequence_length();
+        let unsure = u32::from(u16::MAX) << scale.max(client_scale);
+        Self { unsure, ..Self::new(segment.ack(), segment.ack(), server_end, allowed.max(1)) }
     }
 
     /// A good segment of the client.
@@ -84,7 +95,8 @@ impl Window {
     /// are of an earlier connection.
     pub(crate) fn note_backend(&mut self, segment: &TcpSegment<'_>, delta: u32, scale: u8) {
         self.server_end = self.server_end.max(segment.seq() + delta + segment.sequence_length());
-        if segment.flags().ack() && segment.ack().before_or_at(self.client_end) {
+        if segment.flags().ack() && segment.ack().before_or_at(self.client_end + self.unsure) {
+            self.client_end = self.client_end.max(segment.ack());
             self.allowed = u32::from(segment.window()) << scale;
             self.client_next = self.client_next.max(segment.ack());
             self.client_limit = self.client_limit.max(segment.ack() + self.allowed.max(1));
@@ -93,7 +105,7 @@ impl Window {
 
     /// How a reset of the client is to be taken.
     pub(crate) fn judge_reset(&self, seq: Seq) -> Reset {
-        if seq.before(self.client_next) || self.client_limit.before(seq) {
+        if seq.before(self.client_next) || (self.client_limit + self.unsure).before(seq) {
             Reset::Outside
         } else if seq.before_or_at(self.client_end) {
             Reset::Exact
