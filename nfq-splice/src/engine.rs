@@ -109,7 +109,7 @@ impl Engine {
     }
 
     fn handle_syn(&mut self, segment: &TcpSegment<'_>) {
-        self.core.stateless.renew(segment.source());
+        self.core.stateless.renew(self.core.now, segment.source());
         let limits = &self.core.settings.splice;
         if self.table.len() >= limits.connections {
             self.core.counters.count("syn_dropped_connection_limit");

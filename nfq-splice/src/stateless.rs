@@ -46,7 +46,7 @@ impl Spent {
 /// When cookies are taken, and from whom not.
 #[derive(Debug, Default)]
 pub(crate) struct Stateless {
-    /// The first segment that needed a cookie.
+    /// The first SYN, end of a connection or segment of none after the start of this daemon.
     started: Option<Time>,
     /// One lifetime after the last SYN that was answered without state.
     until: Time,
@@ -59,7 +59,7 @@ pub(crate) struct Stateless {
 impl Stateless {
     /// Whether cookies are taken from `client` at this moment.
     fn takes(&mut self, now: Time, client: Client) -> bool {
-        let restarted = *self.started.get_or_insert(now) + LIFETIME;
+        let restarted = self.restarted(now);
         if now >= restarted {
             self.lost.clear();
         }
@@ -69,14 +69,19 @@ impl Stateless {
 
     /// The client's connection has ended.
     pub(crate) fn spend(&mut self, now: Time, client: Client) {
-        let restarted = self.started.map_or(now, |started| started + LIFETIME);
-        if now < self.until.max(restarted) {
+        if now < self.until.max(self.restarted(now)) {
             self.spent.insert(now, client);
         }
     }
 
+    /// Until then clients of an earlier daemon may bring its cookies; later these are too old.
+    fn restarted(&mut self, now: Time) -> Time {
+        *self.started.get_or_insert(now) + LIFETIME
+    }
+
     /// The client opens a new connection.
-    pub(crate) fn renew(&mut self, client: Client) {
+    pub(crate) fn renew(&mut self, now: Time, client: Client) {
+        self.restarted(now);
         self.lost.remove(&client);
         self.spent.until.remove(&client);
     }
