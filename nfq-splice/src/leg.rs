@@ -88,12 +88,17 @@ impl ClientLeg {
         }
     }
 
+    /// The client has sent this timestamp; before the first one that is known here any is newer.
+    pub(crate) fn note_timestamp(&mut self, value: u32) {
+        if self.ts_recent == 0 || value.wrapping_sub(self.ts_recent) as i32 > 0 {
+            self.ts_recent = value;
+        }
+    }
+
     /// Learns from a client's segment (never a SYN, whose window is not scaled).
     pub(crate) fn learn(&mut self, segment: &TcpSegment<'_>) {
         if let Some((value, echo)) = segment.timestamps() {
-            if value.wrapping_sub(self.ts_recent) as i32 > 0 {
-                self.ts_recent = value;
-            }
+            self.note_timestamp(value);
             self.raise_floor(echo);
         }
         // Before the first one seen, `acked` means nothing.

@@ -235,7 +235,12 @@ impl Core {
     }
 
     /// The backend repeats its SYN-ACK: our ACK with the request was lost. Acknowledge it; the client repeats the data.
-    fn repeated_syn_ack(&mut self, flow: &Flow, segment: &TcpSegment<'_>) -> Pass {
+    fn repeated_syn_ack(&mut self, flow: &mut Flow, segment: &TcpSegment<'_>) -> Pass {
+        // After a restart this is the only one of the client's timestamps that is known: with another one the backend drops the
+        // acknowledgement, and with it all that the client sends (RFC 7323 §5.3).
+        if let Some((_, echo)) = segment.timestamps() {
+            flow.leg.note_timestamp(echo);
+        }
         let to = crate::leg::BackendLeg::new(&flow.leg, segment);
         let packet =
             to.segment(&flow.leg, segment.ack(), segment.seq() + 1, flow.leg.window.unwrap_or(0)).build();
