@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use cluster::control::Client;
 use packet::{Seq, TcpSegment, Time};
 
-use crate::net::{Node, Packet, show};
+use crate::net::{AGE_UNKNOWN, Node, Packet, show};
 
 #[derive(Default)]
 struct Seen {
@@ -102,6 +102,9 @@ impl Checks {
     pub fn at_client(&mut self, packet: &Packet) {
         let Ok(segment) = TcpSegment::parse(&packet.bytes) else { return };
         if !segment.checksums_valid() {
+            return;
+        }
+        if packet.born == AGE_UNKNOWN {
             return;
         }
         let seen = self.clients.entry(segment.destination()).or_default();

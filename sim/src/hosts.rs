@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use crate::addresses::router;
+use crate::echoes::Echoes;
 use packet::{SegmentBuilder, Seq, TcpSegment, Time};
 use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
 use smoltcp::phy::{Device, DeviceCapabilities, Medium, RxToken, TxToken};
@@ -102,6 +103,7 @@ pub struct Host {
     initials: BTreeMap<(SocketAddr, SocketAddr), Seq>,
     /// By peer: the last SYN.
     syns: BTreeMap<SocketAddr, Seq>,
+    echoes: Echoes,
     /// By peer: the right edge of the window that this host gave, and its scale.
     edges: BTreeMap<(SocketAddr, SocketAddr), (Seq, u8)>,
     /// By peer: what this host expects next.
@@ -135,6 +137,7 @@ impl Host {
             sent: BTreeMap::new(),
             initials: BTreeMap::new(),
             syns: BTreeMap::new(),
+            echoes: Echoes::default(),
             edges: BTreeMap::new(),
             peer_next: BTreeMap::new(),
             recent: BTreeMap::new(),
@@ -188,6 +191,7 @@ impl Host {
 
     pub fn receive(&mut self, packet: Vec<u8>) {
         if self.is_blind(&packet)
+            || self.is_wrong_echo(&packet)
             || self.is_older_than_before(&packet)
             || self.is_duplicate_syn(&packet)
             || self.is_inexact_reset(&packet)
@@ -242,6 +246,17 @@ impl Host {
         self.syns.insert(segment.source(), segment.seq()) == Some(segment.seq()) && taken
     }
 
+    /// smoltcp does not look at it.
+    fn is_wrong_echo(&self, packet: &[u8]) -> bool {
+        let Ok(segment) = TcpSegment::parse(packet) else { return false };
+        let half_open = self.sockets.iter().any(|(_, socket)| {
+            let smoltcp::socket::Socket::Tcp(socket) = socket;
+            let remote = socket.remote_endpoint().map(|end| SocketAddr::from((end.addr, end.port)));
+            socket.state() == State::SynReceived && remote == Some(segment.source())
+        });
+        half_open && self.echoes.is_wrong(&segment)
+    }
+
     /// smoltcp takes a FIN even if it had no room for the data before it.
     fn is_long_fin(&self, packet: &[u8]) -> bool {
         let Ok(segment) = TcpSegment::parse(packet) else { return false };
@@ -289,6 +304,11 @@ impl Host {
     fn probe(&mut self, packet: Vec<u8>) -> Vec<u8> {
         let segment = TcpSegment::parse(&packet).unwrap();
         let key = (segment.source(), segment.destination());
+        if segment.flags().rst() {
+            // Its numbers may be those of a segment of no connection.
+            return packet;
+        }
+        self.echoes.note(key, &segment);
         if segment.flags().ack() {
             self.peer_next.insert(key, segment.ack());
             let scale =

@@ -28,6 +28,7 @@ pub mod apps;
 pub mod checks;
 pub mod content;
 pub mod control;
+mod echoes;
 pub mod events;
 pub mod hosts;
 pub mod kernel;

@@ -11,10 +11,14 @@ pub enum Node {
     Backend(usize),
 }
 
+/// [`Packet::born`] of a packet whose timestamp may be of any time.
+pub const AGE_UNKNOWN: u64 = u64::MAX;
+
 /// A packet on its way, and when it first came into being: a later one must not carry an earlier timestamp.
 #[derive(Debug, Clone)]
 pub struct Packet {
     pub bytes: Vec<u8>,
+    /// [`AGE_UNKNOWN`]: the engine may have made it anew from an older one.
     pub born: u64,
     pub from_backend: Option<usize>,
     /// When it left the proxy towards the client.

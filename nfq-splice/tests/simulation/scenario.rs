@@ -127,6 +127,8 @@ pub(crate) struct Scenario {
     pub(crate) stalls: Option<(usize, usize)>,
     pub(crate) kills: Vec<Kill>,
     pub(crate) crashes: Vec<Crash>,
+    /// Per mille of packets whose actions wait until more packets have come.
+    pub(crate) batches: u64,
     /// Packets of blind attackers.
     pub(crate) forged: u64,
     /// On the accesses of client and backends.
@@ -179,6 +181,7 @@ impl Scenario {
             kills,
             crashes: crashes(rng, kernel),
             forged: rng.pick(&[0, 0, 5, 40]),
+            batches: rng.pick(&[0, 100, 500, 900]),
             middleboxes: middleboxes(rng),
             refusals: rng.pick(&[0, 0, 0, 100, 500]),
             control_delay: Duration::from_micros(rng.between(50, 5000)),
@@ -207,6 +210,7 @@ impl Scenario {
             kills: Vec::new(),
             crashes: Vec::new(),
             forged: 0,
+            batches: 0,
             middleboxes: [Middlebox::default(); BACKENDS + 1],
             refusals: 0,
             control_delay: Duration::from_micros(100),

@@ -28,7 +28,7 @@ use crate::log::FlowLog;
 use crate::rng::Rng;
 use crate::scenario::{CrashAt, FAULTS_PER_LINK, Faults, Kill, Kind, Scenario, Spoil, When};
 use crate::windows::Windows;
-use sim::net::{Node, Packet, show};
+use sim::net::{AGE_UNKNOWN, Node, Packet, show};
 
 /// Virtual time after which a client that is not done is stalled.
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -47,6 +47,8 @@ enum Event {
     FromProxy(FromProxy),
     Crash(Duration),
     Forge,
+    /// The daemon has gone through a batch of packets, in one of its lives.
+    Act(u64),
     Restart,
     Disconnected,
     Connected(u64),
@@ -86,7 +88,8 @@ pub(crate) struct World {
     pub(crate) trace: Option<Vec<String>>,
     pub(crate) resplices: u32,
     steps: u64,
-    youngest: u64,
+    /// Actions of the daemon wait for the end of a batch of packets.
+    deferred: bool,
     pub(crate) daemon_steps: u64,
     /// There is no daemon.
     down: bool,
@@ -165,7 +168,7 @@ impl World {
             trace: trace.then(Vec::new),
             resplices: 0,
             steps: 0,
-            youngest: 0,
+            deferred: false,
             daemon_steps: 0,
             down: false,
             session: 0,
@@ -277,7 +280,7 @@ impl World {
         }
         if self.engine_due().is_some_and(|at| at <= self.now) {
             self.engine.handle_timeout(self.now);
-            self.act(None);
+            self.act(false);
         }
         if self.manager.poll_timeout().is_some_and(|at| at <= self.now) {
             self.manager.handle_timeout(self.now);
@@ -312,6 +315,9 @@ impl World {
             }
             Event::Crash(down) => self.crash(down),
             Event::Forge => self.forge(),
+            Event::Act(session) if session == self.session && !self.down => {
+                self.act(false);
+            }
             Event::Restart => self.restart(),
             Event::Disconnected => {
                 self.manager.handle_proxy_disconnected(self.now);
@@ -321,7 +327,7 @@ impl World {
                 self.manager.handle_proxy_connected();
                 self.manage();
             }
-            Event::ToProxy(..) | Event::Connected(_) => {}
+            Event::ToProxy(..) | Event::Connected(_) | Event::Act(_) => {}
             Event::Destroyed(client) => {
                 if !self.kernel.entries.contains_key(&client) {
                     self.destroyed(client);
@@ -334,7 +340,7 @@ impl World {
     fn destroyed(&mut self, client: ClientAddress) {
         if !self.down {
             self.engine.handle_entry_destroyed(self.now, client);
-            self.act(None);
+            self.act(false);
         }
     }
 }

@@ -37,6 +37,7 @@ impl World {
             self.excuse_unknown();
         }
         self.engine = Engine::new(Settings::new(&self.scenario.cluster), Secret::new(KEY));
+        self.deferred = false;
         self.down = true;
         self.session += 1;
         self.schedule(self.now + down, Event::Restart);

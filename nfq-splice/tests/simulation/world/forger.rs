@@ -1,5 +1,6 @@
 //! Blind attackers: they know a client's address and port, and perhaps roughly where its numbers are.
 
+use packet::icmp::too_big;
 use packet::{Flags, SegmentBuilder};
 
 use super::*;
@@ -19,6 +20,9 @@ impl World {
         // Nowhere near what the client may acknowledge.
         let wrong = Some(ack + (1 << 30) + self.rng.below(1 << 31) as u32);
         let bare = SegmentBuilder { window: 1000, ..SegmentBuilder::new(client, service()) };
+        if self.rng.chance(200) {
+            return self.forge_error(client, near, ack);
+        }
         let forged = match self.rng.below(7) {
             0 => SegmentBuilder { seq: any, flags: Flags::RST, ..bare },
             1 => {
@@ -39,5 +43,36 @@ impl World {
         self.note(|| format!("FORGED {}", show(&bytes)));
         let packet = Packet { bytes, born: 0, from_backend: None, departed: 0, window: None };
         self.arrive_at_proxy(packet);
+    }
+
+    /// An ICMP error: too big, with numbers that are not in flight or an MTU that is none; or a soft one with any numbers.
+    fn forge_error(&mut self, client: ClientAddress, near: Seq, ack: Seq) {
+        let to_client = self.rng.chance(500);
+        let far = (1 << 30) + self.rng.below(1 << 30) as u32;
+        let soft = self.rng.chance(500);
+        let number = if to_client { ack } else { near } + if soft { 0 } else { far };
+        let chosen = backend(self.rng.below(BACKENDS as u64) as usize);
+        let (from, to) = if to_client { (service(), client) } else { (client, chosen) };
+        let about = SegmentBuilder {
+            seq: number,
+            ack: Some(near),
+            payload: &[0; 1200],
+            ..SegmentBuilder::new(from, to)
+        };
+        let about = about.build();
+        let mtu = self.rng.pick(&[0, 20, 600, 1300]);
+        let mut error = too_big(crate::addresses::router(), &TcpSegment::parse(&about).unwrap(), mtu);
+        if soft {
+            // Host or network unreachable, hop limit exceeded: the engine does not look at checksums.
+            let (at, kinds) = if self.scenario.v6 { (40, [(1, 0), (3, 0)]) } else { (20, [(3, 1), (11, 0)]) };
+            let (kind, code) = self.rng.pick(&kinds);
+            error[at] = kind;
+            error[at + 1] = code;
+        }
+        self.note(|| format!("FORGED an ICMP error about {}", show(&about)));
+        if !self.down {
+            self.engine.handle_packet(self.now, &mut error, Stage::Raw);
+            self.act(false);
+        }
     }
 }

@@ -40,7 +40,7 @@ impl World {
             ToProxy::Backend { backend, up } => self.engine.handle_backend_state(backend, up),
             ToProxy::Subscribe | ToProxy::Status | ToProxy::Want { .. } | ToProxy::Reload => {}
         }
-        self.act(None);
+        self.act(false);
     }
 
     pub(super) fn arrive_at_proxy(&mut self, mut packet: Packet) {
@@ -54,14 +54,11 @@ impl World {
             return self.note(|| format!("no daemon for {}", show(&packet.bytes)));
         }
         self.note(|| format!("queued {stage:?} {}", show(&packet.bytes)));
+        let from_backend = packet.from_backend.is_some();
         let verdict = self.engine.handle_packet(self.now, &mut packet.bytes, stage);
         if self.dies_now() {
             return;
         }
-        let born = packet.born;
-        // What the engine sends meanwhile may carry the time of any packet of a backend before.
-        self.youngest = self.youngest.max(born);
-        let inherited = packet.from_backend.map(|_| self.youngest);
         match verdict {
             Verdict::Rewritten if stage == Stage::Tracked => {
                 self.checks.fail("a packet was rewritten after conntrack".to_owned());
@@ -70,7 +67,12 @@ impl World {
             Verdict::Drop => {}
             Verdict::Untouched => self.checks.fail("a segment was left alone".to_owned()),
         }
-        self.act(inherited);
+        if self.rng.chance(self.scenario.batches) {
+            let pause = Duration::from_micros(self.rng.between(10, 300));
+            self.deferred = true;
+            return self.schedule(self.now + pause, Event::Act(self.session));
+        }
+        self.act(from_backend);
     }
 
     /// What leaves the proxy.
@@ -105,16 +107,23 @@ impl World {
         }
     }
 
-    /// Executes the engine's actions.
-    pub(super) fn act(&mut self, inherited: Option<u64>) {
+    /// Executes the engine's actions. `anew`: some of them may be packets of a backend, sent anew: how old these are is not known.
+    pub(super) fn act(&mut self, anew: bool) {
+        let anew = std::mem::take(&mut self.deferred) || anew;
         while let Some(action) = self.engine.poll_action() {
             if self.dies_now() {
                 return;
             }
             match action {
+                // An ICMP error: hosts judge it by numbers that are wrong, or do not care.
+                Action::Send(bytes) if TcpSegment::parse(&bytes).is_err() => {
+                    if packet::icmp::IcmpError::parse(&bytes).is_err() {
+                        self.checks.fail("neither TCP nor ICMP leaves the proxy".to_owned());
+                    }
+                }
                 Action::Send(bytes) => {
                     self.serial += 1;
-                    let born = inherited.unwrap_or(self.serial);
+                    let born = if anew { AGE_UNKNOWN } else { self.serial };
                     self.note(|| format!("engine sends {}", show(&bytes)));
                     self.route(Packet { bytes, born, from_backend: None, departed: 0, window: None });
                 }
@@ -126,7 +135,8 @@ impl World {
                 }
                 Action::Splice(splice) => self.splice(splice),
                 Action::Park(parked) => {
-                    self.kernel.parked.insert(parked.splice.client, parked);
+                    let kept = Parked::new(parked.splice, parked.rest());
+                    self.kernel.parked.insert(parked.splice.client, kept);
                 }
                 Action::Unsplice(client) => {
                     self.kernel.parked.remove(&client);
