@@ -78,7 +78,7 @@ fn is_refused(output: &Output, program: &str, words: &[&str]) -> Result<()> {
 #[test]
 fn each_mistake_is_named_by_every_program() -> Result<()> {
     let scratch = Scratch::new("mistakes")?;
-    let good = cluster_file::text("bad", &Settings::default())?;
+    let good = cluster_file::text("bad", scratch.0.clone(), &Settings::default())?;
     for (what, old, new, word) in MISTAKES {
         ensure!(good.contains(old), "{what}: {old:?} is not in the file:\n{good}");
         let file = scratch.0.join("cluster.toml");
@@ -100,7 +100,7 @@ fn a_missing_file_and_an_unknown_node_are_named() -> Result<()> {
     for (program, verb, node) in PROGRAMS {
         is_refused(&start(program, verb, node, &file, &run)?, program, &[&file]).context("no file")?;
     }
-    fs::write(&file, cluster_file::text("bad", &Settings::default())?)?;
+    fs::write(&file, cluster_file::text("bad", scratch.0.clone(), &Settings::default())?)?;
     for daemon in Daemon::ALL {
         let verb: &[&str] = if daemon == Daemon::NfqLogger { &["run"] } else { &[] };
         let output = start(daemon.name(), verb, "nowhere", &file, &run)?;

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use cluster::config::{
@@ -17,9 +18,9 @@ use crate::topology::{CONTROL_PORT, Node, PORT, SERVICE_PORT, VIP};
 /// Size of the lab's segment logs, bytes: room for the whole window of every connection in the tests.
 const RING_BYTES: u64 = 128 << 20;
 
-/// The file's text for the lab `name`.
-pub fn text(name: &str, settings: &Settings) -> Result<String> {
-    let mut value = toml::Value::try_from(cluster(name, settings))?;
+/// The file's text for the lab `name` with the hosts' certificates in that directory.
+pub fn text(name: &str, certificates: PathBuf, settings: &Settings) -> Result<String> {
+    let mut value = toml::Value::try_from(cluster(name, certificates, settings))?;
     for setting in &settings.set {
         set(&mut value, setting).with_context(|| format!("--set {setting}"))?;
     }
@@ -28,7 +29,7 @@ pub fn text(name: &str, settings: &Settings) -> Result<String> {
     Ok(text)
 }
 
-fn cluster(name: &str, settings: &Settings) -> Cluster {
+fn cluster(name: &str, certificates: PathBuf, settings: &Settings) -> Cluster {
     let address = |node: Node, port| SocketAddr::new(settings.address(node.address()), port);
     let control = SocketAddr::new(IpAddr::V4(Node::Logger.address()), CONTROL_PORT);
     let backends = settings.backends();
@@ -41,7 +42,7 @@ fn cluster(name: &str, settings: &Settings) -> Cluster {
         Path::Userspace => SplicePath::Userspace,
     };
     Cluster {
-        cluster: Identity { name: name.to_owned() },
+        cluster: Identity { name: name.to_owned(), certificates },
         service: Service { address: SocketAddr::new(settings.address(VIP), PORT) },
         routes: vec![Route { pool: "web".to_owned(), ..Route::default() }],
         pools: BTreeMap::from([("web".to_owned(), pool)]),
@@ -98,7 +99,7 @@ mod tests {
             set: vec!["detector.probe_after_ms=50".into(), "splice.mss=1400".into()],
             ..Settings::default()
         };
-        let read: Cluster = toml::from_str(&text("x", &settings).unwrap()).unwrap();
+        let read: Cluster = toml::from_str(&text("x", "/c".into(), &settings).unwrap()).unwrap();
         assert_eq!(read.detector.probe_after_ms, 50);
         assert_eq!(read.splice.mss, 1400);
         assert_eq!(read.splice.path, SplicePath::Userspace);
@@ -108,6 +109,6 @@ mod tests {
     #[test]
     fn a_misspelt_override_is_refused() {
         let settings = Settings { set: vec!["detector.prob_after_ms=50".into()], ..Settings::default() };
-        assert!(text("x", &settings).is_err());
+        assert!(text("x", "/c".into(), &settings).is_err());
     }
 }

@@ -19,6 +19,9 @@ use crate::{cluster_file, fronts, link, network};
 /// What `up` did, one line each; nothing if all was up already.
 pub type Done = Vec<String>;
 
+/// Validity of the hosts' certificates: longer than a lab is up.
+const CERTIFICATE_DAYS: u64 = 90;
+
 impl Lab {
     /// Makes the lab as `settings` say: all of it, or what is missing, or all of it anew if they changed.
     pub fn up(&self, settings: &Settings, owner: Option<Process>) -> Result<Done> {
@@ -67,11 +70,13 @@ impl Lab {
     }
 
     fn write_cluster_file(&self, settings: &Settings) -> Result<bool> {
-        let text = cluster_file::text(self.name(), settings)?;
+        let directory = self.dir().join("certificates");
+        let text = cluster_file::text(self.name(), directory.clone(), settings)?;
         let file = self.cluster_file();
         if fs::read_to_string(&file).is_ok_and(|old| old == text) {
             return Ok(false);
         }
+        certificates::provide(&directory, &toml::from_str(&text)?, CERTIFICATE_DAYS, false)?;
         fs::write(file, text)?;
         Ok(true)
     }

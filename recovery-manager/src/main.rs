@@ -26,8 +26,9 @@ fn main() -> ExitCode {
 
 fn run(arguments: &DaemonArguments) -> Result<()> {
     let configuration = Configuration::load(&arguments.place.config)?;
-    configuration.cluster().find_proxy(&arguments.place.node())?;
+    let node = arguments.place.node();
+    configuration.cluster().find_proxy(&node)?;
     let runtime = arguments.runtime();
     let lock = DaemonLock::acquire(&runtime, "recovery-manager")?;
-    Shell::new(configuration, &runtime, &lock, stop_signal()?)?.run()
+    Shell::new(configuration, &node, &runtime, &lock, stop_signal()?)?.run()
 }

@@ -40,6 +40,7 @@ pub(crate) struct Shell {
     logs: Vec<Link>,
     status: Server,
     configuration: Configuration,
+    node: String,
     /// Readable when the daemon is to end.
     stop: OwnedFd,
 }
@@ -47,13 +48,16 @@ pub(crate) struct Shell {
 impl Shell {
     pub(crate) fn new(
         configuration: Configuration,
+        node: &str,
         runtime: &Runtime,
         lock: &DaemonLock,
         stop: OwnedFd,
     ) -> Result<Self> {
         let cluster = configuration.cluster();
+        let us = configuration.identity(node)?;
         let log = |(name, logger): (&String, &cluster::config::Logger)| {
-            Link::new(format!("the transactionalizer on {name}"), Target::Tcp(logger.control))
+            let target = Target::Node(name.clone(), logger.control, us.clone());
+            Link::new(format!("the transactionalizer on {name}"), target)
         };
         Ok(Self {
             manager: Manager::new(cluster, Limits::default(), now().unix_ms.saturating_mul(1000)),
@@ -61,6 +65,7 @@ impl Shell {
             logs: cluster.loggers.iter().map(log).collect(),
             status: Server::unix(lock)?,
             configuration,
+            node: node.to_owned(),
             stop,
         })
     }
@@ -215,8 +220,13 @@ impl Shell {
     }
 
     fn reload(&mut self) -> Done {
-        let Self { configuration, manager, .. } = self;
+        let Self { configuration, manager, logs, node, .. } = self;
+        let identity = configuration.identity(node);
         configuration.reload(|_, new| {
+            let identity = identity?;
+            for log in logs.iter_mut() {
+                log.replace_identity(&identity);
+            }
             manager.handle_reload(new);
             Ok(())
         })

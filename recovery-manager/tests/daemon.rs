@@ -5,7 +5,6 @@
 
 mod support;
 
-use std::io::Write;
 use std::time::Instant;
 
 use cluster::control::{FromLog, FromProxy, Outcome, ToLog, ToProxy};
@@ -87,7 +86,7 @@ fn a_log_that_talks_nonsense_is_connected_anew() {
     let daemon = cell.start();
     let (mut proxy, _) = cell.accept_proxy();
     let mut log = cell.accept_log();
-    log.0.write_all(&[0xff; 64]).unwrap();
+    log.write([0xff_u8; 64].as_slice());
     let mut log = cell.accept_log();
     log.write(&failed(1, false, vec![report(40_004)]));
     proxy.order();

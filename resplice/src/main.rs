@@ -2,6 +2,7 @@
 //! force, and takes backends out of service.
 
 mod ask;
+mod certificates;
 mod check;
 mod explain;
 mod json;
@@ -40,6 +41,11 @@ enum Command {
     Reload(RunDir),
     /// Take a backend out of service, or put it back. Holds over reloads and restarts of the daemons, not of the host.
     Backend(BackendArgs),
+    /// Make the certificates by which the hosts of the cluster know each other on their control connections.
+    ///
+    /// Keeps the authority that is there, and certificates that are valid for a month at least. Copy ca.crt, NODE.crt and
+    /// NODE.key into the configuration's `cluster.certificates` on each NODE, then reload its daemons; keep ca.key to yourself.
+    Certificates(CertificatesArgs),
     /// Show what the tag rules say of a request.
     ///
     /// Tags tell recovery what may be done again: an update that is not idempotent never is.
@@ -118,12 +124,29 @@ struct TagArgs {
     config: PathBuf,
 }
 
+#[derive(Debug, Args)]
+struct CertificatesArgs {
+    /// Where to make them [default: `cluster.certificates` of the configuration].
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    directory: Option<PathBuf>,
+    /// How long they are valid, days.
+    #[arg(long, value_name = "DAYS", default_value_t = 825, value_parser = clap::value_parser!(u64).range(31..=3650))]
+    days: u64,
+    /// New ones for all nodes, also where the old ones are still good.
+    #[arg(long)]
+    renew: bool,
+    /// The cluster's configuration.
+    #[arg(long, value_name = "FILE", default_value = "/etc/resplice/cluster.toml", value_hint = ValueHint::FilePath)]
+    config: PathBuf,
+}
+
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Status(args) => status_command(&args),
         Command::Config(ConfigCommand::Check { file }) => check::check(&file),
         Command::Reload(node) => operate::reload(&node.run_dir),
         Command::Backend(args) => operate::want(&args.node.run_dir, &args.name, args.state.into()),
+        Command::Certificates(args) => certificates::provide(&args),
         Command::Tag(args) => explain::explain(&args.config, &args.explain, &args.host),
     };
     match outcome {

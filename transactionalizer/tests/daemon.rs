@@ -6,7 +6,8 @@
 mod common;
 
 use std::io::Write;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -14,11 +15,15 @@ use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use cluster::config::Cluster;
+use cluster::connection::Connection;
 use cluster::control::{Evidence, FromLog, LoggerStatus, ToLog, ToLogger};
 use cluster::frame;
+use cluster::identity::Identity;
 use cluster::runtime::{Runtime, segment_log};
 use common::{OPTIONS, get, response};
 use packet::{Flags, SegmentBuilder, Seq};
+use rustix::event::{PollFd, Timespec, poll};
 use rustix::process::{Pid, Signal, kill_process};
 use segment_log::{Flags as RecordFlags, RecordMeta, Writer};
 
@@ -64,10 +69,14 @@ impl Bench {
         let backend = TcpListener::bind("127.0.0.1:0").unwrap();
         let control = free_port();
         let config = common::CONFIG
-            .replace("name = \"test\"", &format!("name = \"{cluster}\""))
+            .replace(
+                "name = \"test\"",
+                &format!("name = \"{cluster}\"\ncertificates = \"{}\"", dir.display()),
+            )
             .replace("10.0.3.1:8080", &backend.local_addr().unwrap().to_string())
             .replace("10.0.2.1", "127.0.0.1")
             .replace("10.0.2.2:7000", &control.to_string());
+        certificates::provide(&dir, &Cluster::parse(&config, "test").unwrap(), 31, false).unwrap();
         std::fs::write(dir.join("cluster.toml"), config).unwrap();
         let logger = UnixListener::bind(Runtime::new(&dir).socket("nfq-logger")).unwrap();
         Self { log: segment_log(&cluster, "l"), dir, control, backend, logger, child: None }
@@ -107,21 +116,22 @@ impl Bench {
         Judge { messages, connection }
     }
 
-    fn manager(&self) -> TcpStream {
+    /// A recovery manager on proxy `p`, subscribed.
+    fn manager(&self) -> Manager {
+        let us = Identity::load(&self.dir, "p").unwrap();
         let deadline = Instant::now() + PATIENCE;
-        let mut stream = loop {
-            match TcpStream::connect(self.control) {
-                Ok(stream) => break stream,
-                Err(error) => assert!(Instant::now() < deadline, "{error}"),
+        loop {
+            let mut manager =
+                Manager { connection: Connection::tls(self.control, &us, "l").unwrap(), messages: vec![] };
+            if manager.exchange_until(|it| it.connection.is_up()) {
+                manager.send(&ToLog::Subscribe);
+                // The answer to a status request says that the subscription was taken in.
+                manager.send(&ToLog::Status);
+                assert!(matches!(next(&mut manager), FromLog::Status(_)));
+                return manager;
             }
-            thread::yield_now();
-        };
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        frame::write(&mut stream, &ToLog::Subscribe).unwrap();
-        // The answer to a status request says that the subscription was taken in.
-        frame::write(&mut stream, &ToLog::Status).unwrap();
-        assert!(matches!(next(&mut stream), FromLog::Status(_)));
-        stream
+            assert!(Instant::now() < deadline, "no connection to the daemon");
+        }
     }
 
     /// The backend answers each connection.
@@ -153,8 +163,36 @@ impl Drop for Bench {
     }
 }
 
-fn next(stream: &mut TcpStream) -> FromLog {
-    frame::read(stream).unwrap().unwrap()
+fn next(manager: &mut Manager) -> FromLog {
+    assert!(manager.exchange_until(|it| !it.messages.is_empty()), "the daemon closed the connection");
+    manager.messages.remove(0)
+}
+
+/// What the test plays.
+struct Manager {
+    connection: Connection,
+    messages: Vec<FromLog>,
+}
+
+impl Manager {
+    fn send(&mut self, message: &ToLog) {
+        self.connection.send(message).unwrap();
+    }
+
+    /// False if the connection broke.
+    fn exchange_until(&mut self, done: impl Fn(&Self) -> bool) -> bool {
+        while !done(self) {
+            let mut fds = [PollFd::from_borrowed_fd(self.connection.as_fd(), self.connection.interest())];
+            assert!(poll(&mut fds, Some(&Timespec { tv_sec: 10, tv_nsec: 0 })).unwrap() > 0, "no answer");
+            let exchanged =
+                self.connection.handle_writable().and_then(|()| self.connection.handle_readable());
+            match exchanged {
+                Ok(messages) => self.messages.extend::<Vec<FromLog>>(messages),
+                Err(_) => return false,
+            }
+        }
+        true
+    }
 }
 
 fn now_ns() -> u64 {
@@ -238,7 +276,7 @@ fn premature_fin_reaches_the_manager_within_milliseconds() {
         let messages: Vec<_> = (0..2).map(|_| judge.next()).collect();
         let hold = u64::from(round) + 1;
         assert_eq!(messages, [ToLogger::Suppress { hold }, ToLogger::Fence(connections[0].flow)]);
-        frame::write(&mut manager, &ToLog::Ended { client: client(1000 + round), backend: None }).unwrap();
+        manager.send(&ToLog::Ended { client: client(1000 + round), backend: None });
     }
     micros.sort_unstable();
     println!(

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
@@ -65,6 +66,13 @@ pub struct Cluster {
 pub struct Identity {
     /// 1–32 characters of `a-z 0-9 -`; part of the segment log's file name.
     pub name: String,
+    /// Where each host has its certificate and key for the control connections between hosts ([`crate::identity`]).
+    #[serde(default = "default_certificates")]
+    pub certificates: PathBuf,
+}
+
+fn default_certificates() -> PathBuf {
+    "/etc/resplice/certificates".into()
 }
 
 /// `[service]`

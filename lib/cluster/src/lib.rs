@@ -9,12 +9,13 @@
 //!
 //! Shell side, for the binaries:
 //! * [`lock`]: each daemon runs once.
-//! * [`server`], [`connection`]: nonblocking control sockets.
+//! * [`server`], [`connection`]: nonblocking control sockets, between machines by way of [`tls`] with an [`identity`].
 
 pub mod config;
 pub mod connection;
 pub mod control;
 pub mod frame;
+pub mod identity;
 pub mod lock;
 mod pattern;
 pub mod runtime;
@@ -22,3 +23,4 @@ pub mod server;
 pub mod tags;
 #[cfg(test)]
 mod testing;
+pub mod tls;

@@ -1,5 +1,8 @@
 //! Shell side: a daemon's control socket and its peers, for a loop around poll(2). Single-threaded, nothing blocks.
 //!
+//! Between machines a peer counts when it has proved to be one of the nodes that may connect from its address. Until then it is
+//! one of [`MAX_HANDSHAKES`] at most, for [`HANDSHAKE_TIME`] at most.
+//!
 //! ```no_run
 //! # use cluster::{control::{ProxyStatus, FromProxy, ToProxy}, lock::DaemonLock, runtime::Runtime, server::{Incoming, Server}};
 //! # use rustix::event::{PollFd, poll};
@@ -19,11 +22,14 @@
 //! # }
 //! ```
 
+#![allow(clippy::disallowed_methods, reason = "this module is a shell: it owns sockets and a clock")]
+
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use rustix::event::PollFlags;
 use rustix::fs::Mode;
@@ -32,10 +38,17 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, acceptfrom_with, b
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::connection::{Connection, ConnectionError, set_tcp_options, stream_socket};
+use crate::identity::Identity;
 use crate::lock::DaemonLock;
+use crate::tls::Session;
 
 /// Peers of one server at most; further ones are closed at once and counted.
 pub const MAX_PEERS: usize = 64;
+/// Peers of one server that have not proved yet who they are, at most; a further one takes the place of the oldest.
+pub const MAX_HANDSHAKES: usize = 16;
+/// Time for that proof.
+pub const HANDSHAKE_TIME: Duration = Duration::from_secs(3);
+const COMPLAINT_PAUSE: Duration = Duration::from_secs(1);
 
 /// Why a control socket cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -64,13 +77,23 @@ pub enum Incoming<T> {
 #[derive(Debug)]
 pub struct Server {
     listener: OwnedFd,
-    /// For TCP: who may connect.
-    allowed: Option<Vec<IpAddr>>,
+    /// Between machines.
+    nodes: Option<Nodes>,
     peers: BTreeMap<PeerId, Connection>,
+    /// Those that have not proved yet who they are, and since when; the oldest first.
+    strangers: BTreeMap<PeerId, (Instant, SocketAddr)>,
+    complained: Option<Instant>,
     /// Peers that failed while they were sent to, to be reported.
     failed: Vec<(PeerId, ConnectionError)>,
     next: u64,
     refused: u64,
+}
+
+/// Who may connect from where, and who we are.
+#[derive(Debug)]
+struct Nodes {
+    us: Identity,
+    allowed: Vec<(String, IpAddr)>,
 }
 
 impl Server {
@@ -83,15 +106,35 @@ impl Server {
             .map_err(|error| ListenError { at: path.display().to_string(), error })
     }
 
-    /// A TCP socket that accepts connections from `allowed` only.
-    pub fn tcp(address: SocketAddr, allowed: Vec<IpAddr>) -> Result<Self, ListenError> {
+    /// A TLS socket for other machines: each of the `allowed` nodes from its own address.
+    pub fn tls(
+        address: SocketAddr,
+        us: Identity,
+        allowed: Vec<(String, IpAddr)>,
+    ) -> Result<Self, ListenError> {
         listen_tcp(address)
-            .map(|listener| Self::new(listener, Some(allowed)))
+            .map(|listener| Self::new(listener, Some(Nodes { us, allowed })))
             .map_err(|error| ListenError { at: address.to_string(), error })
     }
 
-    fn new(listener: OwnedFd, allowed: Option<Vec<IpAddr>>) -> Self {
-        Self { listener, allowed, peers: BTreeMap::new(), failed: Vec::new(), next: 0, refused: 0 }
+    fn new(listener: OwnedFd, nodes: Option<Nodes>) -> Self {
+        Self {
+            listener,
+            nodes,
+            peers: BTreeMap::new(),
+            strangers: BTreeMap::new(),
+            complained: None,
+            failed: Vec::new(),
+            next: 0,
+            refused: 0,
+        }
+    }
+
+    /// Shows other certificates to those that connect from now on.
+    pub fn replace_identity(&mut self, us: Identity) {
+        if let Some(nodes) = &mut self.nodes {
+            nodes.us = us;
+        }
     }
 
     /// The descriptors to poll and what for.
@@ -105,10 +148,14 @@ impl Server {
         let mut incoming: Vec<_> = self.accept().into_iter().map(Incoming::Connected).collect();
         for peer in self.peers.keys().copied().collect::<Vec<_>>() {
             match self.exchange(peer) {
-                Ok(messages) => incoming.extend(messages.into_iter().map(|m| Incoming::Message(peer, m))),
+                Ok(messages) => {
+                    incoming.extend(self.admit(peer).map(Incoming::Connected));
+                    incoming.extend(messages.into_iter().map(|m| Incoming::Message(peer, m)));
+                }
                 Err(error) => self.fail(peer, error),
             }
         }
+        self.drop_slow();
         incoming.extend(self.failed.drain(..).map(|(peer, error)| Incoming::Disconnected(peer, error)));
         incoming
     }
@@ -126,7 +173,7 @@ impl Server {
 
     /// Sends to one peer, if it is still connected. A failure is reported by the next
     /// [`handle_ready`](Self::handle_ready).
-    pub fn send<T: Serialize>(&mut self, peer: PeerId, message: &T) {
+    pub fn send<T: Serialize + ?Sized>(&mut self, peer: PeerId, message: &T) {
         let Some(connection) = self.peers.get_mut(&peer) else { return };
         if let Err(error) = connection.send(message) {
             self.fail(peer, error);
@@ -136,30 +183,78 @@ impl Server {
     /// Closes the connection to `peer`.
     pub fn drop_peer(&mut self, peer: PeerId) {
         self.peers.remove(&peer);
+        self.strangers.remove(&peer);
     }
 
     /// The connected peers.
     pub fn peers(&self) -> impl Iterator<Item = PeerId> {
-        self.peers.keys().copied()
+        self.peers.keys().filter(|peer| !self.strangers.contains_key(peer)).copied()
     }
 
-    /// Connections closed at once: too many, or from an address that is not allowed.
+    /// The node that `peer` has proved to be; `None` on one machine.
+    pub fn node(&self, peer: PeerId) -> Option<&str> {
+        self.peers.get(&peer)?.node()
+    }
+
+    /// Closes connections whose peers have not proved in time who they are. [`handle_ready`](Self::handle_ready) does so, too.
+    pub fn drop_slow(&mut self) {
+        let now = Instant::now();
+        let slow = |since: Instant| now.duration_since(since) >= HANDSHAKE_TIME;
+        while let Some((peer, (since, from))) =
+            self.strangers.first_key_value().map(|(peer, it)| (*peer, *it))
+        {
+            if !slow(since) {
+                break;
+            }
+            self.complain(from, "it has not proved in time who it is");
+            self.refuse(peer);
+        }
+    }
+
+    /// Connections closed without a word: too many, from an address that is not allowed, or without proof in time.
     pub fn refused(&self) -> u64 {
         self.refused
     }
 
+    /// A stranger that fails was never there.
     fn fail(&mut self, peer: PeerId, error: ConnectionError) {
-        if self.peers.remove(&peer).is_some() {
+        if let Some((_, from)) = self.strangers.get(&peer).copied() {
+            self.complain(from, &error.to_string());
+            self.refuse(peer);
+        } else if self.peers.remove(&peer).is_some() {
             self.failed.push((peer, error));
         }
     }
 
+    /// Once a second at most.
+    fn complain(&mut self, from: SocketAddr, what: &str) {
+        let now = Instant::now();
+        if self.complained.is_none_or(|at| now.duration_since(at) >= COMPLAINT_PAUSE) {
+            tracing::warn!("refused a control connection from {from}: {what}");
+            self.complained = Some(now);
+        }
+    }
+
+    fn refuse(&mut self, peer: PeerId) {
+        self.refused += 1;
+        self.drop_peer(peer);
+    }
+
+    /// Gives a peer that has just proved who it is.
+    fn admit(&mut self, peer: PeerId) -> Option<PeerId> {
+        let up = self.peers.get(&peer).is_some_and(Connection::is_up);
+        (up && self.strangers.remove(&peer).is_some()).then_some(peer)
+    }
+
+    /// Those of one machine are known at once.
     fn accept(&mut self) -> Vec<PeerId> {
         let mut accepted = Vec::new();
         // Bounded, so that a flood of connections does not keep the daemon here.
         for _ in 0..MAX_PEERS {
             match acceptfrom_with(&self.listener, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
-                Ok((fd, address)) => accepted.extend(self.admit(fd, address.and_then(|a| a.try_into().ok()))),
+                Ok((fd, address)) => {
+                    accepted.extend(self.take_in(fd, address.and_then(|a| a.try_into().ok())));
+                }
                 Err(Errno::INTR | Errno::CONNABORTED) => {}
                 // Nobody, or no descriptors: the next poll tries again.
                 Err(_) => break,
@@ -168,25 +263,49 @@ impl Server {
         accepted
     }
 
-    fn admit(&mut self, fd: OwnedFd, from: Option<SocketAddr>) -> Option<PeerId> {
-        if self.peers.len() >= MAX_PEERS || !self.may_connect(&fd, from) {
-            self.refused += 1;
-            return None;
+    fn take_in(&mut self, fd: OwnedFd, from: Option<SocketAddr>) -> Option<PeerId> {
+        let session = match &self.nodes {
+            None => None,
+            Some(nodes) => match nodes.session(from).filter(|_| set_tcp_options(&fd).is_ok()) {
+                Some(session) => Some(session),
+                None => return self.turn_away(),
+            },
+        };
+        if session.is_some() && self.strangers.len() >= MAX_HANDSHAKES {
+            self.drop_oldest_stranger();
+        }
+        if self.peers.len() >= MAX_PEERS {
+            return self.turn_away();
         }
         let peer = PeerId(self.next);
         self.next += 1;
-        self.peers.insert(peer, Connection::new(fd, false));
-        Some(peer)
+        let known = session.is_none();
+        if let Some(from) = from.filter(|_| !known) {
+            self.strangers.insert(peer, (Instant::now(), from));
+        }
+        self.peers.insert(peer, Connection::new(fd, session, false));
+        known.then_some(peer)
     }
 
-    fn may_connect(&self, fd: &OwnedFd, from: Option<SocketAddr>) -> bool {
-        match (&self.allowed, from) {
-            (None, _) => true,
-            (Some(allowed), Some(from)) => {
-                allowed.contains(&from.ip().to_canonical()) && set_tcp_options(fd).is_ok()
-            }
-            (Some(_), None) => false,
+    fn drop_oldest_stranger(&mut self) {
+        if let Some(oldest) = self.strangers.first_key_value().map(|(oldest, _)| *oldest) {
+            self.refuse(oldest);
         }
+    }
+
+    fn turn_away(&mut self) -> Option<PeerId> {
+        self.refused += 1;
+        None
+    }
+}
+
+impl Nodes {
+    /// For a connection from there; `None`: no node has that address.
+    fn session(&self, from: Option<SocketAddr>) -> Option<Session> {
+        let from = from?.ip().to_canonical();
+        let here = self.allowed.iter().filter(|(_, address)| *address == from);
+        let nodes: Vec<String> = here.map(|(node, _)| node.clone()).collect();
+        if nodes.is_empty() { None } else { Session::server(&self.us, nodes).ok() }
     }
 }
 

@@ -342,7 +342,7 @@ fn a_message_names_file_line_key_and_remedy() {
         .unwrap_err();
     assert_eq!(
         error.to_string(),
-        "/etc/resplice/cluster.toml:30:19: pool.web.backends[1]: backend `zz` of pool `web` is not defined: \
+        "/etc/resplice/cluster.toml:31:19: pool.web.backends[1]: backend `zz` of pool `web` is not defined: \
          add [backend.zz] or remove it; defined are b1, b2, b3"
     );
 }

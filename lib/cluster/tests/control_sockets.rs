@@ -1,10 +1,9 @@
-//! The control sockets over real Unix and TCP sockets, driven by poll(2) in one thread as a daemon does it.
+//! The control sockets of one machine, real ones, driven by poll(2) in one thread as a daemon does it.
 
 #![allow(clippy::disallowed_methods, reason = "a test of real systems owns sockets and a clock")]
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 use std::io::{Read, Write};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
@@ -17,7 +16,6 @@ use cluster::lock::DaemonLock;
 use cluster::runtime::Runtime;
 use cluster::server::{Incoming, MAX_PEERS, PeerId, Server};
 use rustix::event::{PollFd, Timespec, poll};
-use rustix::io::Errno;
 
 struct Node {
     dir: PathBuf,
@@ -193,55 +191,4 @@ fn a_peer_that_does_not_read_is_dropped() {
     assert!(matches!(seen.as_slice(), [Incoming::Disconnected(_, ConnectionError::Congested)]), "{seen:?}");
     server.send(peer, &large);
     assert!(server.handle_ready::<String>().is_empty(), "a peer that is gone is passed over");
-}
-
-const LOCALHOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
-
-/// A port that nobody listens on.
-fn free_address() -> SocketAddr {
-    TcpListener::bind((LOCALHOST, 0)).unwrap().local_addr().unwrap()
-}
-
-#[test]
-fn tcp_serves_only_those_it_is_told_to() {
-    let address = free_address();
-    let mut server = Server::tcp(address, vec![LOCALHOST]).unwrap();
-    let mut client = Connection::tcp(address).unwrap();
-    // Before the connection is established.
-    client.send(&"early".to_owned()).unwrap();
-    let mut seen = Vec::new();
-    while seen.len() < 2 {
-        wait(&server, Some(&client));
-        client.handle_writable().unwrap();
-        seen.extend(server.handle_ready::<String>());
-    }
-    let Incoming::Message(peer, _) = seen[1] else { panic!("{seen:?}") };
-    server.send(peer, &"answer".to_owned());
-    assert_eq!(receive(&mut server, &mut client, 1), ["answer"]);
-
-    let address = free_address();
-    let mut server = Server::tcp(address, vec!["192.0.2.1".parse().unwrap()]).unwrap();
-    let _client = Connection::tcp(address).unwrap();
-    while server.refused() == 0 {
-        wait(&server, None);
-        assert!(server.handle_ready::<String>().is_empty());
-    }
-}
-
-#[test]
-fn a_failed_tcp_connection_is_reported() {
-    let result = Connection::tcp(free_address()).and_then(|mut client| {
-        let mut fds = [PollFd::from_borrowed_fd(client.as_fd(), client.interest())];
-        assert!(poll(&mut fds, Some(&Timespec { tv_sec: 20, tv_nsec: 0 })).unwrap() > 0);
-        client.handle_writable()
-    });
-    assert!(matches!(result, Err(ConnectionError::Failed(Errno::CONNREFUSED))), "{result:?}");
-}
-
-#[test]
-fn an_address_in_use_is_named() {
-    let taken = TcpListener::bind((LOCALHOST, 0)).unwrap();
-    let address = taken.local_addr().unwrap();
-    let error = Server::tcp(address, Vec::new()).unwrap_err();
-    assert!(error.to_string().contains(&address.to_string()), "{error}");
 }

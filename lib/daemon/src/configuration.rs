@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use cluster::config::Cluster;
 use cluster::control::Done;
+use cluster::identity::Identity;
 use signal_hook::consts::SIGHUP;
 
 /// The configuration in force. Its descriptor becomes readable with SIGHUP.
@@ -30,6 +31,11 @@ impl Configuration {
     /// What is in force.
     pub fn cluster(&self) -> &Cluster {
         &self.cluster
+    }
+
+    /// Who this node is to the others, read anew.
+    pub fn identity(&self, node: &str) -> Result<Identity> {
+        Ok(Identity::load(&self.cluster.cluster.certificates, node)?)
     }
 
     /// Whether SIGHUP came since the last call.

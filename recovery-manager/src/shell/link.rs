@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use cluster::connection::{Connection, ConnectionError};
+use cluster::identity::Identity;
 use packet::Time;
 use rustix::event::PollFlags;
 use serde::Serialize;
@@ -13,15 +14,16 @@ use serde::de::DeserializeOwned;
 
 const FIRST_RETRY: Duration = Duration::from_millis(20);
 const LAST_RETRY: Duration = Duration::from_secs(1);
-/// An unanswered SYN is repeated after a second; rather begin anew.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// For the connection and the proof who is there.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// A connection that breaks sooner than this is no success: the next attempts come ever later.
 const STEADY: Duration = Duration::from_secs(1);
 
 /// Where it goes.
 #[derive(Debug, Clone)]
 pub(crate) enum Target {
-    Tcp(SocketAddr),
+    /// This node, at its address; we are the last.
+    Node(String, SocketAddr, Identity),
     Unix(PathBuf),
 }
 
@@ -60,12 +62,20 @@ impl Link {
         Self { name, target, state: State::Waiting(Time::from_nanos(0)), retry: FIRST_RETRY, told: false }
     }
 
+    /// Shows another certificate with the next connection.
+    pub(crate) fn replace_identity(&mut self, identity: &Identity) {
+        if let Target::Node(_, _, us) = &mut self.target {
+            us.clone_from(identity);
+        }
+    }
+
     /// What to wait for.
     pub(crate) fn interest(&self) -> Option<(BorrowedFd<'_>, PollFlags)> {
         match &self.state {
             State::Waiting(_) => None,
-            State::Connecting(connection, _) => Some((connection.as_fd(), PollFlags::OUT)),
-            State::Up(connection, _) => Some((connection.as_fd(), connection.interest())),
+            State::Connecting(connection, _) | State::Up(connection, _) => {
+                Some((connection.as_fd(), connection.interest()))
+            }
         }
     }
 
@@ -95,7 +105,7 @@ impl Link {
                 Ok(connection) => self.state = State::Up(connection, now),
                 Err(error) => self.fail(now, &error.to_string()),
             },
-            Target::Tcp(address) => match Connection::tcp(*address) {
+            Target::Node(node, address, us) => match Connection::tls(*address, us, node) {
                 Ok(connection) => self.state = State::Connecting(connection, now + CONNECT_TIMEOUT),
                 Err(error) => self.fail(now, &error.to_string()),
             },
@@ -110,8 +120,9 @@ impl Link {
                 self.state = State::Waiting(at);
                 return Change::None;
             }
-            State::Connecting(mut connection, until) => connection.handle_writable().map(|()| {
-                let connected = !connection.wants_write();
+            // Nothing is said before we have subscribed.
+            State::Connecting(mut connection, until) => exchange::<T>(&mut connection).map(|_| {
+                let connected = connection.is_up();
                 self.state =
                     if connected { State::Up(connection, now) } else { State::Connecting(connection, until) };
                 if connected { Change::Connected } else { Change::None }

@@ -1,20 +1,28 @@
 //! The daemon between a transactionalizer and a proxy that the test plays.
 
+use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::fs;
 use std::io::Read;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::rc::Rc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use cluster::config::Cluster;
 use cluster::control::{
     ClientWindow, ConnectionReport, Evidence, Flow, FromLog, FromProxy, LogStatus, ManagerStatus,
     PartialResponse, PendingRequest, RecoveryOrder, Tags, ToLog, ToManager, ToProxy,
 };
 use cluster::frame;
+use cluster::identity::Identity;
+use cluster::server::{Incoming, PeerId, Server};
+use rustix::event::{PollFd, Timespec, poll};
+use serde::Serialize;
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -24,8 +32,17 @@ pub(crate) const B2: &str = "198.51.100.2:80";
 /// A run directory with a configuration, and the sockets of the daemon's peers.
 pub(crate) struct Cell {
     dir: PathBuf,
-    log: TcpListener,
+    log: Rc<RefCell<Server>>,
     proxy: UnixListener,
+}
+
+fn cluster(dir: &Path, control: SocketAddr) -> String {
+    let certificates = dir.display();
+    format!(
+        "[cluster]\nname = \"test\"\ncertificates = \"{certificates}\"\n[service]\naddress = \"192.0.2.1:80\"\n[[route]]\npool = \"web\"\n\
+         [pool.web]\nbackends = [\"b1\", \"b2\"]\n[backend.b1]\naddress = \"{B1}\"\n[backend.b2]\naddress = \"{B2}\"\n\
+         [proxy.p]\naddress = \"127.0.0.1\"\n[logger.l]\ncontrol = \"{control}\"\n"
+    )
 }
 
 impl Cell {
@@ -34,22 +51,15 @@ impl Cell {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let dir = std::env::temp_dir().join(format!("recovery-manager-{}-{number}", std::process::id()));
         fs::create_dir(&dir).unwrap();
-        let log = TcpListener::bind("127.0.0.1:0").unwrap();
+        let control = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let text = cluster(&dir, control);
+        certificates::provide(&dir, &Cluster::parse(&text, "test").unwrap(), 31, false).unwrap();
+        fs::write(dir.join("cluster.toml"), text).unwrap();
+        let us = Identity::load(&dir, "l").unwrap();
+        let log = Server::tls(control, us, vec![("p".to_owned(), "127.0.0.1".parse().unwrap())]).unwrap();
         let proxy = UnixListener::bind(dir.join("nfq-splice.sock")).unwrap();
-        log.set_nonblocking(true).unwrap();
         proxy.set_nonblocking(true).unwrap();
-        let cell = Self { dir, log, proxy };
-        fs::write(cell.config(), cell.cluster()).unwrap();
-        cell
-    }
-
-    fn cluster(&self) -> String {
-        let control = self.log.local_addr().unwrap();
-        format!(
-            "[cluster]\nname = \"test\"\n[service]\naddress = \"192.0.2.1:80\"\n[[route]]\npool = \"web\"\n\
-             [pool.web]\nbackends = [\"b1\", \"b2\"]\n[backend.b1]\naddress = \"{B1}\"\n[backend.b2]\naddress = \"{B2}\"\n\
-             [proxy.p]\naddress = \"127.0.0.1\"\n[logger.l]\ncontrol = \"{control}\"\n"
-        )
+        Self { dir, log: Rc::new(RefCell::new(log)), proxy }
     }
 
     pub(crate) fn config(&self) -> PathBuf {
@@ -80,11 +90,8 @@ impl Cell {
 
     /// The daemon's connection to the log, subscribed.
     pub(crate) fn accept_log(&self) -> Log {
-        let stream = wait_for(|| self.log.accept()).0;
-        stream.set_nonblocking(false).unwrap();
-        stream.set_nodelay(true).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        let mut log = Log(stream);
+        let mut log = Log { server: Rc::clone(&self.log), peer: None, messages: VecDeque::new() };
+        log.exchange_until(|log| log.peer.is_some());
         assert_eq!(log.read(), ToLog::Subscribe);
         assert_eq!(log.read(), ToLog::Status);
         log.write(&FromLog::Status(LogStatus::default()));
@@ -142,15 +149,55 @@ impl Drop for Daemon {
     }
 }
 
-pub(crate) struct Log(pub(crate) TcpStream);
+/// The daemon's connection to a transactionalizer.
+pub(crate) struct Log {
+    server: Rc<RefCell<Server>>,
+    peer: Option<PeerId>,
+    messages: VecDeque<ToLog>,
+}
 
 impl Log {
     pub(crate) fn read(&mut self) -> ToLog {
-        frame::read(&mut self.0).unwrap().expect("the daemon closed its connection to the log")
+        self.exchange_until(|log| !log.messages.is_empty());
+        self.messages.pop_front().unwrap()
     }
 
-    pub(crate) fn write(&mut self, message: &FromLog) {
-        frame::write(&mut self.0, message).unwrap();
+    pub(crate) fn write(&mut self, message: &(impl Serialize + ?Sized)) {
+        self.server.borrow_mut().send(self.peer.unwrap(), message);
+    }
+
+    fn exchange_until(&mut self, done: impl Fn(&Self) -> bool) {
+        let server = Rc::clone(&self.server);
+        while !done(self) {
+            let mut server = server.borrow_mut();
+            let interest = server.interest();
+            let mut fds: Vec<_> =
+                interest.into_iter().map(|(fd, flags)| PollFd::from_borrowed_fd(fd, flags)).collect();
+            let patience = Timespec { tv_sec: PATIENCE.as_secs() as i64, tv_nsec: 0 };
+            assert!(poll(&mut fds, Some(&patience)).unwrap() > 0, "the daemon says nothing to the log");
+            for incoming in server.handle_ready() {
+                self.take(incoming);
+            }
+        }
+    }
+
+    fn take(&mut self, incoming: Incoming<ToLog>) {
+        match incoming {
+            Incoming::Connected(peer) => self.peer = Some(peer),
+            Incoming::Message(peer, message) if self.peer == Some(peer) => self.messages.push_back(message),
+            Incoming::Disconnected(peer, error) if self.peer == Some(peer) => {
+                panic!("the daemon is gone: {error}")
+            }
+            Incoming::Message(..) | Incoming::Disconnected(..) => {}
+        }
+    }
+}
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        if let Some(peer) = self.peer {
+            self.server.borrow_mut().drop_peer(peer);
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use cluster::control::{Evidence, FromLog, ToLog};
+use cluster::identity::Identity;
 use cluster::server::{Incoming, PeerId, Server};
 use packet::Time;
 use transactionalizer::engine::{Engine, Failure};
@@ -22,6 +23,16 @@ impl Managers {
 
     pub(crate) fn server(&self) -> &Server {
         &self.server
+    }
+
+    /// From now on we show this to those that connect.
+    pub(crate) fn replace_identity(&mut self, identity: Identity) {
+        self.server.replace_identity(identity);
+    }
+
+    /// Closes connections that do not come to anything.
+    pub(crate) fn drop_slow(&mut self) {
+        self.server.drop_slow();
     }
 
     /// Takes what they say.

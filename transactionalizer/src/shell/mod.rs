@@ -43,6 +43,7 @@ pub(crate) struct Shell {
     /// Barriers that hold, each with the number of the record up to which the log must be read before it counts.
     barriers: Vec<(u64, u64)>,
     configuration: Configuration,
+    node: String,
     stop: OwnedFd,
 }
 
@@ -58,8 +59,8 @@ impl Shell {
     ) -> Result<Self> {
         let status = Server::unix(lock)?;
         let cluster = configuration.cluster().clone();
-        let proxies = cluster.proxies.values().map(|proxy| proxy.address).collect();
-        let managers = Server::tcp(logger.control, proxies)
+        let proxies = cluster.proxies.iter().map(|(name, proxy)| (name.clone(), proxy.address)).collect();
+        let managers = Server::tls(logger.control, configuration.identity(node)?, proxies)
             .with_context(|| format!("[logger.{node}] control must be an address of this host"))?;
         tracing::info!("recovery managers may connect to {}", logger.control);
         Ok(Self {
@@ -74,6 +75,7 @@ impl Shell {
             actions: vec![],
             barriers: vec![],
             configuration,
+            node: node.to_owned(),
             stop,
         })
     }
@@ -212,6 +214,7 @@ impl Shell {
         if link_ready {
             self.link.handle_ready();
         }
+        self.managers.drop_slow();
         if managers_ready {
             self.managers.handle_ready(now(), &mut self.engine);
         }
@@ -257,8 +260,10 @@ impl Shell {
     }
 
     fn reload(&mut self) -> Done {
-        let Self { configuration, engine, .. } = self;
+        let Self { configuration, engine, managers, node, .. } = self;
+        let identity = configuration.identity(node);
         configuration.reload(|_, new| {
+            managers.replace_identity(identity?);
             engine.handle_reload(new.clone(), now());
             Ok(())
         })

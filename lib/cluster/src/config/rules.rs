@@ -34,6 +34,11 @@ fn names(report: &mut Report<'_>, cluster: &Cluster) {
     if !plain || !(1..=32).contains(&name.len()) {
         report.problem("cluster.name", format!("is {name:?}"), "use 1 to 32 characters of a-z, 0-9 and -");
     }
+    let certificates = &cluster.cluster.certificates;
+    if !certificates.is_absolute() {
+        let what = format!("{} depends on where a program is started", certificates.display());
+        report.problem("cluster.certificates", what, "write a path that begins with /");
+    }
     let pools = cluster.pools.keys().map(|name| ("pool", name));
     let backends = cluster.backends.keys().map(|name| ("backend", name));
     let proxies = cluster.proxies.keys().map(|name| ("proxy", name));

@@ -45,7 +45,7 @@ const HOUR_MS: u64 = 60 * MINUTE_MS;
 const MONTH_S: u64 = 30 * 24 * 3600;
 
 pub(super) const FILE: &[Key] = &[
-    must("cluster", Kind::Table(&[must("name", Kind::Text)])),
+    must("cluster", Kind::Table(&[must("name", Kind::Text), may("certificates", Kind::Text)])),
     must("service", Kind::Table(&[must("address", Kind::Address)])),
     may("route", Kind::List(ROUTE)),
     may("pool", Kind::Named(POOL)),
