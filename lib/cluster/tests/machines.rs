@@ -186,9 +186,8 @@ fn assert_closed(server: &mut Server, mut stream: TcpStream) {
     stream.set_nonblocking(true).unwrap();
     loop {
         match stream.read(&mut [0; 4096]) {
-            Ok(0) => return,
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
-            Err(_) => return,
+            Ok(0) | Err(_) => return,
             Ok(_) => continue,
         }
         assert!(server.handle_ready::<String>().is_empty(), "a stranger was let in");
@@ -201,7 +200,7 @@ fn what_is_no_handshake_is_refused_and_disturbs_nobody() {
     let directory = Directory::new();
     let (mut server, address) = directory.server();
     let plain = cluster::frame::encode(&"let me in".to_owned()).unwrap();
-    let oversized = [&[0x16, 3, 3, 0xff, 0xff][..], &[1; 70_000]].concat();
+    let oversized = [&[0x16, 3, 3, 0xff, 0xff][..], &vec![1; 70_000]].concat();
     let garbage: Vec<u8> = (0..5000_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
     for bytes in [plain, oversized, garbage, b"GET / HTTP/1.1\r\n\r\n".to_vec(), vec![0; 10]] {
         let mut stream = TcpStream::connect(address).unwrap();
@@ -238,7 +237,7 @@ fn recorded_truncated_and_changed_connections_carry_no_message() {
     let (mut server, address) = directory.server();
     let through = TcpListener::bind((LOCALHOST, 0)).unwrap();
     let mut client = Connection::tls(through.local_addr().unwrap(), &directory.identity("p"), "l").unwrap();
-    let recorder = record(address, through);
+    let recording = record(address, through);
     meet(&mut server, &mut client).unwrap();
     client.send(&"an order".to_owned()).unwrap();
     let mut seen = 0;
@@ -252,7 +251,7 @@ fn recorded_truncated_and_changed_connections_carry_no_message() {
     while !server.handle_ready::<String>().iter().any(|it| matches!(it, Incoming::Disconnected(..))) {
         wait(&server, None);
     }
-    let recorded = recorder.join().unwrap();
+    let recorded = recording.join().unwrap();
     let mut changed = recorded.clone();
     *changed.last_mut().unwrap() ^= 1;
     for bytes in [&recorded[..], &changed, &recorded[..recorded.len() / 2], &recorded[..1]] {
