@@ -60,11 +60,10 @@ fn cluster(name: &str, certificates: PathBuf, settings: &Settings) -> Cluster {
 fn reads() -> TagRule {
     TagRule {
         method: Some(vec!["GET".to_owned(), "HEAD".to_owned()]),
-        host: None,
-        path: None,
         deterministic: true,
         read_only: true,
         idempotent: true,
+        ..TagRule::default()
     }
 }
 

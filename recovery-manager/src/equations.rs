@@ -7,14 +7,14 @@ use packet::Seq;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AlternateState {
     /// T_S: last transaction whose state the application there has applied; at most T_L and at most T_A.
-    pub t_s: u16,
+    pub t_s: u32,
     /// T_A: last transaction whose state has arrived there.
-    pub t_a: u16,
+    pub t_a: u32,
 }
 
 impl AlternateState {
     /// The state of an alternate that needs none: T_A = T_S = T_L.
-    pub fn level_with(t_l: u16) -> Self {
+    pub fn level_with(t_l: u32) -> Self {
         Self { t_s: t_l, t_a: t_l }
     }
 }
@@ -34,14 +34,14 @@ pub fn logged_until(ack_tl: Seq, p: u64) -> Seq {
     ack_tl + p as u32
 }
 
-/// Equation 2: T_SP, the first transaction on the re-spliced connection. 65,536 after the last ordinal, never 0.
-pub fn t_sp(t_l: u16) -> u32 {
-    u32::from(t_l) + 1
+/// Equation 2: T_SP, the first transaction on the re-spliced connection. 2³² after the last ordinal, never 0.
+pub fn t_sp(t_l: u32) -> u64 {
+    u64::from(t_l) + 1
 }
 
 /// Equation 3: T_R, the first transaction that runs on the alternate.
-pub fn t_r(t_l: u16, t_a: u16) -> u32 {
-    u32::from(t_l.min(t_a)) + 1
+pub fn t_r(t_l: u32, t_a: u32) -> u64 {
+    u64::from(t_l.min(t_a)) + 1
 }
 
 #[cfg(test)]
@@ -82,7 +82,7 @@ mod tests {
 
     #[test]
     fn the_last_ordinal_does_not_wrap() {
-        assert_eq!((t_sp(u16::MAX), t_r(u16::MAX, u16::MAX)), (65_536, 65_536));
+        assert_eq!((t_sp(u32::MAX), t_r(u32::MAX, u32::MAX)), (1 << 32, 1 << 32));
     }
 
     #[test]

@@ -27,9 +27,9 @@ pub struct Steps {
     /// The alternate backend A.
     pub alternate: SocketAddr,
     /// T_SP: the first transaction on the re-spliced connection.
-    pub t_sp: u32,
+    pub t_sp: u64,
     /// T_R: the first transaction that runs on the alternate.
-    pub t_r: u32,
+    pub t_r: u64,
     /// The requests to send to the alternate; R is their length.
     pub replay: Vec<u8>,
     /// Logged response bytes from Ack_CL on; empty if the client has acknowledged all.
@@ -140,7 +140,7 @@ fn repeatable(request: &PendingRequest) -> bool {
 
 /// The requests [T_R, T_L] of a lagging alternate would have to come from the log, which keeps only those
 /// not known to be applied; and what has been applied there beyond T_L cannot be taken back.
-fn refuse_other_state(t_l: u16, state: AlternateState) -> Result<(), String> {
+fn refuse_other_state(t_l: u32, state: AlternateState) -> Result<(), String> {
     let t_r = equations::t_r(t_l, state.t_a);
     if t_r < equations::t_sp(t_l) {
         return Err(format!(
@@ -172,10 +172,11 @@ fn continue_response(report: &ConnectionReport, config: &config::Recovery) -> (V
 }
 
 fn prefix(report: &ConnectionReport, config: &config::Recovery) -> Prefix {
+    let volatile = report.pending.first().and_then(|request| request.volatile_headers.as_ref());
     Prefix {
         head: report.partial.head.clone(),
         head_complete: report.partial.head_complete,
-        volatile: config.volatile_headers.clone(),
+        volatile: volatile.unwrap_or(&config.volatile_headers).clone(),
         body_bytes: report.partial.body_bytes,
         body_hash: report.partial.body_hash,
     }

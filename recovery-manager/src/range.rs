@@ -109,7 +109,14 @@ mod tests {
 
     fn pending(bytes: &str) -> PendingRequest {
         let tags = Tags { read_only: true, ..Tags::default() };
-        PendingRequest { ordinal: 1, summary: String::new(), tags, complete: true, bytes: bytes.into() }
+        PendingRequest {
+            ordinal: 1,
+            summary: String::new(),
+            tags,
+            complete: true,
+            bytes: bytes.into(),
+            volatile_headers: None,
+        }
     }
 
     fn logged(head: &str, body_bytes: u64) -> PartialResponse {

@@ -50,10 +50,10 @@ fn check_beyond(report: &ConnectionReport) -> Result<(), Contradiction> {
 }
 
 fn check_requests(report: &ConnectionReport) -> Result<(), Contradiction> {
-    let mut expected = u32::from(report.t_l);
+    let mut expected = u64::from(report.t_l);
     for (place, request) in report.pending.iter().enumerate() {
         expected += 1;
-        if u32::from(request.ordinal) != expected {
+        if u64::from(request.ordinal) != expected {
             return Err(Contradiction::Ordinals);
         }
         if request.bytes.is_empty() {

@@ -24,7 +24,7 @@ pub enum Story {
         /// Microseconds from that to its arrival here.
         noticed_us: u64,
         /// T_L.
-        t_l: u16,
+        t_l: u32,
         /// p.
         p: u64,
         /// Requests without a complete response, and the first of them.
@@ -37,9 +37,9 @@ pub enum Story {
         /// A.
         alternate: SocketAddr,
         /// T_R.
-        t_r: u32,
+        t_r: u64,
         /// T_SP.
-        t_sp: u32,
+        t_sp: u64,
         /// R.
         replay: usize,
         /// Logged bytes to re-send.

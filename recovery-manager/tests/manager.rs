@@ -57,6 +57,7 @@ fn at(ms: u64) -> Now {
 
 fn report(port: u16, failed: u8) -> ConnectionReport {
     let request = PendingRequest {
+        volatile_headers: None,
         ordinal: 1,
         summary: "GET /f".to_owned(),
         tags: Tags { read_only: true, ..Tags::default() },

@@ -71,6 +71,7 @@ fn manager() -> Manager {
 
 fn report(client: u16, failed: u8, epoch: u32, update: bool) -> ConnectionReport {
     let request = PendingRequest {
+        volatile_headers: None,
         ordinal: 1,
         summary: "X".to_owned(),
         tags: Tags { read_only: !update, ..Tags::default() },

@@ -10,9 +10,9 @@ use cluster::control::{
 };
 use recovery_manager::{AlternateState, Plan, Steps, plan};
 
-const READ_ONLY: Tags = Tags { deterministic: false, read_only: true, idempotent: false };
-const IDEMPOTENT: Tags = Tags { deterministic: false, read_only: false, idempotent: true };
-const UPDATE: Tags = Tags { deterministic: false, read_only: false, idempotent: false };
+const READ_ONLY: Tags = Tags { deterministic: false, read_only: true, idempotent: false, large_file: false };
+const IDEMPOTENT: Tags = Tags { deterministic: false, read_only: false, idempotent: true, large_file: false };
+const UPDATE: Tags = Tags { deterministic: false, read_only: false, idempotent: false, large_file: false };
 
 const GET: &str = "GET /f HTTP/1.1\r\nHost: a\r\n\r\n";
 const POST: &str = "POST /f HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nxyz";
@@ -44,9 +44,16 @@ fn idle() -> ConnectionReport {
 }
 
 fn with_request(mut report: ConnectionReport, bytes: &str, tags: Tags, complete: bool) -> ConnectionReport {
-    let ordinal = report.t_l + report.pending.len() as u16 + 1;
+    let ordinal = report.t_l + report.pending.len() as u32 + 1;
     let summary = bytes.lines().next().unwrap_or_default().trim_end_matches(" HTTP/1.1").to_owned();
-    report.pending.push(PendingRequest { ordinal, summary, tags, complete, bytes: bytes.into() });
+    report.pending.push(PendingRequest {
+        volatile_headers: None,
+        ordinal,
+        summary,
+        tags,
+        complete,
+        bytes: bytes.into(),
+    });
     report
 }
 
@@ -241,7 +248,7 @@ fn a_report_that_contradicts_itself_resets_the_client() {
     };
     for (what, change) in [
         ("numbered from T_L + 1", (|r| r.pending[0].ordinal = 9) as fn(&mut ConnectionReport)),
-        ("numbered from T_L + 1", |r| r.t_l = u16::MAX),
+        ("numbered from T_L + 1", |r| r.t_l = u32::MAX),
         ("is empty", |r| r.pending[0].bytes.clear()),
         ("without a request", |r| r.pending.clear()),
         ("after an incomplete head", |r| r.partial.head_complete = false),

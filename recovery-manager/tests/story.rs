@@ -43,9 +43,16 @@ fn at(us: u64) -> Now {
     Now { monotonic: Time::from_nanos(us * 1000), unix_ms: 0 }
 }
 
-fn request(ordinal: u16, summary: &str, bytes: &str, read_only: bool) -> PendingRequest {
+fn request(ordinal: u32, summary: &str, bytes: &str, read_only: bool) -> PendingRequest {
     let tags = Tags { read_only, ..Tags::default() };
-    PendingRequest { ordinal, summary: summary.to_owned(), tags, complete: true, bytes: bytes.into() }
+    PendingRequest {
+        volatile_headers: None,
+        ordinal,
+        summary: summary.to_owned(),
+        tags,
+        complete: true,
+        bytes: bytes.into(),
+    }
 }
 
 /// In the middle of a body, the last ten segments not acknowledged.

@@ -119,6 +119,18 @@ struct TagArgs {
     /// Its `Host`, if the target does not name one.
     #[arg(long, value_name = "HOST", default_value = "")]
     host: String,
+    /// A field of it, like "Cookie: a=1"; may be given several times.
+    #[arg(long, value_name = "FIELD")]
+    header: Vec<String>,
+    /// Status of its response, for rules that depend on it.
+    #[arg(long, value_name = "CODE", value_parser = clap::value_parser!(u16).range(100..=599))]
+    status: Option<u16>,
+    /// `Content-Type` of its response.
+    #[arg(long, value_name = "TYPE", requires = "status")]
+    content_type: Option<String>,
+    /// Print one JSON object.
+    #[arg(long)]
+    json: bool,
     /// The cluster's configuration.
     #[arg(long, value_name = "FILE", default_value = "/etc/resplice/cluster.toml", value_hint = ValueHint::FilePath)]
     config: PathBuf,
@@ -147,7 +159,7 @@ fn main() -> ExitCode {
         Command::Reload(node) => operate::reload(&node.run_dir),
         Command::Backend(args) => operate::want(&args.node.run_dir, &args.name, args.state.into()),
         Command::Certificates(args) => certificates::provide(&args),
-        Command::Tag(args) => explain::explain(&args.config, &args.explain, &args.host),
+        Command::Tag(args) => explain::explain(&args),
     };
     match outcome {
         Ok((output, success)) => {

@@ -297,14 +297,38 @@ fn config_check_lists_all_mistakes_of_a_wrong_one() {
 fn tag_explain_names_the_deciding_rule() {
     let config = good().display().to_string();
     let explain = |args: &[&str]| resplice(&[&["tag", "--config", &config, "--explain"], args].concat());
-    let (success, output, _) = explain(&["GET http://IMG.example.org:80/a?b"]);
-    assert!(success);
-    assert!(output.contains("GET /a (host img.example.org)"), "{output}");
+    let request = [
+        "GET http://IMG.example.org:80/a.png?size=small&v=2",
+        "--header=accept: image/*",
+        "--header=X-Plain: 1",
+        "--header=Cookie: session=beta",
+    ];
+    let answered = [&request[..], &["--status", "200", "--content-type", "image/png"]].concat();
+    let (success, output, errors) = explain(&answered);
+    assert!(success, "{errors}");
+    assert!(output.contains("GET /a.png (host img.example.org)"), "{output}");
+    let rule = "decided by tag[0]: method GET or HEAD, host img.example.org, path /**, path matching \\.png$, \
+                parameter size = \"small\", parameter v beginning with \"2\", field Accept beginning with \"image/\", \
+                field X-Plain = \"1\", cookie session = \"beta\", status 200 or 3xx, content type image/*\n";
+    assert!(output.contains(rule), "{output}");
+    assert!(output.contains("\ndeterministic, read-only, idempotent, large file\n"), "{output}");
     assert!(
-        output.contains("decided by tag[0]: method GET or HEAD, host img.example.org, path /**"),
+        output.contains("fields that may differ: Date, Expires\napplication timeout at least 300 ms"),
         "{output}"
     );
-    assert!(output.contains("\ndeterministic, read-only, idempotent"), "{output}");
+    let (_, output, _) = explain(&request);
+    assert!(
+        output.contains("decided by tag[1], static-files[1]: method GET or HEAD, path matching"),
+        "{output}"
+    );
+    assert!(
+        output.contains("\ndeterministic, read-only, idempotent\ndepends on the response: tag[0]"),
+        "{output}"
+    );
+    let (_, output, _) = explain(&[&answered[..], &["--json"]].concat());
+    let object: serde_json::Value = serde_json::from_str(&output).unwrap();
+    assert_eq!(object["tags"]["large_file"], true);
+    assert_eq!((&object["rule"]["index"], &object["query"]), (&0.into(), &"size=small&v=2".into()));
     let (_, output, _) = explain(&["POST /a", "--host", "img.example.org"]);
     assert!(output.contains("conservative default\nnon-deterministic, update, non-idempotent"), "{output}");
     let (success, _, errors) = explain(&["nonsense"]);

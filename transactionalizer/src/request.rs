@@ -1,11 +1,12 @@
 //! The requests of a connection whose responses are not fully logged.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
 
-use cluster::config::Cluster;
 use cluster::control::{PendingRequest, Tags};
-use cluster::tags::tags_for;
-use http1::{Event, Refusal, RequestFramer, RequestHead};
+use cluster::tags::{Answered, Asked, Decision, Rule, TagRules};
+use http1::{Event, Refusal, RequestFramer, RequestHead, ResponseHead};
 use packet::Time;
 
 use crate::detector::KindId;
@@ -13,11 +14,19 @@ use crate::detector::KindId;
 /// Request targets are cut to this many bytes in messages.
 const SUMMARY_BYTES: usize = 120;
 
+/// A request whose tags depend on its response.
+#[derive(Debug)]
+struct Open {
+    head: Box<RequestHead>,
+    rules: Vec<Arc<Rule>>,
+    otherwise: Option<Arc<Rule>>,
+}
+
 /// One request, as far as it was logged.
 #[derive(Debug, Default)]
 pub struct Request {
     /// Its place on the client's connection, from 1.
-    pub ordinal: u16,
+    pub ordinal: u32,
     /// For messages.
     pub summary: String,
     /// What the rules say; the conservative default until the head is complete.
@@ -28,6 +37,10 @@ pub struct Request {
     pub keep_alive: bool,
     /// When its last byte was logged.
     pub complete: Option<Time>,
+    /// The rule that decided.
+    rule: Option<Arc<Rule>>,
+    /// Kept while rules depend on the response: those, and what they are matched with.
+    open: Option<Box<Open>>,
     bytes: Vec<u8>,
     /// Its bytes were more than may be kept.
     oversize: bool,
@@ -41,11 +54,31 @@ impl Request {
             && self.bytes.iter().all(|byte| matches!(byte, b'\r' | b'\n'))
     }
 
-    fn take_head(&mut self, head: &RequestHead, cluster: &Cluster) {
+    fn take_head(&mut self, head: Box<RequestHead>, rules: &TagRules) {
         self.summary = head.line().chars().take(SUMMARY_BYTES).collect();
         self.kind = KindId::of(head.method(), head.path());
         self.keep_alive = head.keep_alive;
-        self.tags = tags_for(&cluster.tags, head.method(), head.host.as_deref(), head.path()).0;
+        let Decision { tags, rule, open, .. } = rules.decide(&Asked::from(&*head), None);
+        (self.tags, self.rule) = (tags, rule.clone());
+        self.open = (!open.is_empty()).then(|| Box::new(Open { head, rules: open, otherwise: rule }));
+    }
+
+    /// The head of its response has come.
+    fn answer_begins(&mut self, response: &ResponseHead) {
+        let Some(open) = self.open.take() else { return };
+        let answered = Answered::from(response);
+        let asked = Asked::from(&*open.head);
+        let decided = open.rules.into_iter().find(|rule| rule.decides(&asked, &answered)).or(open.otherwise);
+        self.tags = decided.as_ref().map(|rule| rule.tags).unwrap_or_default();
+        self.rule = decided;
+    }
+
+    /// Bounds of its application timeouts: the rule's, or else these.
+    pub fn timeouts(&self, floor: Duration, ceiling: Duration) -> (Duration, Duration) {
+        let Some(rule) = &self.rule else { return (floor, ceiling) };
+        let ceiling = rule.written.timeout_ceiling_ms.map_or(ceiling, Duration::from_millis);
+        let floor = rule.written.timeout_floor_ms.map_or(floor, Duration::from_millis);
+        (floor.min(ceiling), ceiling)
     }
 }
 
@@ -65,14 +98,14 @@ pub struct Requests {
     pending: VecDeque<Request>,
     /// A request was answered in full before it was complete; its rest is still to come.
     rest_of_answered: bool,
-    last_ordinal: u16,
+    last_ordinal: u32,
     kept: usize,
     max: usize,
 }
 
 impl Requests {
     /// The first request gets the ordinal `base + 1`; bytes of pending requests are kept up to `max`.
-    pub fn new(base: u16, max: usize) -> Self {
+    pub fn new(base: u32, max: usize) -> Self {
         Self {
             framer: RequestFramer::new(http1::DEFAULT_MAX_HEAD),
             pending: VecDeque::new(),
@@ -88,7 +121,7 @@ impl Requests {
         &mut self,
         mut bytes: &[u8],
         now: Time,
-        cluster: &Cluster,
+        rules: &TagRules,
         announce: &mut dyn FnMut(&str) -> Result<(), Refusal>,
     ) -> Result<(), Lost> {
         loop {
@@ -100,10 +133,10 @@ impl Requests {
                 Event::HeadPart | Event::Body => self.keep(part)?,
                 Event::Head(head) => {
                     self.keep(part)?;
-                    if let Some(request) = self.pending.back_mut() {
-                        request.take_head(&head, cluster);
-                    }
                     announce(head.method()).map_err(Lost::Refused)?;
+                    if let Some(request) = self.pending.back_mut() {
+                        request.take_head(head, rules);
+                    }
                 }
                 Event::MessageEnd => self.complete(now),
             }
@@ -138,6 +171,13 @@ impl Requests {
         }
         if let Some(request) = self.pending.back_mut() {
             request.complete = Some(now);
+        }
+    }
+
+    /// The head of the response to the first pending request has come.
+    pub fn answer_begins(&mut self, response: &ResponseHead) {
+        if let Some(request) = self.pending.front_mut() {
+            request.answer_begins(response);
         }
     }
 
@@ -178,6 +218,7 @@ impl Requests {
             ordinal: request.ordinal,
             summary: request.summary.clone(),
             tags: request.tags,
+            volatile_headers: request.rule.as_ref().and_then(|rule| rule.written.volatile_headers.clone()),
             complete: request.complete.is_some(),
             bytes: request.bytes.clone(),
         };

@@ -45,6 +45,8 @@ pub enum Progress {
         /// Bytes of the argument up to its end.
         at: usize,
     },
+    /// The final head of this response is complete.
+    Begun(Box<ResponseHead>),
     /// The connection no longer speaks HTTP.
     Switched,
 }
@@ -81,7 +83,7 @@ impl Responses {
                 Event::HeadPart => self.begun(now).head.extend_from_slice(part),
                 Event::Head(head) => {
                     self.begun(now).head.extend_from_slice(part);
-                    self.take_head(&head, then);
+                    self.take_head(head, then);
                 }
                 Event::Body => self.begun(now).push_body(part),
                 Event::MessageEnd => {
@@ -97,7 +99,7 @@ impl Responses {
         self.current.get_or_insert_with(|| Response { started: now, ..Response::default() })
     }
 
-    fn take_head(&mut self, head: &ResponseHead, then: &mut dyn FnMut(Progress)) {
+    fn take_head(&mut self, head: Box<ResponseHead>, then: &mut dyn FnMut(Progress)) {
         if head.interim() {
             return;
         }
@@ -107,7 +109,9 @@ impl Responses {
             current.status = head.status;
             current.until_close = head.framing == ResponseFraming::UntilClose;
         }
-        if head.framing == ResponseFraming::Opaque {
+        let switched = head.framing == ResponseFraming::Opaque;
+        then(Progress::Begun(head));
+        if switched {
             then(Progress::Switched);
         }
     }

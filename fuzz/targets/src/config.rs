@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use cluster::config::Cluster;
-use cluster::tags::tags_for;
+use cluster::tags::{Asked, TagRules};
 use nfq_splice::Settings;
 
 pub(crate) fn run(bytes: &[u8]) {
@@ -23,6 +23,7 @@ fn serves(cluster: &Cluster) {
     let settings = Settings::new(cluster);
     assert!(settings.routing.wanted().iter().all(|(backend, _)| known.contains(backend)));
     for path in ["/", "/a", "/files/../x", "*", ""] {
-        let _ = tags_for(&cluster.tags, "GET", Some("example.org"), path);
+        let asked = Asked { method: "GET", host: Some("example.org"), path, query: Some(path), head: None };
+        TagRules::new(&cluster.tags).decide(&asked, None);
     }
 }

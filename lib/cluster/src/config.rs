@@ -17,11 +17,13 @@ mod routing;
 mod rules;
 mod schema;
 mod shape;
+mod tagging;
 
 pub use error::{ConfigError, Problem};
 pub use routing::{
     Backend, BackendState, Balance, CookieMatch, HeaderMatch, Pool, Route, host_fits, path_fits,
 };
+pub use tagging::TagRule;
 
 /// The whole file.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
@@ -226,26 +228,4 @@ impl Default for Recovery {
             history: 256,
         }
     }
-}
-
-/// `[[tag]]`: which transactions, and what is known of them (paper §3.1). An absent matcher matches all;
-/// an absent tag keeps the conservative default: non-deterministic, update, non-idempotent.
-#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
-pub struct TagRule {
-    /// Methods, upper case.
-    pub method: Option<Vec<String>>,
-    /// Host without port, compared without case.
-    pub host: Option<String>,
-    /// Path pattern: `*` matches within a segment, `**` across segments.
-    pub path: Option<String>,
-    /// The same request and state always give the same response.
-    #[serde(default)]
-    pub deterministic: bool,
-    /// Does not change the application's state.
-    #[serde(default)]
-    pub read_only: bool,
-    /// Running it twice has the effect of running it once.
-    #[serde(default)]
-    pub idempotent: bool,
 }

@@ -70,17 +70,21 @@ pub struct Tags {
     pub read_only: bool,
     /// Running it twice has the effect of running it once.
     pub idempotent: bool,
+    /// Its response can be had again from where it was broken off: it need not be logged whole.
+    pub large_file: bool,
 }
 
 /// A request whose response is not fully logged.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PendingRequest {
     /// Its place on the client's connection, from 1.
-    pub ordinal: u16,
+    pub ordinal: u32,
     /// For messages, like `GET /files/1m`.
     pub summary: String,
     /// What the rules say of it.
     pub tags: Tags,
+    /// Response fields whose values may differ, if a rule says so; otherwise those of `[recovery]`.
+    pub volatile_headers: Option<Vec<String>>,
     /// All of it has been logged; otherwise `bytes` is its beginning.
     pub complete: bool,
     /// As the client sent it, head and body.
@@ -125,7 +129,7 @@ pub struct ConnectionReport {
     /// What the client offered in its SYN, as the backend saw it; `None` if the log began later.
     pub options: Option<SynOptions>,
     /// T_L: ordinal of the last transaction whose response is fully logged; 0: none.
-    pub t_l: u16,
+    pub t_l: u32,
     /// Ack_TL: the sequence number after T_L's last response byte.
     pub ack_tl: u32,
     /// Ack_CL: the client's last acknowledgement that was logged.
@@ -453,7 +457,7 @@ pub struct RecoveryRecord {
     /// Microseconds from the evidence to the failure notice's arrival.
     pub noticed_us: u64,
     /// T_L.
-    pub t_l: u16,
+    pub t_l: u32,
     /// p.
     pub p: u64,
     /// The request that was in progress, if any.

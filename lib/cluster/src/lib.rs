@@ -2,7 +2,7 @@
 //!
 //! Pure:
 //! * [`config`]: `cluster.toml` as types; [`load`](config::Cluster::load) refuses with file, key and remedy.
-//! * [`tags`]: what the rules say of a request.
+//! * [`tags`]: what the rules say of a request; [`transaction`]: its name.
 //! * [`control`]: the messages between the programs.
 //! * [`frame`]: length-prefixed, bounded encoding of those messages for any byte stream.
 //! * [`runtime`]: where a node's sockets and lock files are.
@@ -24,3 +24,4 @@ pub mod tags;
 #[cfg(test)]
 mod testing;
 pub mod tls;
+pub mod transaction;

@@ -1,158 +1,172 @@
-//! What the rules of `[[tag]]` say of a request (paper §3.1).
+//! What the rules of `[[tag]]` say of a transaction (paper §3.1): the first that matches decides, without one the
+//! conservative default does.
+//!
+//! * [`sets`]: rules shipped by name.
+//! * [`Rule`]: one rule, ready to be matched.
+//! * [`resolved`]: a path as its server may read it.
 
 use std::borrow::Cow;
+use std::sync::Arc;
+
+use http1::{RequestHead, ResponseHead};
 
 use crate::config::TagRule;
 use crate::control::Tags;
-use crate::pattern;
 
-/// Tags of a request and the index of the rule that decided; the first that matches does. Without one, the conservative
-/// default: non-deterministic, update, non-idempotent.
-///
-/// `host` is without port; `path` without query, as received. A path that the server may read differently than it is
-/// written (percent-encoding, `//`, dot segments) must be decided by the same rule both ways, or gets the default:
-/// `/static/../order` is not static.
-pub fn tags_for(rules: &[TagRule], method: &str, host: Option<&str>, path: &str) -> (Tags, Option<usize>) {
-    let decide = |path: &[u8]| rules.iter().position(|rule| matches(rule, method, host, path));
-    let written = decide(path.as_bytes());
-    let index = match resolved(path.as_bytes()) {
-        Cow::Borrowed(_) => written,
-        Cow::Owned(read) => written.filter(|index| decide(&read) == Some(*index)),
-    };
-    (index.and_then(|index| rules.get(index)).map(TagRule::tags).unwrap_or_default(), index)
+mod resolved;
+mod rule;
+pub mod sets;
+
+pub use rule::{Matched, Origin, Rule};
+pub(crate) use rule::{media, regex, status};
+
+use resolved::resolved;
+
+/// A request as rules see it.
+#[derive(Debug, Clone, Copy)]
+pub struct Asked<'a> {
+    /// The method, or another protocol's command.
+    pub method: &'a str,
+    /// Host without port.
+    pub host: Option<&'a str>,
+    /// The path without query, as received; another protocol's whole request line.
+    pub path: &'a str,
+    /// The query as received, without the question mark.
+    pub query: Option<&'a str>,
+    /// Where header fields and cookies are, if there are any.
+    pub head: Option<&'a RequestHead>,
 }
 
-impl TagRule {
-    /// What this rule says.
-    pub fn tags(&self) -> Tags {
-        Tags { deterministic: self.deterministic, read_only: self.read_only, idempotent: self.idempotent }
-    }
-}
-
-fn matches(rule: &TagRule, method: &str, host: Option<&str>, path: &[u8]) -> bool {
-    rule.method.as_ref().is_none_or(|methods| methods.iter().any(|m| m == method))
-        && rule.host.as_ref().is_none_or(|wanted| host.is_some_and(|host| host.eq_ignore_ascii_case(wanted)))
-        && rule.path.as_ref().is_none_or(|pattern| pattern::matches(pattern, path))
-}
-
-/// The path as a server may understand it: decoded, without empty and dot segments. Borrowed if it is the same.
-fn resolved(path: &[u8]) -> Cow<'_, [u8]> {
-    let decoded = decode(path);
-    let mut segments: Vec<&[u8]> = Vec::new();
-    let mut trailing_slash = false;
-    for segment in decoded.split(|b| *b == b'/') {
-        trailing_slash = matches!(segment, b"" | b"." | b"..");
-        match segment {
-            b"" | b"." => {}
-            b".." => drop(segments.pop()),
-            _ => segments.push(segment),
+impl<'a> From<&'a RequestHead> for Asked<'a> {
+    fn from(head: &'a RequestHead) -> Self {
+        Self {
+            method: head.method(),
+            host: head.host.as_deref(),
+            path: head.path(),
+            query: head.query(),
+            head: Some(head),
         }
     }
-    let end: &[u8] = if trailing_slash && !segments.is_empty() { b"/" } else { b"" };
-    let read = [b"/", segments.join(&b'/').as_slice(), end].concat();
-    if read == path || !path.starts_with(b"/") { Cow::Borrowed(path) } else { Cow::Owned(read) }
 }
 
-fn decode(path: &[u8]) -> Vec<u8> {
-    let mut decoded = Vec::with_capacity(path.len());
-    let mut rest = path;
-    while let [byte, tail @ ..] = rest {
-        let escaped =
-            if *byte == b'%' { tail.first_chunk().and_then(|digits| hex_byte(*digits)) } else { None };
-        decoded.push(escaped.unwrap_or(*byte));
-        rest = if escaped.is_some() { tail.get(2..).unwrap_or_default() } else { tail };
+/// A response as rules see it.
+#[derive(Debug, Clone, Copy)]
+pub struct Answered<'a> {
+    /// Status code.
+    pub status: u16,
+    /// `Content-Type`, as received.
+    pub content_type: Option<&'a str>,
+}
+
+impl<'a> From<&'a ResponseHead> for Answered<'a> {
+    fn from(head: &'a ResponseHead) -> Self {
+        Self { status: head.status, content_type: head.fields.text("content-type") }
     }
-    decoded
 }
 
-fn hex_byte(digits: [u8; 2]) -> Option<u8> {
-    let [high, low] = digits.map(|digit| char::from(digit).to_digit(16));
-    u8::try_from(high? * 16 + low?).ok()
+/// What is known of a transaction.
+#[derive(Debug, Clone, Default)]
+pub struct Decision {
+    /// Its tags. While rules depend on a response that has not come: what holds whether or not they match.
+    pub tags: Tags,
+    /// The first rule that certainly matches.
+    pub rule: Option<Arc<Rule>>,
+    /// Rules before that one, or all, that depend on the response.
+    pub open: Vec<Arc<Rule>>,
+    /// The path can be read in two ways that different rules decide: it got the default.
+    pub ambiguous: bool,
+}
+
+/// All rules of a configuration, ready to be matched.
+#[derive(Debug, Clone, Default)]
+pub struct TagRules {
+    rules: Vec<Arc<Rule>>,
+}
+
+impl TagRules {
+    /// The rules of a checked configuration, included sets among them.
+    pub fn new(rules: &[TagRule]) -> Self {
+        let mut ready = Vec::new();
+        for (index, rule) in rules.iter().enumerate() {
+            match rule.include.as_deref() {
+                None => ready.push(Arc::new(Rule::new(rule, Origin { index, set: None }))),
+                Some(name) => {
+                    let set = sets::rules(name);
+                    ready.extend(set.iter().enumerate().map(|(inside, rule)| {
+                        Arc::new(Rule::new(rule, Origin { index, set: Some((name.to_owned(), inside)) }))
+                    }));
+                }
+            }
+        }
+        Self { rules: ready }
+    }
+
+    /// Rules in all, those of sets included.
+    pub fn len(&self) -> usize {
+        self.rules.len()
+    }
+
+    /// There is none.
+    pub fn is_empty(&self) -> bool {
+        self.rules.is_empty()
+    }
+
+    /// What the rules say of a transaction, whose response may not have come yet.
+    ///
+    /// A path that the server may read differently than it is written (percent-encoding, `//`, dot segments) must be decided
+    /// by the same rules both ways, or gets the default: `/static/../order` is not static.
+    pub fn decide(&self, asked: &Asked<'_>, answered: Option<&Answered<'_>>) -> Decision {
+        let written = self.decide_path(asked, asked.path.as_bytes(), answered);
+        match resolved(asked.path.as_bytes()) {
+            Cow::Borrowed(_) => written,
+            Cow::Owned(read) => {
+                let read = self.decide_path(asked, &read, answered);
+                let open = written.open.len() == read.open.len()
+                    && written.open.iter().zip(&read.open).all(|(a, b)| Arc::ptr_eq(a, b));
+                if open && same(written.rule.as_ref(), read.rule.as_ref()) {
+                    written
+                } else {
+                    Decision { ambiguous: true, ..Decision::default() }
+                }
+            }
+        }
+    }
+
+    fn decide_path(&self, asked: &Asked<'_>, path: &[u8], answered: Option<&Answered<'_>>) -> Decision {
+        let mut decision = Decision { tags: ALL, ..Decision::default() };
+        for rule in &self.rules {
+            match rule.matches(asked, path, answered) {
+                Matched::No => continue,
+                Matched::Open => decision.open.push(Arc::clone(rule)),
+                Matched::Yes => decision.rule = Some(Arc::clone(rule)),
+            }
+            decision.tags = both(decision.tags, rule.tags);
+            if decision.rule.is_some() {
+                return decision;
+            }
+        }
+        Decision { tags: Tags::default(), ..decision }
+    }
+}
+
+const ALL: Tags = Tags { deterministic: true, read_only: true, idempotent: true, large_file: true };
+
+fn both(a: Tags, b: Tags) -> Tags {
+    Tags {
+        deterministic: a.deterministic && b.deterministic,
+        read_only: a.read_only && b.read_only,
+        idempotent: a.idempotent && b.idempotent,
+        large_file: a.large_file && b.large_file,
+    }
+}
+
+fn same(a: Option<&Arc<Rule>>, b: Option<&Arc<Rule>>) -> bool {
+    match (a, b) {
+        (Some(a), Some(b)) => Arc::ptr_eq(a, b),
+        (None, None) => true,
+        _ => false,
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn rule(method: Option<&[&str]>, host: Option<&str>, path: Option<&str>) -> TagRule {
-        TagRule {
-            method: method.map(|methods| methods.iter().map(ToString::to_string).collect()),
-            host: host.map(str::to_owned),
-            path: path.map(str::to_owned),
-            deterministic: true,
-            read_only: true,
-            idempotent: false,
-        }
-    }
-
-    fn decided(rules: &[TagRule], method: &str, host: Option<&str>, path: &str) -> Option<usize> {
-        let (tags, index) = tags_for(rules, method, host, path);
-        assert_eq!(tags == Tags::default(), index.is_none());
-        index
-    }
-
-    #[test]
-    fn the_first_matching_rule_decides() {
-        let rules = [
-            rule(Some(&["GET", "HEAD"]), None, Some("/files/**")),
-            rule(None, Some("Img.example"), None),
-            rule(Some(&["GET"]), None, Some("/**")),
-        ];
-        for (method, host, path, index) in [
-            ("GET", None, "/files/a/b", Some(0)),
-            ("HEAD", Some("img.example"), "/files/", Some(0)),
-            ("POST", Some("IMG.EXAMPLE"), "/files/a", Some(1)),
-            ("GET", Some("other"), "/x", Some(2)),
-            ("get", None, "/files/a", None),
-            ("POST", None, "/x", None),
-            ("OPTIONS", None, "*", None),
-        ] {
-            assert_eq!(decided(&rules, method, host, path), index, "{method} {host:?} {path}");
-        }
-    }
-
-    #[test]
-    fn what_can_be_read_as_another_path_gets_the_default() {
-        let rules = [rule(None, None, Some("/static/**"))];
-        for path in [
-            "/static/../order",
-            "/static/%2e%2e/order",
-            "/static/x/../../order",
-            "/static/..",
-            "/static/%2E%2e%2forder",
-        ] {
-            assert_eq!(decided(&rules, "GET", None, path), None, "{path}");
-        }
-        for path in [
-            "/static/a%20b",
-            "/static/a//b",
-            "/static/./a",
-            "/static/%",
-            "/static/100%",
-            "/static/%zz",
-            "/static/a/../b",
-        ] {
-            assert_eq!(decided(&rules, "GET", None, path), Some(0), "{path}");
-        }
-        let exception = [rule(None, None, Some("/order")), rule(None, None, Some("/**"))];
-        assert_eq!(decided(&exception, "GET", None, "//order"), None);
-        assert_eq!(decided(&exception, "GET", None, "/%6frder"), None);
-        assert_eq!(decided(&exception, "GET", None, "/order"), Some(0));
-    }
-
-    proptest! {
-        #[test]
-        fn resolving_is_idempotent_and_leaves_no_dots(path in "/[a./%2eE]{0,30}") {
-            let once = resolved(path.as_bytes()).into_owned();
-            prop_assert!(!once.split(|b| *b == b'/').any(|segment| matches!(segment, b"." | b"..")));
-            prop_assert!(!once.windows(2).any(|pair| pair == b"//"));
-            prop_assert!(once.starts_with(b"/"));
-        }
-
-        #[test]
-        fn any_path_is_survived(path in ".{0,60}") {
-            let _ = tags_for(&[rule(None, None, Some("/**"))], "GET", Some("h"), &path);
-        }
-    }
-}
+mod tests;

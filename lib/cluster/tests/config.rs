@@ -34,7 +34,7 @@ fn the_good_one_is_good() {
     let cluster = Cluster::parse(GOOD, FILE).unwrap();
     assert_eq!(cluster.backends.len(), 3);
     assert_eq!(cluster.splice.window_scale, 7);
-    assert_eq!(cluster.tags.len(), 1);
+    assert_eq!(cluster.tags.len(), 2);
 }
 
 /// `(from, to, key, part of what, part of remedy)`
@@ -260,6 +260,27 @@ const MISTAKES: &[Mistake] = &[
     ("[\"GET\", \"HEAD\"]", "[]", "tag[0].method", "no request matches", "leave it out"),
     ("path = \"/**\"", "path = \"files\"", "tag[0].path", "not a path pattern", "begin it with /"),
     ("path = \"/**\"", "path = \"/***\"", "tag[0].path", "not a path pattern", "** across segments"),
+    ("'\\.png$'", "'('", "tag[0].path_regex", "not a regular expression", "correct it"),
+    (
+        "prefix = \"2\"",
+        "prefix = \"2\", value = \"3\"",
+        "tag[0].query[1]",
+        "both value and prefix",
+        "keep one",
+    ),
+    ("\"X-Plain\"", "\"X Plain\"", "tag[0].header[1].name", "not a field name", "without colon"),
+    ("[\"200\", ", "[\"20\", ", "tag[0].status[0]", "not a status", "\"4xx\""),
+    ("[\"image/*\"]", "[\"image\"]", "tag[0].content_type[0]", "not a media type", "image/*"),
+    ("\"Expires\"", "\"etag\"", "tag[0].volatile_headers[1]", "must not differ", "remove it"),
+    (
+        "timeout_floor_ms = 300",
+        "timeout_floor_ms = 3001",
+        "tag[0].timeout_floor_ms",
+        "more than",
+        "raise the ceiling",
+    ),
+    ("\"static-files\"", "\"static-file\"", "tag[1].include", "no rules are called", "did you mean"),
+    ("\"static-files\"", "\"static-files\"\nread_only = true", "tag[1]", "beside other keys", "of their own"),
     // Not TOML.
     ("[splice]", "[splice", "", "not TOML", "correct the line"),
     ("mss = 1400", "mss = 1400\nmss = 1401", "", "not TOML", "correct the line"),

@@ -35,7 +35,7 @@ pub(crate) struct FlowLog {
     server_scale: u8,
     /// Both sides offered window scales.
     scaled: bool,
-    t_l_before: u16,
+    t_l_before: u32,
 }
 
 struct Parsed {
@@ -45,7 +45,7 @@ struct Parsed {
 }
 
 impl FlowLog {
-    pub(crate) fn new(syn: &TcpSegment<'_>, t_l_before: u16) -> Self {
+    pub(crate) fn new(syn: &TcpSegment<'_>, t_l_before: u32) -> Self {
         let next = syn.seq() + 1;
         Self {
             flow: Flow { client: syn.source(), backend: syn.destination() },
@@ -159,7 +159,7 @@ impl FlowLog {
                 }
             };
             let read_only = parsed.as_ref().is_some_and(|head| head.method() == "GET");
-            let tags = Tags { deterministic: true, read_only, idempotent: safe };
+            let tags = Tags { deterministic: true, read_only, idempotent: safe, large_file: false };
             let method = parsed.map_or_else(|| "GET".to_owned(), |head| head.method().to_owned());
             requests.push((length, complete, tags, method));
             rest = &rest[length..];
@@ -189,10 +189,11 @@ impl FlowLog {
         for (index, (length, complete, tags, method)) in
             parsed.requests.iter().enumerate().skip(parsed.answered)
         {
-            let ordinal = self.t_l_before + index as u16 + 1;
+            let ordinal = self.t_l_before + index as u32 + 1;
             let bytes = self.requests[at..at + length].to_vec();
             at += length;
             pending.push(PendingRequest {
+                volatile_headers: None,
                 ordinal,
                 summary: method.clone(),
                 tags: *tags,
@@ -205,7 +206,7 @@ impl FlowLog {
         ConnectionReport {
             flow: self.flow,
             options: Some(self.options),
-            t_l: self.t_l_before + parsed.answered as u16,
+            t_l: self.t_l_before + parsed.answered as u32,
             ack_tl: (isn + 1 + parsed.answered_bytes as u32).0,
             ack_cl: self.ack_cl.0,
             client_window: self.client_window,

@@ -72,7 +72,7 @@ pub(crate) struct World {
     servers: Vec<Server>,
     pub(crate) clients: Vec<Client>,
     logs: BTreeMap<(ClientAddress, usize), FlowLog>,
-    t_l: BTreeMap<ClientAddress, u16>,
+    t_l: BTreeMap<ClientAddress, u32>,
     fenced: BTreeSet<(ClientAddress, usize)>,
     dead: [bool; BACKENDS],
     killed: [bool; BACKENDS],

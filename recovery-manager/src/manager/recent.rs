@@ -12,7 +12,7 @@ use crate::plan::p;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Fingerprint {
     flow: Flow,
-    t_l: u16,
+    t_l: u32,
     ack_tl: u32,
     client_next: u32,
     p: u64,

@@ -227,9 +227,10 @@ pub(crate) fn client(port: u16) -> SocketAddr {
 /// A read-only GET of which nothing has been answered.
 pub(crate) fn report(port: u16) -> ConnectionReport {
     let request = PendingRequest {
+        volatile_headers: None,
         ordinal: 1,
         summary: "GET /files/1m".to_owned(),
-        tags: Tags { deterministic: true, read_only: true, idempotent: true },
+        tags: Tags { deterministic: true, read_only: true, idempotent: true, large_file: false },
         complete: true,
         bytes: b"GET /files/1m HTTP/1.1\r\nHost: a\r\n\r\n".to_vec(),
     };

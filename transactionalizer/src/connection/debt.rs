@@ -84,6 +84,11 @@ impl Connection {
         }
     }
 
+    /// Bounds of the application's timeouts: those of the rule that decided on the request in progress, or else these.
+    pub fn timeouts(&self, floor: Duration, ceiling: Duration) -> (Duration, Duration) {
+        self.requests.first().map_or((floor, ceiling), |request| request.timeouts(floor, ceiling))
+    }
+
     /// The longest gap so far within the response in progress.
     pub fn longest_gap(&self) -> Option<Duration> {
         self.longest_gap

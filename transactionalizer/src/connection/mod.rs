@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use cluster::config::Cluster;
 use cluster::control::Flow;
+use cluster::tags::TagRules;
 use packet::{Flags, Seq, SynOptions, TcpSegment, Time};
 
 use crate::direction::{Direction, Taken};
@@ -36,7 +36,7 @@ pub struct Handshake {
     /// The backend's.
     pub backend_options: SynOptions,
     /// The ordinal before its first transaction's: T_L of the connection that this one continues, or 0.
-    pub base: u16,
+    pub base: u32,
 }
 
 /// A connection whose beginning was logged.
@@ -49,7 +49,7 @@ pub struct Connection {
     requests: Requests,
     responses: Responses,
     spans: Spans,
-    t_l: u16,
+    t_l: u32,
     /// Stream offset after T_L's last response byte.
     end_of_t_l: u64,
     /// The transactions cannot be told apart (any more).
@@ -124,14 +124,14 @@ impl Connection {
     }
 
     /// A segment from the client. `false`: it shows that the log lacks segments.
-    pub fn handle_client(&mut self, segment: &TcpSegment<'_>, now: Time, cluster: &Cluster) -> bool {
+    pub fn handle_client(&mut self, segment: &TcpSegment<'_>, now: Time, rules: &TagRules) -> bool {
         if segment.flags().rst() {
             self.client_reset |= self.client.acceptable_reset(segment.seq());
             return true;
         }
         self.client_reset = false;
         let plausible = self.take_ack(segment, now);
-        self.take_client_data(segment, now, cluster);
+        self.take_client_data(segment, now, rules);
         if segment.flags().fin() {
             self.client.handle_fin(segment.seq() + segment.payload().len() as u32);
         }
@@ -155,18 +155,18 @@ impl Connection {
         plausible
     }
 
-    fn take_client_data(&mut self, segment: &TcpSegment<'_>, now: Time, cluster: &Cluster) {
+    fn take_client_data(&mut self, segment: &TcpSegment<'_>, now: Time, rules: &TagRules) {
         let Self { client, requests, responses, opaque, .. } = self;
         let mut lost = None;
         let taken = client.push(segment.seq(), segment.payload(), &mut |bytes| {
             if opaque.is_none() && lost.is_none() {
-                lost = requests.push(bytes, now, cluster, &mut |method| responses.expect(method)).err();
+                lost = requests.push(bytes, now, rules, &mut |method| responses.expect(method)).err();
             }
         });
         self.taint_urgent(segment);
         match (lost, taken) {
             (Some(Lost::Refused(refusal)), _) => self.lose(format!("request stream: {refusal}")),
-            (Some(Lost::Ordinals), _) => self.lose("more transactions than a 16-bit ordinal counts"),
+            (Some(Lost::Ordinals), _) => self.lose("more transactions than a 32-bit ordinal counts"),
             (None, Taken::Overflow) => self.lose("too many request bytes beyond a gap in the log"),
             (None, _) => {}
         }
@@ -200,12 +200,15 @@ impl Connection {
     }
 
     fn take_backend_data(&mut self, segment: &TcpSegment<'_>, record: Record, now: Time) {
-        let Self { backend, responses, opaque, .. } = self;
+        let Self { backend, requests, responses, opaque, .. } = self;
         let mut offset = backend.delivered();
         let (mut refused, mut events) = (None, Vec::new());
         let taken = backend.push(segment.seq(), segment.payload(), &mut |bytes| {
             if opaque.is_none() && refused.is_none() {
-                let pushed = responses.push(bytes, now, &mut |progress| events.push((offset, progress)));
+                let pushed = responses.push(bytes, now, &mut |progress| match progress {
+                    Progress::Begun(head) => requests.answer_begins(&head),
+                    progress => events.push((offset, progress)),
+                });
                 refused = pushed.err();
             }
             offset += bytes.len() as u64;
@@ -235,6 +238,7 @@ impl Connection {
 
     fn take_progress(&mut self, start: u64, progress: Progress, now: Time) {
         let (response, at) = match progress {
+            Progress::Begun(_) => return,
             Progress::Switched => return self.lose("the connection no longer speaks HTTP"),
             Progress::Ended { response, at } => (response, at),
         };
@@ -289,7 +293,7 @@ impl Connection {
     }
 
     /// T_L.
-    pub fn t_l(&self) -> u16 {
+    pub fn t_l(&self) -> u32 {
         self.t_l
     }
 

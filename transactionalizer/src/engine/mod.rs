@@ -12,6 +12,7 @@ use std::net::SocketAddr;
 
 use cluster::config::Cluster;
 use cluster::control::{Client, ConnectionReport, Evidence, Flow, LogStatus};
+use cluster::tags::TagRules;
 use packet::Time;
 
 use crate::detector::Kinds;
@@ -95,6 +96,7 @@ pub struct Failure {
 #[derive(Debug)]
 pub struct Engine {
     cluster: Cluster,
+    rules: TagRules,
     limits: Limits,
     entries: HashMap<Flow, Entry>,
     backends: BTreeMap<SocketAddr, BackendEntry>,
@@ -126,6 +128,7 @@ impl Engine {
         let addresses = cluster.backends.values().map(|backend| backend.address);
         let backends = addresses.map(|address| (address, BackendEntry::new(limits, now))).collect();
         Self {
+            rules: TagRules::new(&cluster.tags),
             limits,
             entries: HashMap::new(),
             backends,
@@ -149,6 +152,7 @@ impl Engine {
     /// Another configuration, which may replace the one before: new backends are watched too. One that it does not name any
     /// more is watched until a later reload finds it without connections: the proxies may not have heard of it yet.
     pub fn handle_reload(&mut self, cluster: Cluster, now: Time) {
+        self.rules = TagRules::new(&cluster.tags);
         let before = std::mem::replace(&mut self.cluster, cluster);
         let named = |address: &SocketAddr, cluster: &Cluster| cluster.backend_name(*address).is_some();
         self.backends.retain(|address, entry| {

@@ -91,7 +91,7 @@ impl Engine {
     }
 
     fn handle_open(&mut self, seen: &Seen<'_>) {
-        let Engine { entries, cluster, counters, backends, kinds, .. } = self;
+        let Engine { entries, rules, counters, backends, kinds, .. } = self;
         let Some(entry) = entries.get_mut(&seen.flow) else { return };
         let suspect = entry.suspect;
         let State::Open(connection) = &mut entry.state else { return };
@@ -102,7 +102,7 @@ impl Engine {
             (contiguous, connection.handle_backend(&seen.segment, seen.logged.record, now))
         } else {
             let contiguous = connection.expected_from_client(seen.segment.seq());
-            (contiguous, connection.handle_client(&seen.segment, now, cluster))
+            (contiguous, connection.handle_client(&seen.segment, now, rules))
         };
         counters.conflicts += connection.conflicts() - conflicts;
         counters.implausible_acks += u64::from(!plausible);

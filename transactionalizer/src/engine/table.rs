@@ -24,7 +24,7 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(30);
 pub(super) struct Embryo {
     pub(super) isn: Seq,
     pub(super) options: SynOptions,
-    pub(super) base: u16,
+    pub(super) base: u32,
     /// When it was logged first.
     pub(super) since: Time,
 }
@@ -123,7 +123,7 @@ impl Entry {
 /// What is remembered of a client whose backend failed.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Memory {
-    t_l: u16,
+    t_l: u32,
     client_next: Seq,
     pending_bytes: u32,
     backend: SocketAddr,
@@ -203,7 +203,7 @@ impl Engine {
 
     /// T_L of the failed connection that a SYN with this ISN continues at another backend: the ISN is S − R − 1
     /// (design §6.5). Any other SYN begins anew.
-    fn inherited_base(&mut self, flow: Flow, isn: Seq, now: Time) -> u16 {
+    fn inherited_base(&mut self, flow: Flow, isn: Seq, now: Time) -> u32 {
         let Some(memory) = self.memories.get(&flow.client) else { return 0 };
         let replayed = (memory.client_next - 1).since(isn);
         let continues = replayed >= 0 && replayed as u32 <= memory.pending_bytes + REPLAY_GROWTH;

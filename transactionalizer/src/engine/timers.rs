@@ -64,6 +64,7 @@ impl Engine {
     fn application_timeout(&self, connection: &Connection) -> Option<(Time, Duration)> {
         let floor = Duration::from_millis(self.cluster.detector.timeout_floor_ms.max(1));
         let ceiling = Duration::from_millis(self.cluster.detector.timeout_ceiling_ms.max(1)).max(floor);
+        let (floor, ceiling) = connection.timeouts(floor, ceiling);
         match connection.owed() {
             Owed::Nothing => None,
             Owed::Read(since) => Some((since, ceiling)),

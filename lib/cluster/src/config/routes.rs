@@ -109,7 +109,7 @@ fn valid_prefix(prefix: &str) -> bool {
         && prefix.bytes().all(|b| matches!(b, b'!'..=b'~') && !matches!(b, b'?' | b'#' | b'*'))
 }
 
-fn check_header(report: &mut Report<'_>, key: &str, header: &HeaderMatch) {
+pub(super) fn check_header(report: &mut Report<'_>, key: &str, header: &HeaderMatch) {
     if !is_token(&header.name) {
         let remedy = "write a field's name without colon, like \"X-Canary\"";
         report.problem(&format!("{key}.name"), format!("{:?} is not a field name", header.name), remedy);
@@ -133,7 +133,7 @@ fn check_header(report: &mut Report<'_>, key: &str, header: &HeaderMatch) {
     }
 }
 
-fn check_cookie(report: &mut Report<'_>, key: &str, cookie: &CookieMatch) {
+pub(super) fn check_cookie(report: &mut Report<'_>, key: &str, cookie: &CookieMatch) {
     if !is_token(&cookie.name) {
         let remedy = "write a cookie's name, like \"session\"";
         report.problem(&format!("{key}.name"), format!("{:?} is not a cookie's name", cookie.name), remedy);

@@ -1,31 +1,15 @@
 //! What must hold between the values of a configuration whose keys and types are right.
 
 use super::report::Report;
-use super::routes::{self, host, methods};
-use super::{Cluster, TagRule};
-use crate::pattern;
-
-/// Fields that decide where a response ends or what its bytes mean: a difference there is never harmless.
-const NEVER_VOLATILE: &[&str] = &[
-    "content-length",
-    "transfer-encoding",
-    "connection",
-    "content-range",
-    "content-encoding",
-    "content-type",
-    "etag",
-    "last-modified",
-    "trailer",
-    "upgrade",
-];
+use super::{Cluster, routes, tagging};
 
 pub(super) fn check(report: &mut Report<'_>, cluster: &Cluster) {
     names(report, cluster);
     presence(report, cluster);
     routes::check(report, cluster);
     limits(report, cluster);
-    volatile_headers(report, &cluster.recovery.volatile_headers);
-    tags(report, &cluster.tags);
+    tagging::volatile(report, "recovery.volatile_headers", &cluster.recovery.volatile_headers);
+    tagging::check(report, &cluster.tags);
 }
 
 fn names(report: &mut Report<'_>, cluster: &Cluster) {
@@ -98,37 +82,4 @@ fn limits(report: &mut Report<'_>, cluster: &Cluster) {
 
 pub(super) fn is_token(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b))
-}
-
-fn volatile_headers(report: &mut Report<'_>, names: &[String]) {
-    for (index, name) in names.iter().enumerate() {
-        let key = format!("recovery.volatile_headers[{index}]");
-        if !is_token(name) {
-            report.problem(
-                &key,
-                format!("{name:?} is not a field name"),
-                "write it without colon and value, like \"Date\"",
-            );
-        } else if NEVER_VOLATILE.iter().any(|never| never.eq_ignore_ascii_case(name)) {
-            let what = format!("`{name}` decides what the body is, so it must not differ");
-            report.problem(&key, what, "remove it");
-        }
-    }
-}
-
-fn tags(report: &mut Report<'_>, rules: &[TagRule]) {
-    let takes_all = |rule: &TagRule| rule.method.is_none() && rule.host.is_none() && rule.path.is_none();
-    let last = rules.iter().position(takes_all).unwrap_or(rules.len());
-    for (index, rule) in rules.iter().enumerate() {
-        let key = format!("tag[{index}]");
-        methods(report, &key, rule.method.as_deref());
-        host(report, &format!("{key}.host"), rule.host.as_deref());
-        if let Some((path, Err(remedy))) = rule.path.as_deref().map(|path| (path, pattern::check(path))) {
-            report.problem(&format!("{key}.path"), format!("{path:?} is not a path pattern"), remedy);
-        }
-        if index > last {
-            let what = format!("is never reached: tag[{last}] matches every request");
-            report.problem(&key, what, "move it before that one, or remove it");
-        }
-    }
 }

@@ -63,9 +63,11 @@ const ROUTE: &[Key] = &[
     may("path_prefix", Kind::Text),
     may("method", Kind::Texts),
     may("header", Kind::List(HEADER)),
-    may("cookie", Kind::List(&[must("name", Kind::Text), may("value", Kind::Text)])),
+    may("cookie", Kind::List(COOKIE)),
     must("pool", Kind::Text),
 ];
+
+const COOKIE: &[Key] = &[must("name", Kind::Text), may("value", Kind::Text)];
 
 const HEADER: &[Key] = &[must("name", Kind::Text), may("value", Kind::Text), may("prefix", Kind::Text)];
 
@@ -121,12 +123,23 @@ const RECOVERY: &[Key] = &[
 ];
 
 const TAG: &[Key] = &[
+    may("include", Kind::Text),
     may("method", Kind::Texts),
     may("host", Kind::Text),
     may("path", Kind::Text),
+    may("path_regex", Kind::Text),
+    may("query", Kind::List(HEADER)),
+    may("header", Kind::List(HEADER)),
+    may("cookie", Kind::List(COOKIE)),
+    may("status", Kind::Texts),
+    may("content_type", Kind::Texts),
     may("deterministic", Kind::Flag),
     may("read_only", Kind::Flag),
     may("idempotent", Kind::Flag),
+    may("large_file", Kind::Flag),
+    may("volatile_headers", Kind::Texts),
+    may("timeout_floor_ms", Kind::Integer(1, 10 * MINUTE_MS)),
+    may("timeout_ceiling_ms", Kind::Integer(1, 10 * MINUTE_MS)),
 ];
 
 #[cfg(test)]
