@@ -8,8 +8,8 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use cluster::config::{
-    Backend, Balance, Cluster, Detector, Identity, Logger, Pool, Proxy, Recovery, Route, Service, Splice,
-    SplicePath, TagRule,
+    Backend, Balance, Cluster, Detector, Identity, Lines, Logger, Pool, ProtocolName, Proxy, Records,
+    Recovery, Route, Service, Splice, SplicePath, TagRule,
 };
 
 use crate::settings::{Path, Settings};
@@ -43,7 +43,12 @@ fn cluster(name: &str, certificates: PathBuf, settings: &Settings) -> Cluster {
     };
     Cluster {
         cluster: Identity { name: name.to_owned(), certificates },
-        service: Service { address: SocketAddr::new(settings.address(VIP), PORT) },
+        service: Service {
+            address: SocketAddr::new(settings.address(VIP), PORT),
+            protocol: ProtocolName::default(),
+            lines: Lines::default(),
+            records: Records::default(),
+        },
         routes: vec![Route { pool: "web".to_owned(), ..Route::default() }],
         pools: BTreeMap::from([("web".to_owned(), pool)]),
         backends: backends.into_iter().map(backend).collect(),

@@ -83,7 +83,10 @@ impl Core {
     /// Answers a client that has no backend, and closes.
     pub(crate) fn answer(&mut self, flow: &mut Flow, status: u16, reason: &str) {
         let State::Setup(setup) = &flow.state else { return };
-        let bytes = response(status, reason, is_head(&setup.request), &self.date());
+        // Who does not speak HTTP is only closed.
+        let http = self.settings.http;
+        let bytes =
+            if http { response(status, reason, is_head(&setup.request), &self.date()) } else { Vec::new() };
         self.counters.count(answered(status));
         self.finish(flow, bytes);
     }

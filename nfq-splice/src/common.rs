@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use cluster::config::{Cluster, SplicePath};
+use cluster::config::{Cluster, ProtocolName, SplicePath};
 use packet::{Flags, SegmentBuilder, Seq, TcpSegment, Time};
 
 use crate::action::Action;
@@ -23,6 +23,8 @@ const STRANGERS_PER_SECOND: u32 = 200;
 pub struct Settings {
     /// The virtual address and port.
     pub service: SocketAddr,
+    /// Requests are HTTP's: routed by what is asked. Of other protocols each connection goes to a backend at once.
+    pub http: bool,
     /// Routes, pools, backends.
     pub routing: Routing,
     /// `[splice]`.
@@ -38,6 +40,7 @@ impl Settings {
     pub fn new(cluster: &Cluster) -> Self {
         Self {
             service: cluster.service.address,
+            http: cluster.service.protocol == ProtocolName::Http,
             routing: Routing::new(cluster),
             splice: cluster.splice.clone(),
             strangers_per_second: STRANGERS_PER_SECOND,

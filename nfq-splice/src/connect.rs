@@ -23,7 +23,12 @@ pub(crate) const BACKEND_TIMEOUT: Duration = Duration::from_millis(50);
 
 impl Core {
     /// Chooses a backend that was not tried yet and sends it a SYN, or answers the client.
-    pub(crate) fn connect(&mut self, flow: &mut Flow, request: &RequestHead, mut tried: Vec<SocketAddr>) {
+    pub(crate) fn connect(
+        &mut self,
+        flow: &mut Flow,
+        request: Option<&RequestHead>,
+        mut tried: Vec<SocketAddr>,
+    ) {
         let State::Setup(setup) = &mut flow.state else { return };
         match self.settings.routing.choose(request, flow.leg.client.ip(), &tried) {
             Ok(backend) => {
@@ -44,8 +49,11 @@ impl Core {
         let State::Setup(setup) = &mut flow.state else { return };
         let Some(Connect { tried, .. }) = setup.connect.take() else { return };
         self.counters.count("backend_connect_failed");
+        if !self.settings.http {
+            return self.connect(flow, None, tried);
+        }
         match http1::parse_request(&setup.request, self.settings.splice.request_head_bytes) {
-            Ok(Some(head)) => self.connect(flow, &head, tried),
+            Ok(Some(head)) => self.connect(flow, Some(&head), tried),
             // The limit was lowered meanwhile.
             Ok(None) | Err(_) => self.answer(flow, 502, "no backend answers"),
         }

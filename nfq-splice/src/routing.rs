@@ -71,14 +71,17 @@ impl Routing {
         self.tell_pools();
     }
 
-    /// A backend for a new connection that is not in `tried`.
-    pub fn choose(
+    /// A backend for a new connection that is not in `tried`. Without a request, because another protocol than HTTP is spoken, the
+    /// first route takes it.
+    pub fn choose<'r>(
         &mut self,
-        request: &RequestHead,
+        request: impl Into<Option<&'r RequestHead>>,
         client: IpAddr,
         tried: &[SocketAddr],
     ) -> Result<SocketAddr, NoBackend> {
-        let route = self.routes.iter().find(|(route, _)| conditions::fit(route, request));
+        let request = request.into();
+        let fits = |route: &Route| request.is_none_or(|request| conditions::fit(route, request));
+        let route = self.routes.iter().find(|(route, _)| fits(route));
         let pool = route.and_then(|(_, pool)| self.pools.get_mut(*pool));
         let Some(pool) = pool else {
             self.unrouted += 1;

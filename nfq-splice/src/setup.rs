@@ -206,6 +206,10 @@ impl Core {
 
     /// Sees whether the request can be routed yet.
     fn route(&mut self, flow: &mut Flow, segment: &TcpSegment<'_>) {
+        if !self.settings.http {
+            // The server may be the one to speak first.
+            return self.connect(flow, None, Vec::new());
+        }
         let State::Setup(setup) = &mut flow.state else { return };
         if setup.request.is_empty() {
             return self.acknowledge_head(flow, segment);
@@ -216,7 +220,7 @@ impl Core {
         }
         setup.parsed = setup.request.len();
         match http1::parse_request(&setup.request, max_head) {
-            Ok(Some(head)) => self.connect(flow, &head, Vec::new()),
+            Ok(Some(head)) => self.connect(flow, Some(&head), Vec::new()),
             Ok(None) => self.acknowledge_head(flow, segment),
             Err(refusal) => self.answer(flow, refusal.status, &refusal.to_string()),
         }

@@ -3,7 +3,8 @@
 //! Pure: log records, probe answers, manager messages and the time come in, [`engine::Action`]s come out.
 //!
 //! * [`engine`]: all connections and backends; judges, detects, reports.
-//! * [`connection`]: one connection; [`direction`], [`request`], [`response`], [`spans`] are its parts.
+//! * [`connection`]: one connection; [`direction`], [`request`], [`response`], [`spans`], [`transactions`] are its parts.
+//! * [`protocol`]: how its streams fall into requests and responses.
 //! * [`judge`]: what a backend's FIN or RST means.
 //! * [`detector`]: moving averages, probes, a backend's state.
 
@@ -12,6 +13,8 @@ pub mod detector;
 pub mod direction;
 pub mod engine;
 pub mod judge;
+pub mod protocol;
 pub mod request;
 pub mod response;
 pub mod spans;
+pub mod transactions;

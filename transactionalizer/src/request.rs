@@ -5,19 +5,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cluster::control::{PendingRequest, Tags};
-use cluster::tags::{Answered, Asked, Decision, Rule, TagRules};
-use http1::{Event, Refusal, RequestFramer, RequestHead, ResponseHead};
+use cluster::tags::{Answered, Decision, Rule, TagRules};
 use packet::Time;
 
 use crate::detector::KindId;
+use crate::protocol::{Answer, Asked, Protocol, Refused, RequestEvent};
+use crate::transactions::Transactions;
 
-/// Request targets are cut to this many bytes in messages.
+/// What is asked is cut to this many bytes in messages.
 const SUMMARY_BYTES: usize = 120;
 
 /// A request whose tags depend on its response.
 #[derive(Debug)]
 struct Open {
-    head: Box<RequestHead>,
+    asked: Asked,
     rules: Vec<Arc<Rule>>,
     otherwise: Option<Arc<Rule>>,
 }
@@ -29,7 +30,7 @@ pub struct Request {
     pub ordinal: u32,
     /// For messages.
     pub summary: String,
-    /// What the rules say; the conservative default until the head is complete.
+    /// What the rules say; the conservative default until it is known what is asked.
     pub tags: Tags,
     /// Which response times are comparable.
     pub kind: KindId,
@@ -37,6 +38,8 @@ pub struct Request {
     pub keep_alive: bool,
     /// When its last byte was logged.
     pub complete: Option<Time>,
+    /// Nothing but blanks: nothing is asked for yet.
+    blank: bool,
     /// The rule that decided.
     rule: Option<Arc<Rule>>,
     /// Kept while rules depend on the response: those, and what they are matched with.
@@ -47,27 +50,26 @@ pub struct Request {
 }
 
 impl Request {
-    /// Only empty lines, which may precede a request (RFC 9112 §2.2): nothing is asked for yet.
-    fn is_blank(&self) -> bool {
-        self.complete.is_none()
-            && !self.oversize
-            && self.bytes.iter().all(|byte| matches!(byte, b'\r' | b'\n'))
+    fn new(ordinal: u32) -> Self {
+        let summary = "incomplete request".to_owned();
+        Self { ordinal, summary, keep_alive: true, blank: true, ..Self::default() }
     }
 
-    fn take_head(&mut self, head: Box<RequestHead>, rules: &TagRules) {
-        self.summary = head.line().chars().take(SUMMARY_BYTES).collect();
-        self.kind = KindId::of(head.method(), head.path());
-        self.keep_alive = head.keep_alive;
-        let Decision { tags, rule, open, .. } = rules.decide(&Asked::from(&*head), None);
+    fn take_asked(&mut self, asked: Asked, rules: &TagRules) {
+        self.blank = false;
+        self.summary = asked.line().chars().take(SUMMARY_BYTES).collect();
+        self.kind = asked.kind();
+        self.keep_alive = asked.keep_alive();
+        let Decision { tags, rule, open, .. } = rules.decide(&asked.subject(), None);
         (self.tags, self.rule) = (tags, rule.clone());
-        self.open = (!open.is_empty()).then(|| Box::new(Open { head, rules: open, otherwise: rule }));
+        self.open = (!open.is_empty()).then(|| Box::new(Open { asked, rules: open, otherwise: rule }));
     }
 
     /// The head of its response has come.
-    fn answer_begins(&mut self, response: &ResponseHead) {
+    fn answer_begins(&mut self, answer: &Answer) {
         let Some(open) = self.open.take() else { return };
-        let answered = Answered::from(response);
-        let asked = Asked::from(&*open.head);
+        let content_type = answer.head.as_ref().and_then(|head| head.fields.text("content-type"));
+        let (asked, answered) = (open.asked.subject(), Answered { status: answer.status, content_type });
         let decided = open.rules.into_iter().find(|rule| rule.decides(&asked, &answered)).or(open.otherwise);
         self.tags = decided.as_ref().map(|rule| rule.tags).unwrap_or_default();
         self.rule = decided;
@@ -85,8 +87,8 @@ impl Request {
 /// Why the stream of requests has no boundaries (any more).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lost {
-    /// It is not acceptable HTTP/1.1.
-    Refused(Refusal),
+    /// The protocol does not understand it.
+    Refused(Refused),
     /// More transactions than ordinals.
     Ordinals,
 }
@@ -94,11 +96,12 @@ pub enum Lost {
 /// A client's stream as requests.
 #[derive(Debug)]
 pub struct Requests {
-    framer: RequestFramer,
     pending: VecDeque<Request>,
     /// A request was answered in full before it was complete; its rest is still to come.
     rest_of_answered: bool,
     last_ordinal: u32,
+    /// Bytes of the stream so far.
+    at: u64,
     kept: usize,
     max: usize,
 }
@@ -106,54 +109,51 @@ pub struct Requests {
 impl Requests {
     /// The first request gets the ordinal `base + 1`; bytes of pending requests are kept up to `max`.
     pub fn new(base: u32, max: usize) -> Self {
-        Self {
-            framer: RequestFramer::new(http1::DEFAULT_MAX_HEAD),
-            pending: VecDeque::new(),
-            rest_of_answered: false,
-            last_ordinal: base,
-            kept: 0,
-            max,
-        }
+        Self { pending: VecDeque::new(), rest_of_answered: false, last_ordinal: base, at: 0, kept: 0, max }
     }
 
-    /// Takes the next bytes of the stream. `announce` is called with the method of each request whose head is complete.
+    /// Takes the next bytes of the stream.
     pub fn push(
         &mut self,
+        protocol: &mut dyn Protocol,
         mut bytes: &[u8],
         now: Time,
         rules: &TagRules,
-        announce: &mut dyn FnMut(&str) -> Result<(), Refusal>,
+        map: &mut Transactions,
     ) -> Result<(), Lost> {
         loop {
-            let step = self.framer.feed(bytes).map_err(Lost::Refused)?;
+            let step = protocol.feed_request(bytes).map_err(Lost::Refused)?;
             let (part, rest) = bytes.split_at(step.consumed.min(bytes.len()));
             bytes = rest;
+            self.at += part.len() as u64;
             match step.event {
-                Event::NeedMore => return Ok(()),
-                Event::HeadPart | Event::Body => self.keep(part)?,
-                Event::Head(head) => {
-                    self.keep(part)?;
-                    announce(head.method()).map_err(Lost::Refused)?;
+                RequestEvent::NeedMore => return Ok(()),
+                RequestEvent::Part => self.keep(part, protocol)?,
+                RequestEvent::Asked(asked) => {
+                    self.keep(part, protocol)?;
                     if let Some(request) = self.pending.back_mut() {
-                        request.take_head(head, rules);
+                        request.take_asked(asked, rules);
                     }
                 }
-                Event::MessageEnd => self.complete(now),
+                RequestEvent::End => {
+                    map.end_request(self.at);
+                    self.complete(now);
+                }
             }
         }
     }
 
-    fn keep(&mut self, part: &[u8]) -> Result<(), Lost> {
+    fn keep(&mut self, part: &[u8], protocol: &dyn Protocol) -> Result<(), Lost> {
         if self.rest_of_answered {
             return Ok(());
         }
         if self.pending.back().is_none_or(|last| last.complete.is_some()) {
             let ordinal = self.last_ordinal.checked_add(1).ok_or(Lost::Ordinals)?;
             self.last_ordinal = ordinal;
-            let summary = "incomplete request head".to_owned();
-            self.pending.push_back(Request { ordinal, summary, keep_alive: true, ..Request::default() });
+            self.pending.push_back(Request::new(ordinal));
         }
         let Some(request) = self.pending.back_mut() else { return Ok(()) };
+        request.blank = request.blank && part.iter().all(|byte| protocol.is_blank(*byte));
         request.oversize |= self.kept + part.len() > self.max;
         if request.oversize {
             self.kept -= request.bytes.len();
@@ -175,9 +175,9 @@ impl Requests {
     }
 
     /// The head of the response to the first pending request has come.
-    pub fn answer_begins(&mut self, response: &ResponseHead) {
+    pub fn answer_begins(&mut self, answer: &Answer) {
         if let Some(request) = self.pending.front_mut() {
-            request.answer_begins(response);
+            request.answer_begins(answer);
         }
     }
 
@@ -186,19 +186,21 @@ impl Requests {
         let request = self.pending.pop_front()?;
         self.kept -= request.bytes.len();
         self.rest_of_answered |= request.complete.is_none();
+        if self.pending.is_empty() && self.pending.capacity() > 4 {
+            self.pending = VecDeque::new();
+        }
         Some(request)
     }
 
-    /// Everything that follows is no HTTP.
+    /// Nothing that follows can be understood.
     pub fn become_opaque(&mut self) {
-        self.framer.become_opaque();
-        self.pending.clear();
+        self.pending = VecDeque::new();
         self.kept = 0;
     }
 
     /// The request that is to be answered next, if anything was asked.
     pub fn first(&self) -> Option<&Request> {
-        self.pending.front().filter(|request| !request.is_blank())
+        self.pending.front().filter(|request| !request.blank)
     }
 
     /// Why the pending requests could not be sent to another backend.

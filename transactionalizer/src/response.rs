@@ -1,11 +1,11 @@
 //! A backend's stream as responses; of the one in progress, what a replay is compared with.
 
 use cluster::control::PartialResponse;
-use http1::{Event, Refusal, ResponseFramer, ResponseFraming, ResponseHead};
 use packet::Time;
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::judge::InProgress;
+use crate::protocol::{Answer, Protocol, Refused, ResponseEvent};
 
 /// The response in progress.
 #[derive(Default)]
@@ -46,47 +46,45 @@ pub enum Progress {
         at: usize,
     },
     /// The final head of this response is complete.
-    Begun(Box<ResponseHead>),
-    /// The connection no longer speaks HTTP.
+    Begun(Answer),
+    /// What came before this offset of the bytes given belongs to no transaction.
+    Unasked(usize),
+    /// The connection speaks another protocol now.
     Switched,
 }
 
 /// A backend's stream as responses.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Responses {
-    framer: ResponseFramer,
     current: Option<Response>,
     closing: bool,
 }
 
-impl Default for Responses {
-    fn default() -> Self {
-        Self { framer: ResponseFramer::new(http1::DEFAULT_MAX_HEAD), current: None, closing: false }
-    }
-}
-
 impl Responses {
-    /// A request was sent.
-    pub fn expect(&mut self, method: &str) -> Result<(), Refusal> {
-        self.framer.expect(method)
-    }
-
     /// Takes the next bytes of the stream.
-    pub fn push(&mut self, bytes: &[u8], now: Time, then: &mut dyn FnMut(Progress)) -> Result<(), Refusal> {
+    pub fn push(
+        &mut self,
+        protocol: &mut dyn Protocol,
+        bytes: &[u8],
+        now: Time,
+        then: &mut dyn FnMut(Progress),
+    ) -> Result<(), Refused> {
         let mut at = 0;
         loop {
-            let step = self.framer.feed(bytes.get(at..).unwrap_or_default())?;
+            let step = protocol.feed_response(bytes.get(at..).unwrap_or_default())?;
             let part = bytes.get(at..at + step.consumed).unwrap_or_default();
             at += step.consumed;
             match step.event {
-                Event::NeedMore => return Ok(()),
-                Event::HeadPart => self.begun(now).head.extend_from_slice(part),
-                Event::Head(head) => {
+                ResponseEvent::NeedMore => return Ok(()),
+                ResponseEvent::Head => self.begun(now).head.extend_from_slice(part),
+                ResponseEvent::Answer(answer) => {
                     self.begun(now).head.extend_from_slice(part);
-                    self.take_head(head, then);
+                    self.take_answer(answer, then);
                 }
-                Event::Body => self.begun(now).push_body(part),
-                Event::MessageEnd => {
+                ResponseEvent::Body => self.begun(now).push_body(part),
+                ResponseEvent::Unasked => then(Progress::Unasked(at)),
+                ResponseEvent::Switched => then(Progress::Switched),
+                ResponseEvent::End => {
                     if let Some(response) = self.current.take() {
                         then(Progress::Ended { response, at });
                     }
@@ -99,21 +97,17 @@ impl Responses {
         self.current.get_or_insert_with(|| Response { started: now, ..Response::default() })
     }
 
-    fn take_head(&mut self, head: Box<ResponseHead>, then: &mut dyn FnMut(Progress)) {
-        if head.interim() {
+    fn take_answer(&mut self, answer: Answer, then: &mut dyn FnMut(Progress)) {
+        if answer.interim {
             return;
         }
-        self.closing |= !head.keep_alive;
+        self.closing |= answer.closing;
         if let Some(current) = &mut self.current {
             current.head_complete = true;
-            current.status = head.status;
-            current.until_close = head.framing == ResponseFraming::UntilClose;
+            current.status = answer.status;
+            current.until_close = answer.until_close;
         }
-        let switched = head.framing == ResponseFraming::Opaque;
-        then(Progress::Begun(head));
-        if switched {
-            then(Progress::Switched);
-        }
+        then(Progress::Begun(answer));
     }
 
     /// The last response said that the connection closes after it.

@@ -10,6 +10,7 @@ mod addresses;
 mod error;
 mod load;
 mod lookup;
+mod protocol;
 mod reload;
 mod report;
 mod routes;
@@ -20,6 +21,7 @@ mod shape;
 mod tagging;
 
 pub use error::{ConfigError, Problem};
+pub use protocol::{Lines, ProtocolName, Records};
 pub use routing::{
     Backend, BackendState, Balance, CookieMatch, HeaderMatch, Pool, Route, host_fits, path_fits,
 };
@@ -83,6 +85,15 @@ fn default_certificates() -> PathBuf {
 pub struct Service {
     /// The virtual address V and its port. No interface carries the address; it is routed to the proxies.
     pub address: SocketAddr,
+    /// What clients and backends speak. Only HTTP is routed by what is asked: of other protocols, the first route takes all.
+    #[serde(default)]
+    pub protocol: ProtocolName,
+    /// For `protocol = "lines"`.
+    #[serde(default)]
+    pub lines: Lines,
+    /// For `protocol = "records"`.
+    #[serde(default)]
+    pub records: Records,
 }
 
 /// `[proxy.NODE]`

@@ -8,7 +8,7 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use http1::{RequestHead, ResponseHead};
+use http1::RequestHead;
 
 use crate::config::TagRule;
 use crate::control::Tags;
@@ -56,12 +56,6 @@ pub struct Answered<'a> {
     pub status: u16,
     /// `Content-Type`, as received.
     pub content_type: Option<&'a str>,
-}
-
-impl<'a> From<&'a ResponseHead> for Answered<'a> {
-    fn from(head: &'a ResponseHead) -> Self {
-        Self { status: head.status, content_type: head.fields.text("content-type") }
-    }
 }
 
 /// What is known of a transaction.

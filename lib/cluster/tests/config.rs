@@ -281,6 +281,12 @@ const MISTAKES: &[Mistake] = &[
     ),
     ("\"static-files\"", "\"static-file\"", "tag[1].include", "no rules are called", "did you mean"),
     ("\"static-files\"", "\"static-files\"\nread_only = true", "tag[1]", "beside other keys", "of their own"),
+    // Protocols.
+    ("protocol = \"http\"", "protocol = \"ftp\"", "service.protocol", "is \"ftp\"", "write one of"),
+    ("[\"\\n\", \";\"]", "[\"\\r\\n\"]", "service.lines.request_end[0]", "not one ASCII", "end in"),
+    ("[\"\\n\", \";\"]", "[]", "service.lines.request_end", "is empty", "name what ends"),
+    ("\"\\n$ \"", "\"\"", "service.lines.response_end", "has 0 bytes", "1 to 64"),
+    ("length_bytes = 2", "length_bytes = 9", "service.records.length_bytes", "is 9", "from 1 to 8"),
     // Not TOML.
     ("[splice]", "[splice", "", "not TOML", "correct the line"),
     ("mss = 1400", "mss = 1400\nmss = 1401", "", "not TOML", "correct the line"),
@@ -363,7 +369,7 @@ fn a_message_names_file_line_key_and_remedy() {
         .unwrap_err();
     assert_eq!(
         error.to_string(),
-        "/etc/resplice/cluster.toml:31:19: pool.web.backends[1]: backend `zz` of pool `web` is not defined: \
+        "/etc/resplice/cluster.toml:34:19: pool.web.backends[1]: backend `zz` of pool `web` is not defined: \
          add [backend.zz] or remove it; defined are b1, b2, b3"
     );
 }

@@ -80,7 +80,7 @@ impl Pool {
 
     pub(super) fn choose(
         &mut self,
-        request: &RequestHead,
+        request: Option<&RequestHead>,
         client: IpAddr,
         tried: &[SocketAddr],
     ) -> Result<SocketAddr, NoBackend> {
@@ -109,13 +109,13 @@ impl Pool {
     }
 
     /// What a consistent hash is taken of; `None`: turn by turn.
-    fn key(&self, request: &RequestHead, client: IpAddr) -> Option<u64> {
+    fn key(&self, request: Option<&RequestHead>, client: IpAddr) -> Option<u64> {
         let value = match self.balance {
             Balance::RoundRobin => return None,
             Balance::Client => None,
-            Balance::Path => Some(request.path().as_bytes()),
-            Balance::Header => request.field(&self.on),
-            Balance::Cookie => request.cookies(&self.on).next(),
+            Balance::Path => request.map(|request| request.path().as_bytes()),
+            Balance::Header => request.and_then(|request| request.field(&self.on)),
+            Balance::Cookie => request.and_then(|request| request.cookies(&self.on).next()),
         };
         Some(value.map_or_else(|| of_address(client), xxh3_64))
     }

@@ -2,15 +2,19 @@
 
 use std::time::Duration;
 
+use cluster::config::Cluster;
 use cluster::control::Flow;
 use cluster::tags::TagRules;
+use cluster::transaction::TransactionId;
 use packet::{Flags, Seq, SynOptions, TcpSegment, Time};
 
 use crate::direction::{Direction, Taken};
 use crate::judge::Situation;
+use crate::protocol::{self, Protocol};
 use crate::request::{Lost, Requests};
 use crate::response::{Progress, Responses};
 use crate::spans::{Record, Spans};
+use crate::transactions::{Side, Transactions};
 
 mod debt;
 mod report;
@@ -46,12 +50,12 @@ pub struct Connection {
     options: SynOptions,
     client: Direction,
     backend: Direction,
+    /// None once the connection has become opaque.
+    protocol: Option<Box<dyn Protocol>>,
     requests: Requests,
     responses: Responses,
+    transactions: Transactions,
     spans: Spans,
-    t_l: u32,
-    /// Stream offset after T_L's last response byte.
-    end_of_t_l: u64,
     /// The transactions cannot be told apart (any more).
     opaque: Option<String>,
     /// Something else that recovery could not reproduce.
@@ -73,8 +77,8 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// After the handshake, completed at `now`. `request_bytes`: of pending requests kept at most.
-    pub fn new(flow: Flow, handshake: &Handshake, request_bytes: usize, now: Time) -> Self {
+    /// After the handshake, completed at `now`.
+    pub fn new(flow: Flow, handshake: &Handshake, cluster: &Cluster, now: Time) -> Self {
         let mut client = Direction::new(handshake.client_isn, CLIENT_GAP_BYTES);
         let mut backend = Direction::new(handshake.backend_isn, BACKEND_GAP_BYTES);
         let scales = (handshake.options.window_scale, handshake.backend_options.window_scale);
@@ -87,11 +91,11 @@ impl Connection {
             options: handshake.options,
             client,
             backend,
-            requests: Requests::new(handshake.base, request_bytes),
+            protocol: Some(protocol::new(&cluster.service)),
+            requests: Requests::new(handshake.base, cluster.recovery.request_bytes),
             responses: Responses::default(),
+            transactions: Transactions::new(handshake.base),
             spans: Spans::default(),
-            t_l: handshake.base,
-            end_of_t_l: 0,
             opaque: None,
             tainted: None,
             client_reset: false,
@@ -119,6 +123,7 @@ impl Connection {
     /// The transactions cannot be told apart (any more), for this reason.
     pub fn lose(&mut self, reason: impl Into<String>) {
         self.opaque.get_or_insert_with(|| reason.into());
+        self.protocol = None;
         self.requests.become_opaque();
         self.spans = Spans::default();
     }
@@ -156,11 +161,11 @@ impl Connection {
     }
 
     fn take_client_data(&mut self, segment: &TcpSegment<'_>, now: Time, rules: &TagRules) {
-        let Self { client, requests, responses, opaque, .. } = self;
+        let Self { client, requests, protocol, transactions, .. } = self;
         let mut lost = None;
         let taken = client.push(segment.seq(), segment.payload(), &mut |bytes| {
-            if opaque.is_none() && lost.is_none() {
-                lost = requests.push(bytes, now, rules, &mut |method| responses.expect(method)).err();
+            if let (Some(protocol), None) = (protocol.as_mut(), lost) {
+                lost = requests.push(&mut **protocol, bytes, now, rules, transactions).err();
             }
         });
         self.taint_urgent(segment);
@@ -200,13 +205,13 @@ impl Connection {
     }
 
     fn take_backend_data(&mut self, segment: &TcpSegment<'_>, record: Record, now: Time) {
-        let Self { backend, requests, responses, opaque, .. } = self;
+        let Self { backend, requests, responses, protocol, .. } = self;
         let mut offset = backend.delivered();
         let (mut refused, mut events) = (None, Vec::new());
         let taken = backend.push(segment.seq(), segment.payload(), &mut |bytes| {
-            if opaque.is_none() && refused.is_none() {
-                let pushed = responses.push(bytes, now, &mut |progress| match progress {
-                    Progress::Begun(head) => requests.answer_begins(&head),
+            if let (Some(protocol), None) = (protocol.as_mut(), refused) {
+                let pushed = responses.push(&mut **protocol, bytes, now, &mut |progress| match progress {
+                    Progress::Begun(answer) => requests.answer_begins(&answer),
                     progress => events.push((offset, progress)),
                 });
                 refused = pushed.err();
@@ -239,12 +244,12 @@ impl Connection {
     fn take_progress(&mut self, start: u64, progress: Progress, now: Time) {
         let (response, at) = match progress {
             Progress::Begun(_) => return,
-            Progress::Switched => return self.lose("the connection no longer speaks HTTP"),
+            Progress::Unasked(at) => return self.transactions.pass_unasked(start + at as u64),
+            Progress::Switched => return self.lose("the connection speaks another protocol now"),
             Progress::Ended { response, at } => (response, at),
         };
         let Some(request) = self.requests.answered() else { return };
-        self.t_l = request.ordinal;
-        self.end_of_t_l = start + at as u64;
+        self.transactions.end_response(start + at as u64);
         if !request.keep_alive {
             self.responses.set_closing();
         }
@@ -294,7 +299,30 @@ impl Connection {
 
     /// T_L.
     pub fn t_l(&self) -> u32 {
-        self.t_l
+        self.transactions.t_l()
+    }
+
+    /// The transaction that the byte at `seq`, which must have been logged, belongs to; `None` if it is long over, or the
+    /// transactions cannot be told apart.
+    pub fn transaction_at(&self, side: Side, seq: Seq) -> Option<TransactionId> {
+        let direction = self.direction(side);
+        let offset = u64::try_from(direction.offset(seq)).ok().filter(|at| *at < direction.delivered())?;
+        let ordinal = self.transactions.at(side, offset).filter(|_| self.opaque.is_none())?;
+        Some(TransactionId::new(self.flow.client, ordinal))
+    }
+
+    /// First sequence number and length of a transaction's request or response; `None` if it is not complete, or long over.
+    pub fn place_of(&self, side: Side, id: TransactionId) -> Option<(Seq, u64)> {
+        let ordinal = id.ordinal_near(self.transactions.t_l());
+        let range = self.transactions.range(side, ordinal).filter(|_| id.client == self.flow.client)?;
+        Some((self.direction(side).seq(range.start), range.end - range.start))
+    }
+
+    fn direction(&self, side: Side) -> &Direction {
+        match side {
+            Side::Requests => &self.client,
+            Side::Responses => &self.backend,
+        }
     }
 
     /// S.

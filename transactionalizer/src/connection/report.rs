@@ -9,8 +9,9 @@ use super::Connection;
 impl Connection {
     /// Why recovery is impossible, as far as is known without reading the log.
     pub fn unrecoverable(&self) -> Option<String> {
-        let reason = self.tainted.or_else(|| self.requests.unrecoverable()).map(str::to_owned);
-        self.opaque.clone().or(reason)
+        let bound = || self.protocol.as_ref().and_then(|protocol| protocol.bound_to_server());
+        let reason = self.tainted.or_else(|| self.requests.unrecoverable()).or_else(bound);
+        self.opaque.clone().or_else(|| reason.map(str::to_owned))
     }
 
     /// Forgets where bytes lie that nobody can ask for: acknowledged ones but for the tail of the response in progress.
@@ -45,8 +46,8 @@ impl Connection {
         ConnectionReport {
             flow: self.flow,
             options: Some(self.options),
-            t_l: self.t_l,
-            ack_tl: self.backend.seq(self.end_of_t_l).0,
+            t_l: self.transactions.t_l(),
+            ack_tl: self.backend.seq(self.transactions.end_of_t_l()).0,
             ack_cl: self.backend.seq(self.backend.acked()).0,
             client_window: ClientWindow { now: self.backend.window(), most: self.backend.greatest_window() },
             client_next: self.client_next().0,

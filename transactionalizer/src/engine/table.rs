@@ -181,7 +181,6 @@ impl Engine {
 
     /// A backend's SYN-ACK: if it answers the SYN, a new connection begins and the old one's log is void.
     pub(super) fn handle_syn_ack(&mut self, flow: Flow, segment: &TcpSegment<'_>, now: Time) {
-        let request_bytes = self.cluster.recovery.request_bytes;
         let Some(entry) = self.entry(flow, now) else { return };
         let Some(embryo) = entry.embryo.filter(|embryo| segment.ack() == embryo.isn + 1) else { return };
         let handshake = Handshake {
@@ -191,10 +190,11 @@ impl Engine {
             backend_options: segment.syn_options(),
             base: embryo.base,
         };
-        let connection = Connection::new(flow, &handshake, request_bytes, now);
         let queued = entry.queued;
-        let state = State::Open(Box::new(connection));
-        *entry = Entry { state, queued, touched: now, ..Entry::default() };
+        let state = State::Open(Box::new(Connection::new(flow, &handshake, &self.cluster, now)));
+        if let Some(entry) = self.entries.get_mut(&flow) {
+            *entry = Entry { state, queued, touched: now, ..Entry::default() };
+        }
         self.counters.opened += 1;
         if let Some(backend) = self.backends.get_mut(&flow.backend) {
             backend.asking.remove(&flow);

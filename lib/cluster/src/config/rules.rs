@@ -1,15 +1,16 @@
 //! What must hold between the values of a configuration whose keys and types are right.
 
 use super::report::Report;
-use super::{Cluster, routes, tagging};
+use super::{Cluster, protocol, routes, tagging};
 
 pub(super) fn check(report: &mut Report<'_>, cluster: &Cluster) {
     names(report, cluster);
     presence(report, cluster);
+    protocol::check(report, cluster);
     routes::check(report, cluster);
     limits(report, cluster);
     tagging::volatile(report, "recovery.volatile_headers", &cluster.recovery.volatile_headers);
-    tagging::check(report, &cluster.tags);
+    tagging::check(report, cluster);
 }
 
 fn names(report: &mut Report<'_>, cluster: &Cluster) {

@@ -46,7 +46,7 @@ const MONTH_S: u64 = 30 * 24 * 3600;
 
 pub(super) const FILE: &[Key] = &[
     must("cluster", Kind::Table(&[must("name", Kind::Text), may("certificates", Kind::Text)])),
-    must("service", Kind::Table(&[must("address", Kind::Address)])),
+    must("service", Kind::Table(SERVICE)),
     may("route", Kind::List(ROUTE)),
     may("pool", Kind::Named(POOL)),
     may("backend", Kind::Named(BACKEND)),
@@ -56,6 +56,22 @@ pub(super) const FILE: &[Key] = &[
     may("detector", Kind::Table(DETECTOR)),
     may("recovery", Kind::Table(RECOVERY)),
     may("tag", Kind::List(TAG)),
+];
+
+const SERVICE: &[Key] = &[
+    must("address", Kind::Address),
+    may("protocol", Kind::OneOf(&["http", "lines", "records", "imap", "smtp"])),
+    may("lines", Kind::Table(LINES)),
+    may("records", Kind::Table(RECORDS)),
+];
+
+const LINES: &[Key] =
+    &[may("request_end", Kind::Texts), may("response_end", Kind::Text), may("greeting", Kind::Flag)];
+
+const RECORDS: &[Key] = &[
+    may("length_bytes", Kind::Integer(1, 8)),
+    may("counts_itself", Kind::Flag),
+    may("max_bytes", Kind::Integer(1, i64::MAX as u64)),
 ];
 
 const ROUTE: &[Key] = &[

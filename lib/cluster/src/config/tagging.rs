@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::report::{Report, suggest};
 use super::routes::{check_cookie, check_header, host, methods};
 use super::rules::is_token;
-use super::{CookieMatch, HeaderMatch};
+use super::{Cluster, CookieMatch, HeaderMatch, ProtocolName};
 use crate::control::Tags;
 use crate::pattern;
 use crate::tags::{self, media, regex, status};
@@ -31,7 +31,7 @@ const NEVER_VOLATILE: &[&str] = &[
 pub struct TagRule {
     /// The rules of this shipped set stand here instead; no other key may be given.
     pub include: Option<String>,
-    /// Methods, as sent; of other protocols, commands in upper case. One of them.
+    /// Methods, as sent; one of them. Of other protocols, commands: in upper case where the protocol does not tell cases apart.
     pub method: Option<Vec<String>>,
     /// Host without port, compared without case.
     pub host: Option<String>,
@@ -98,7 +98,8 @@ impl TagRule {
     }
 }
 
-pub(super) fn check(report: &mut Report<'_>, rules: &[TagRule]) {
+pub(super) fn check(report: &mut Report<'_>, cluster: &Cluster) {
+    let rules = &cluster.tags;
     let takes_all = |rule: &TagRule| rule.matchers() == TagRule::default();
     let last = rules.iter().position(takes_all).unwrap_or(rules.len());
     for (index, rule) in rules.iter().enumerate() {
@@ -110,6 +111,9 @@ pub(super) fn check(report: &mut Report<'_>, rules: &[TagRule]) {
         match &rule.include {
             Some(name) => include(report, &key, rule, name),
             None => check_rule(report, &key, rule),
+        }
+        if cluster.service.protocol == ProtocolName::Http {
+            methods(report, &key, rule.method.as_deref());
         }
     }
 }
@@ -130,7 +134,6 @@ fn include(report: &mut Report<'_>, key: &str, rule: &TagRule, name: &str) {
 }
 
 fn check_rule(report: &mut Report<'_>, key: &str, rule: &TagRule) {
-    methods(report, key, rule.method.as_deref());
     host(report, &format!("{key}.host"), rule.host.as_deref());
     if let Some((path, Err(remedy))) = rule.path.as_deref().map(|path| (path, pattern::check(path))) {
         report.problem(&format!("{key}.path"), format!("{path:?} is not a path pattern"), remedy);

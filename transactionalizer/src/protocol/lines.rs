@@ -1,0 +1,121 @@
+//! A line protocol, as the paper's command shell speaks it (§3.1): requests end in one of some bytes, such as newline and
+//! semicolon, responses in a fixed sequence of bytes, such as a newline, a prompt, or a line with a dot.
+//!
+//! A request of nothing but blanks and line ends asks for nothing; its bytes belong to the next one.
+
+use std::sync::Arc;
+
+use cluster::config;
+
+use super::ending::{Ending, Progress};
+use super::{Answer, Asked, MAX_OUTSTANDING, Protocol, Refused, RequestEvent, ResponseEvent, Step};
+
+/// Longest request, bytes.
+const MAX_REQUEST: usize = 64 << 10;
+
+/// What ends what.
+#[derive(Debug)]
+struct Ends {
+    request: Box<[u8]>,
+    response: Ending,
+}
+
+#[derive(Debug)]
+pub(super) struct Lines {
+    ends: Arc<Ends>,
+    line: Vec<u8>,
+    /// The request is complete, but it has not been said yet.
+    complete: bool,
+    outstanding: usize,
+    greeting: bool,
+    answer: AnswerState,
+    progress: Progress,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum AnswerState {
+    Between,
+    Within,
+    Complete,
+}
+
+impl Lines {
+    pub(super) fn new(config: &config::Lines) -> Self {
+        let request = config.request_end.iter().flat_map(|end| end.bytes()).collect();
+        let ends = Ends { request, response: Ending::new(config.response_end.as_bytes()) };
+        Self {
+            ends: Arc::new(ends),
+            line: Vec::new(),
+            complete: false,
+            outstanding: 0,
+            greeting: config.greeting,
+            answer: AnswerState::Between,
+            progress: Progress::default(),
+        }
+    }
+
+    fn asked(&mut self) -> Result<Option<Asked>, Refused> {
+        let line = String::from_utf8_lossy(&std::mem::take(&mut self.line)).trim().to_owned();
+        let line = line.trim_matches(|c: char| c.is_ascii() && self.is_blank(c as u8)).to_owned();
+        if line.is_empty() {
+            return Ok(None);
+        }
+        if self.outstanding >= MAX_OUTSTANDING {
+            return Err("too many requests without a response");
+        }
+        self.outstanding += 1;
+        self.complete = true;
+        let verb = line.split_ascii_whitespace().next().unwrap_or_default().to_owned();
+        Ok(Some(Asked::Command { verb, line, last: false }))
+    }
+}
+
+impl Protocol for Lines {
+    fn feed_request(&mut self, bytes: &[u8]) -> Result<Step<RequestEvent>, Refused> {
+        if std::mem::take(&mut self.complete) {
+            return Ok(Step::new(0, RequestEvent::End));
+        }
+        if bytes.is_empty() {
+            return Ok(Step::new(0, RequestEvent::NeedMore));
+        }
+        let end = bytes.iter().position(|byte| self.ends.request.contains(byte)).map(|at| at + 1);
+        let part = bytes.get(..end.unwrap_or(bytes.len())).unwrap_or_default();
+        if self.line.len() + part.len() > MAX_REQUEST {
+            return Err("request longer than 64 KiB");
+        }
+        self.line.extend_from_slice(part);
+        let asked = if end.is_some() { self.asked()? } else { None };
+        Ok(Step::new(part.len(), asked.map_or(RequestEvent::Part, RequestEvent::Asked)))
+    }
+
+    fn feed_response(&mut self, bytes: &[u8]) -> Result<Step<ResponseEvent>, Refused> {
+        match self.answer {
+            AnswerState::Complete => {
+                self.answer = AnswerState::Between;
+                self.outstanding -= 1;
+                return Ok(Step::new(0, ResponseEvent::End));
+            }
+            _ if bytes.is_empty() => return Ok(Step::new(0, ResponseEvent::NeedMore)),
+            AnswerState::Between if self.greeting => {
+                let end = self.ends.response.find(&mut self.progress, bytes);
+                self.greeting = end.is_none();
+                return Ok(Step::new(end.unwrap_or(bytes.len()), ResponseEvent::Unasked));
+            }
+            AnswerState::Between if self.outstanding == 0 => return Err("response without a request"),
+            AnswerState::Between => {
+                self.answer = AnswerState::Within;
+                return Ok(Step::new(0, ResponseEvent::Answer(Answer::begun())));
+            }
+            AnswerState::Within => {}
+        }
+        let end = self.ends.response.find(&mut self.progress, bytes);
+        if end.is_some() {
+            self.answer = AnswerState::Complete;
+        }
+        Ok(Step::new(end.unwrap_or(bytes.len()), ResponseEvent::Body))
+    }
+
+    fn is_blank(&self, byte: u8) -> bool {
+        byte.is_ascii_whitespace() || self.ends.request.contains(&byte)
+    }
+}
