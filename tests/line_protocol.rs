@@ -71,8 +71,9 @@ fn address(node: Node) -> SocketAddr {
 }
 
 fn report(lines: usize) -> String {
-    (1..=lines).map(|n| format!("line {n} of {lines}, the same from every server\n")).collect::<String>()
-        + "$ "
+    let lines: Vec<_> =
+        (1..=lines).map(|n| format!("line {n} of {lines}, the same from every server\n")).collect();
+    lines.concat() + "$ "
 }
 
 fn read(client: &mut TcpStream, bytes: usize) -> Result<String> {
@@ -88,7 +89,7 @@ fn killed_in_an_answer(lab: &Lab) -> Result<()> {
         .collect::<Result<Vec<_>>>()?;
     for node in Node::BACKENDS {
         await_condition("the server listens", Duration::from_secs(5), || {
-            Ok(lab.netns(Node::Logger).within(|| Ok(TcpStream::connect(address(node)).is_ok()))?)
+            lab.netns(Node::Logger).within(|| Ok(TcpStream::connect(address(node)).is_ok()))
         })?;
     }
     let service = lab.service();
