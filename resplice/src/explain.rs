@@ -14,8 +14,9 @@ pub(crate) fn explain(args: &TagArgs) -> Outcome {
     let cluster = Cluster::load(&args.config)?;
     // The daemons' own parser, so that host and path are what they see.
     let request = &args.explain;
-    let fields: String = args.header.iter().map(|field| format!("{field}\r\n")).collect();
-    let head = format!("{request} HTTP/1.1\r\nHost: {}\r\n{fields}\r\n", args.host);
+    let host = format!("Host: {}", args.host);
+    let lines = [vec![format!("{request} HTTP/1.1"), host], args.header.clone()].concat();
+    let head = lines.join("\r\n") + "\r\n\r\n";
     let head = http1::parse_request(head.as_bytes(), MAX_HEAD)
         .with_context(|| format!("{request:?} is not a request: write it like 'GET /path'"))?
         .with_context(|| format!("{request:?} is not one request"))?;
