@@ -204,8 +204,8 @@ impl Engine {
         Decision::Hold(flags | Flags::HELD, number)
     }
 
-    /// A message on control connection `peer`. [`ToLogger::Status`] is answered by the caller, from
-    /// [`counters`](Self::counters).
+    /// A message on control connection `peer`. [`ToLogger::Status`] and [`ToLogger::Fences`] are answered by the caller, from
+    /// [`counters`](Self::counters) and [`fenced_flows`](Self::fenced_flows).
     ///
     /// A status answer that follows a fence on the same connection says that the fence holds: everything of the flow that
     /// passed is committed, and nothing more will pass.
@@ -217,7 +217,7 @@ impl Engine {
             ToLogger::Release { hold } => self.judge(*hold, true),
             ToLogger::Suppress { hold } => self.judge(*hold, false),
             ToLogger::Fence(flow) => self.fence(*flow),
-            ToLogger::Status | ToLogger::Reload => {}
+            ToLogger::Fences | ToLogger::Status | ToLogger::Reload => {}
         }
     }
 
@@ -284,6 +284,13 @@ impl Engine {
     /// Events so far.
     pub fn counters(&self) -> Counters {
         self.counters
+    }
+
+    /// Flows of which nothing passes, in order of their names.
+    pub fn fenced_flows(&self) -> Vec<Flow> {
+        let mut flows: Vec<Flow> = self.fences.flows().collect();
+        flows.sort_unstable();
+        flows
     }
 
     /// How full the tables are.

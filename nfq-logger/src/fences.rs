@@ -36,6 +36,11 @@ impl Fences {
         !self.by_flow.is_empty() && self.by_flow.contains_key(flow)
     }
 
+    /// All of them.
+    pub(crate) fn flows(&self) -> impl Iterator<Item = Flow> + '_ {
+        self.by_flow.keys().copied()
+    }
+
     /// Fences the flow's epoch: the client's `isn`, if known, and whether the backend had answered its SYN. Gives
     /// whether an older fence was forgotten for it. A flow that is fenced already stays as it is.
     pub(crate) fn insert(&mut self, flow: Flow, isn: Option<Seq>, answered: bool) -> bool {

@@ -157,7 +157,12 @@ fn all_daemons(dir: &Dir) {
         counters: counters("transactions", 99),
     };
     answering(dir, "transactionalizer", || ToLog::Status, vec![FromLog::Status(log)]);
-    answering(dir, "nfq-logger", || ToLogger::Status, vec![LoggerStatus { counters: counters("logged", 5) }]);
+    answering(
+        dir,
+        "nfq-logger",
+        || ToLogger::Status,
+        vec![LoggerStatus { counters: counters("logged", 5), ..LoggerStatus::default() }],
+    );
 }
 
 #[test]

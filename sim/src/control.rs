@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use cluster::control::{FromLog, FromProxy, ToLog, ToLogger, ToProxy};
+use cluster::control::{Flow, FromLog, FromProxy, ToLog, ToLogger, ToProxy};
 use packet::Time;
 
 /// Which two daemons it connects. The first named one connects, the second listens.
@@ -39,7 +39,9 @@ impl End {
 pub enum Message {
     ToLogger(ToLogger),
     /// Answer to [`ToLogger::Status`].
-    LoggerStatus,
+    FencesHold,
+    /// Answer to [`ToLogger::Fences`].
+    Fenced(Vec<Flow>),
     ToLog(ToLog),
     FromLog(FromLog),
     ToProxy(ToProxy),

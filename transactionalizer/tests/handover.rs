@@ -144,3 +144,17 @@ fn a_handshake_that_was_reset_and_repeated_is_a_new_connection() {
     let reports = world.reports();
     assert_eq!((reports[0].2.ack_cl, reports[0].2.unacked.len()), (77_001, 500));
 }
+
+/// It died between its fence and its report.
+#[test]
+fn what_a_predecessor_fenced_is_reported() {
+    let mut world = World::new();
+    let (fenced, failed) = (conn(5000, b1()), conn(5001, b1()));
+    half(&mut world, fenced);
+    let asked = half(&mut world, failed);
+    world.backend_flags(failed, Flags::FIN, 500, b"", asked).unwrap();
+    world.engine.handle_fences(&[fenced.flow, failed.flow], world.now);
+    world.run(1, |_| None);
+    let flows: Vec<_> = world.reports().iter().map(|(_, _, report)| report.flow).collect();
+    assert_eq!(flows, [failed.flow, fenced.flow]);
+}

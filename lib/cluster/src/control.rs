@@ -48,17 +48,21 @@ pub enum ToLogger {
     },
     /// From now on nothing from this flow's backend passes, until the client opens the flow anew with a SYN.
     Fence(Flow),
+    /// Answer with [`LoggerStatus::fenced`]: what a predecessor of the sender has fenced.
+    Fences,
     /// Answer with [`LoggerStatus`].
     Status,
     /// Read the configuration anew. Answered with [`Done`].
     Reload,
 }
 
-/// Logger to whoever asked [`ToLogger::Status`].
+/// Logger to whoever asked [`ToLogger::Status`] or [`ToLogger::Fences`].
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LoggerStatus {
     /// Counters by name.
     pub counters: BTreeMap<String, u64>,
+    /// The flows of which nothing passes, if asked for.
+    pub fenced: Vec<Flow>,
 }
 
 /// Tags of a transaction (paper §3.1).

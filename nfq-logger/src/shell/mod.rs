@@ -239,6 +239,10 @@ impl Shell {
             let status = self.status();
             self.server.send(peer, &status);
         }
+        if *message == ToLogger::Fences {
+            let status = LoggerStatus { fenced: self.engine.fenced_flows(), ..LoggerStatus::default() };
+            self.server.send(peer, &status);
+        }
         if *message == ToLogger::Reload {
             self.reload(Some(peer));
         }
@@ -268,6 +272,6 @@ impl Shell {
             counters.insert("queue_full_dropped".to_owned(), kernel.queue_dropped);
             counters.insert("queue_buffer_dropped".to_owned(), kernel.user_dropped);
         }
-        LoggerStatus { counters }
+        LoggerStatus { counters, ..LoggerStatus::default() }
     }
 }

@@ -1,5 +1,7 @@
 //! Messages between the daemons.
 
+use cluster::control::ToLogger;
+
 use super::*;
 use crate::scenario::{Break, DOUBLED_MESSAGES};
 
@@ -58,7 +60,9 @@ impl World {
     fn connected(&mut self, channel: Channel) {
         match channel {
             Channel::Judge => {
-                self.send(channel, End::Server, &Message::ToLogger(cluster::control::ToLogger::Judge));
+                for message in [ToLogger::Judge, ToLogger::Fences] {
+                    self.send(channel, End::Server, &Message::ToLogger(message));
+                }
             }
             Channel::Reports => {
                 self.manager.engine.handle_log_connected(recovery_manager::LoggerId(0));
@@ -108,7 +112,8 @@ impl World {
         }
         match message {
             Message::ToLogger(message) => self.logger_told(session, &message),
-            Message::LoggerStatus => self.fences_hold(),
+            Message::FencesHold => self.fences_hold(),
+            Message::Fenced(flows) => self.fenced(&flows),
             Message::ToLog(message) => self.reader_told(session, &message),
             Message::FromLog(message) => self.manager_hears_log(message),
             Message::ToProxy(message) => self.proxy_told(session, message),

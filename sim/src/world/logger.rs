@@ -163,7 +163,11 @@ impl World {
         }
         self.release();
         if *message == ToLogger::Status {
-            self.send_on(Channel::Judge, End::Client, session, Message::LoggerStatus);
+            self.send_on(Channel::Judge, End::Client, session, Message::FencesHold);
+        }
+        if *message == ToLogger::Fences {
+            let fenced = Message::Fenced(self.logger.engine.fenced_flows());
+            self.send_on(Channel::Judge, End::Client, session, fenced);
         }
     }
 

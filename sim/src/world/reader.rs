@@ -140,6 +140,12 @@ impl World {
         }
     }
 
+    /// What the logger had fenced when we came to it.
+    pub(super) fn fenced(&mut self, flows: &[cluster::control::Flow]) {
+        self.reader.engine.handle_fences(flows, self.now);
+        self.after(Duration::ZERO, Event::Read(self.reader.life));
+    }
+
     fn pass_barriers(&mut self) {
         let read = self.reader.next - 1;
         let all = std::mem::take(&mut self.reader.barriers).into_iter();

@@ -140,6 +140,16 @@ impl Engine {
         self.unended.postponed.entry(flow).or_insert(postponed);
     }
 
+    /// What the logger had fenced when we came to it. A flow that is open here was fenced by a predecessor, which may have died
+    /// before it told anybody: nothing passes any more, and nobody else will notice.
+    pub fn handle_fences(&mut self, fenced: &[Flow], now: Time) {
+        for flow in fenced {
+            if self.entries.get(flow).is_some_and(Entry::concerned) {
+                self.postpone(*flow, Evidence::HostSilent, now, false, now);
+            }
+        }
+    }
+
     /// An end whose meaning only the backend's state tells, found while the log is caught up with.
     pub(super) fn postpone_question(&mut self, flow: Flow, end: End, since: Time) {
         self.unended.questions.insert(flow, (end, since));

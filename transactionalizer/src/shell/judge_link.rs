@@ -6,13 +6,20 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use cluster::connection::{Connection, ConnectionError};
-use cluster::control::{LoggerStatus, ToLogger};
+use cluster::control::{Flow, LoggerStatus, ToLogger};
 use packet::Time;
 use rustix::event::PollFlags;
 use rustix::fd::BorrowedFd;
 
 /// Between attempts to connect.
 const RETRY: Duration = Duration::from_millis(100);
+
+/// What an answer of the logger is about.
+#[derive(Debug, Clone, Copy)]
+enum Asked {
+    Fences,
+    Barrier(u64),
+}
 
 /// To the logger on this host, whenever it runs.
 #[derive(Debug)]
@@ -21,10 +28,12 @@ pub(crate) struct JudgeLink {
     connection: Option<Connection>,
     next_attempt: Time,
     complained: bool,
-    /// Barriers that the logger has not answered, in the order of its answers.
-    unanswered: VecDeque<u64>,
+    /// What the logger has not answered, in the order of its answers.
+    unanswered: VecDeque<Asked>,
     /// Barriers that hold.
     passed: Vec<u64>,
+    /// Flows that a logger has called fenced.
+    fenced: Vec<Flow>,
 }
 
 impl JudgeLink {
@@ -36,6 +45,7 @@ impl JudgeLink {
             complained: false,
             unanswered: VecDeque::new(),
             passed: vec![],
+            fenced: vec![],
         }
     }
 
@@ -57,12 +67,14 @@ impl JudgeLink {
         self.next_attempt = now + RETRY;
         let connected = Connection::unix(&self.path).and_then(|mut connection| {
             connection.send(&ToLogger::Judge)?;
+            connection.send(&ToLogger::Fences)?;
             Ok(connection)
         });
         match connected {
             Ok(connection) => {
                 tracing::info!("judging for the logger at {}", self.path.display());
                 (self.connection, self.complained) = (Some(connection), false);
+                self.unanswered.push_back(Asked::Fences);
             }
             Err(error) if !self.complained => {
                 self.complained = true;
@@ -79,8 +91,13 @@ impl JudgeLink {
             connection.handle_writable().and_then(|()| connection.handle_readable::<LoggerStatus>());
         match exchanged {
             Ok(answers) => {
-                let passed = answers.iter().filter_map(|_| self.unanswered.pop_front());
-                self.passed.extend(passed);
+                for answer in answers {
+                    match self.unanswered.pop_front() {
+                        Some(Asked::Barrier(barrier)) => self.passed.push(barrier),
+                        Some(Asked::Fences) => self.fenced.extend(answer.fenced),
+                        None => {}
+                    }
+                }
             }
             Err(error) => self.disconnect(&error),
         }
@@ -90,7 +107,20 @@ impl JudgeLink {
     fn disconnect(&mut self, error: &ConnectionError) {
         tracing::warn!("lost the logger at {}: {error}", self.path.display());
         self.connection = None;
-        self.passed.extend(self.unanswered.drain(..));
+        self.pass_all();
+    }
+
+    fn pass_all(&mut self) {
+        let barriers = self.unanswered.drain(..).filter_map(|asked| match asked {
+            Asked::Barrier(barrier) => Some(barrier),
+            Asked::Fences => None,
+        });
+        self.passed.extend(barriers);
+    }
+
+    /// Flows that the logger had fenced when the connection to it was made.
+    pub(crate) fn poll_fenced(&mut self) -> Vec<Flow> {
+        std::mem::take(&mut self.fenced)
     }
 
     pub(crate) fn send(&mut self, message: &ToLogger) {
@@ -102,10 +132,10 @@ impl JudgeLink {
 
     /// Asks the logger to say when everything sent so far is in force.
     pub(crate) fn send_barrier(&mut self, barrier: u64) {
-        self.unanswered.push_back(barrier);
+        self.unanswered.push_back(Asked::Barrier(barrier));
         self.send(&ToLogger::Status);
         if self.connection.is_none() {
-            self.passed.extend(self.unanswered.drain(..));
+            self.pass_all();
         }
     }
 

@@ -91,6 +91,7 @@ impl Shell {
                 self.engine.handle_live(now());
                 // Not before: what is held before the old records are read would be judged as one of them.
                 self.link.poll(now());
+                self.engine.handle_fences(&self.link.poll_fenced(), now());
                 self.engine.handle_timers(now(), &self.bytes, &mut self.actions);
                 self.act();
             }
