@@ -110,6 +110,10 @@ pub struct Host {
     peer_next: BTreeMap<(SocketAddr, SocketAddr), Seq>,
     /// By peer: its last timestamp.
     recent: BTreeMap<(SocketAddr, SocketAddr), u32>,
+    /// By peer: the window that came last, as it stands in the segment.
+    windows: BTreeMap<(SocketAddr, SocketAddr), u16>,
+    /// A socket whose peer's window is closed is left to its own probes.
+    pub spares_closed_windows: bool,
     /// By peer: the acknowledgement that is not progressing, and since when.
     stalls: BTreeMap<(SocketAddr, SocketAddr), (Seq, Time, u32)>,
 }
@@ -141,6 +145,8 @@ impl Host {
             edges: BTreeMap::new(),
             peer_next: BTreeMap::new(),
             recent: BTreeMap::new(),
+            windows: BTreeMap::new(),
+            spares_closed_windows: false,
             stalls: BTreeMap::new(),
         }
     }
@@ -203,6 +209,7 @@ impl Host {
             && segment.checksums_valid()
             && segment.flags().ack()
         {
+            self.windows.insert((segment.destination(), segment.source()), segment.window());
             let acked = self.acked.entry((segment.destination(), segment.source())).or_insert(segment.ack());
             *acked = if segment.flags().syn() { segment.ack() } else { acked.max(segment.ack()) };
         }
@@ -367,7 +374,9 @@ impl Host {
             next = next.into_iter().chain([stall.1 + STALL]).min();
         }
         for key in kicks {
-            self.kick(key);
+            if !self.spares_closed_windows || self.windows.get(&key) != Some(&0) {
+                self.kick(key);
+            }
         }
         next
     }

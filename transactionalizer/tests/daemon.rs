@@ -275,9 +275,10 @@ fn premature_fin_reaches_the_manager_within_milliseconds() {
         micros.push(begin.elapsed().as_micros());
         assert_eq!((number, evidence), (u64::from(round) + 1, Evidence::PrematureFin));
         assert_eq!(connections[0].unacked, response(5000)[..1000]);
-        let messages: Vec<_> = (0..2).map(|_| judge.next()).collect();
+        let messages: Vec<_> = (0..3).map(|_| judge.next()).collect();
         let hold = u64::from(round) + 1;
-        assert_eq!(messages, [ToLogger::Suppress { hold }, ToLogger::Fence(connections[0].flow)]);
+        let fence = ToLogger::Fence(connections[0].flow);
+        assert_eq!(messages, [ToLogger::Suppress { hold }, fence, ToLogger::Status]);
         manager.send(&ToLog::Ended { client: client(1000 + round), backend: None });
     }
     micros.sort_unstable();

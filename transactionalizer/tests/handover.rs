@@ -158,3 +158,23 @@ fn what_a_predecessor_fenced_is_reported() {
     let flows: Vec<_> = world.reports().iter().map(|(_, _, report)| report.flow).collect();
     assert_eq!(flows, [failed.flow, fenced.flow]);
 }
+
+/// The backend's kernel has sent its FIN, but still acknowledges what comes: the client will not say it again.
+#[test]
+fn what_passes_before_the_fence_holds_counts_also_after_a_fin() {
+    let mut world = World::new();
+    world.fences_are_slow = true;
+    let conn = conn(5000, b1());
+    world.open(conn);
+    let (asked, reply) = (get("/a").len() as u32, response(100).len() as u32);
+    world.client(conn, 0, &get("/a"), 0);
+    world.backend(conn, 0, &response(100)[..50], asked);
+    world.backend_flags(conn, Flags::FIN, 50, b"", asked).unwrap();
+    world.client(conn, asked, &get("/a"), 50.min(reply));
+    world.fenced();
+    let reports = world.reports();
+    assert_eq!(
+        (reports[0].2.pending.len(), reports[0].2.client_next),
+        (2, (conn.client_isn + 1 + 2 * asked).0)
+    );
+}

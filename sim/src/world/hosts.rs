@@ -9,7 +9,11 @@ pub(super) fn make(scenario: &Scenario, rng: &mut Rng) -> Vec<Host> {
         let timestamps = scenario.backend_timestamps[number];
         Host::new(number + 1, backend(number).ip(), rng.draw(), timestamps, 1600)
     });
-    [client].into_iter().chain(backends).collect()
+    let mut hosts: Vec<Host> = [client].into_iter().chain(backends).collect();
+    for host in &mut hosts {
+        host.spares_closed_windows = true;
+    }
+    hosts
 }
 
 pub(super) fn servers(scenario: &Scenario, hosts: &mut [Host]) -> Vec<Server> {

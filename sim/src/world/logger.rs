@@ -173,14 +173,19 @@ impl World {
 
     /// Without a judge, what is held passes.
     pub(super) fn judge_gone(&mut self, session: u64) {
-        if self.lines[&Channel::Judge].server.is_empty() {
-            let held: Vec<Packet> = self.logger.held.values().cloned().collect();
+        let held: Vec<Packet> = self.logger.held.values().cloned().collect();
+        self.logger.engine.handle_disconnect(session);
+        if !self.has_judge() {
             for packet in &held {
                 self.excuse_unjudged(packet);
             }
         }
-        self.logger.engine.handle_disconnect(session);
         self.release();
+    }
+
+    fn has_judge(&self) -> bool {
+        let gauges: BTreeMap<&str, u64> = self.logger.engine.gauges().into();
+        gauges["judges_now"] > 0
     }
 
     /// Nobody judges: the end of a backend's process passes at once.
@@ -190,8 +195,7 @@ impl World {
         };
         let ends = TcpSegment::parse(&packet.bytes)
             .is_ok_and(|segment| segment.flags().fin() || segment.flags().rst());
-        let judges: BTreeMap<&str, u64> = self.logger.engine.gauges().into();
-        if ends && judges["judges_now"] == 0 {
+        if ends && !self.has_judge() {
             self.note(|| format!("nobody judges the end of a connection with backend{number}"));
             self.excuse_unjudged(packet);
         }

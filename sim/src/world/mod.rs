@@ -278,6 +278,7 @@ impl World {
         }
         self.handle_timeouts();
         self.run_hosts();
+        self.excuse_no_backend();
         let violation = || self.clients.iter_mut().find_map(|client| client.violation.take());
         match self.checks.failure.take().or_else(violation) {
             Some(failure) => Err(failure),

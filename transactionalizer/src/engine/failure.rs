@@ -51,9 +51,9 @@ impl Engine {
         }
     }
 
-    /// These connections, all of one backend, have failed: the backend is fenced on each, then they are reported. What the
-    /// backend sends before the fence holds still reaches the client, so the report waits for that, unless the evidence
-    /// is that nothing follows.
+    /// These connections, all of one backend, have failed: the backend is fenced on each, then they are reported. What passes
+    /// before the fence holds still counts, so the report waits for that, unless both sides have sent their FIN: even a backend
+    /// that has sent its own may acknowledge what the client says meanwhile, and the client will not say that again.
     #[allow(clippy::too_many_arguments)]
     pub(super) fn fail(
         &mut self,
@@ -74,7 +74,7 @@ impl Engine {
         for flow in &flows {
             self.fence(*flow, barrier, out);
         }
-        let at_once = evidence == Evidence::PrematureFin && flows.len() == 1;
+        let at_once = evidence == Evidence::PrematureFin && self.nothing_follows(&flows);
         let failing = Failing { flows, evidence, since, backend_down, backend };
         if at_once {
             self.report(barrier, &failing, now, log, out);
@@ -82,6 +82,12 @@ impl Engine {
             self.failing.insert(barrier, failing);
             out.push(Action::Barrier(barrier));
         }
+    }
+
+    fn nothing_follows(&self, flows: &[Flow]) -> bool {
+        let ended =
+            |flow| self.connection(flow).is_some_and(|connection| connection.situation().ended_before);
+        flows.len() == 1 && flows.iter().copied().all(ended)
     }
 
     fn fence(&mut self, flow: Flow, barrier: u64, out: &mut Vec<Action>) {
