@@ -12,7 +12,7 @@
 //! scale (4), SACK-permitted (1), timestamps (1); nothing is lost but an MSS between two classes.
 //!
 //! **Strength.** For one client and ISN, 2 periods × 2⁹ options of 2³² numbers are good, each for each of at most three
-//! scales that this proxy may have announced (all fifteen, until the first backend has answered after the start): a blind guess
+//! scales that this proxy may have announced (all fifteen, for one lifetime after the start): a blind guess
 //! succeeds once in 2²¹ to 2²³ tries (2¹⁹), and guesses are counted only while cookies are taken at all: for one lifetime after a SYN was answered without state, or after the start.
 
 use std::net::SocketAddr;

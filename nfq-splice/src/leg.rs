@@ -115,16 +115,11 @@ impl ClientLeg {
         self.window.map(|window| (self.acked + window).since(point).max(0).unsigned_abs())
     }
 
-    /// The kernel has translated, unseen: what the log knows of the client counts. `first`: its last acknowledgement; `timestamp`: its earliest on this connection.
-    pub(crate) fn learn_from_log(&mut self, first: Seq, window: ClientWindow, timestamp: Option<u32>) {
+    /// The kernel has translated, unseen: what the log knows of the client counts. `first`: its last acknowledgement.
+    pub(crate) fn learn_from_log(&mut self, first: Seq, window: ClientWindow) {
         self.acked = first;
         self.max_window = self.max_window.max(window.most.min(MAX_WINDOW));
         self.window = (window.most > 0).then_some(window.now.min(MAX_WINDOW));
-        // A restored connection's client has not been heard yet, and the alternate would believe no timestamp before the one
-        // that it hears first (RFC 7323 §5).
-        if self.ts_recent == 0 {
-            self.ts_recent = timestamp.unwrap_or(0);
-        }
         self.overtake_unseen();
     }
 

@@ -77,6 +77,8 @@ impl Core {
             // The path may since have turned out to take less than the client offered.
             let mss = flow.leg.options.mss.into_iter().chain(options.mss).min();
             flow.leg.options = SynOptions { mss, ..options };
+            // An alternate may believe no timestamp before the one that it hears first (RFC 7323 §5).
+            options.timestamp.into_iter().for_each(|value| flow.leg.note_timestamp(value));
         }
         let owed = splice.debts.as_ref().map(|debts| debts.to_backend.clone());
         complete(&mut order, owed.as_ref());
@@ -91,9 +93,8 @@ impl Core {
         let point = first + bytes.len() as u32;
         // What an earlier daemon saw counts only as far as it was logged.
         if splice.kernel || flow.leg.window.is_none() {
-            let timestamp = order.options.and_then(|options| options.timestamp);
-            flow.leg.learn_from_log(first, order.client_window, timestamp);
-        } else if flow.leg.acked.before(first) {
+            flow.leg.learn_from_log(first, order.client_window);
+        } else if flow.leg.acked.before(first) && !owes_client(&splice) {
             flow.leg.acked = first;
         }
         let bridge = Bridge::new(std::mem::take(&mut order.beyond));
@@ -306,6 +307,11 @@ impl Recovery {
             Attempt::Waiting => None,
         }
     }
+}
+
+/// While it does, the log's last acknowledgement is one that the proxy gave in the client's name.
+fn owes_client(splice: &Splice) -> bool {
+    splice.debts.as_ref().is_some_and(|debts| !debts.to_client.is_done())
 }
 
 /// Requests that the proxy has acknowledged to the client, but not yet delivered, need not have been logged.

@@ -67,6 +67,11 @@ impl Stateless {
         now < self.until.max(restarted) && !refused
     }
 
+    /// Cookies of an earlier daemon may still be good.
+    fn is_young(&self, now: Time) -> bool {
+        self.started.is_none_or(|started| now < started + LIFETIME)
+    }
+
     /// The client's connection has ended.
     pub(crate) fn spend(&mut self, now: Time, client: Client) {
         if now < self.until.max(self.restarted(now)) {
@@ -125,12 +130,12 @@ impl Core {
         Some(flow)
     }
 
-    /// The scales that clients in set-up may have been told: the backends' may have changed since. An earlier daemon may have
-    /// learnt any, of which nothing is known here until a backend answers.
+    /// The scales that clients in set-up may have been told: the backends' may have changed since, and an earlier daemon may have
+    /// learnt any.
     fn announced_scales(&self) -> Vec<u8> {
         // The likely ones first: a number may by chance be good for another scale, with other options.
         let likely = [Some(self.scale()), self.former_scale, Some(self.settings.splice.window_scale)];
-        let any = (0..=MAX_SCALE).filter(|_| self.learnt_scale.is_none());
+        let any = (0..=MAX_SCALE).filter(|_| self.stateless.is_young(self.now));
         likely.into_iter().flatten().chain(any).collect()
     }
 }

@@ -229,8 +229,9 @@ impl Host {
             self.recent.insert(key, value);
             return false;
         }
-        let Some(recent) = self.recent.get_mut(&key) else { return false };
-        if (value.wrapping_sub(*recent) as i32) < 0 {
+        // As Linux does: a first value of 0 means nothing, and timestamps that were not agreed on do not count.
+        let Some(recent) = self.recent.get_mut(&key).filter(|_| self.timestamps) else { return false };
+        if *recent != 0 && (value.wrapping_sub(*recent) as i32) < 0 {
             return true;
         }
         if self.peer_next.get(&key).is_some_and(|next| segment.seq().before_or_at(*next)) {
