@@ -15,9 +15,11 @@
 //! two of its actions; it stays away for up to 0.7 s and then knows what conntrack knows; set-ups go on, where the client
 //! repeats all it has sent. The kernel may refuse any splice. One backend may answer with another body byte, another version, or
 //! without ranges. Middleboxes take options out, move them, add unknown ones, cut segments anew and mark congestion. Blind
-//! attackers send up to 40 packets in a client's name: RST, SYN, ACK and data, anywhere or near its numbers, never right in both.
+//! attackers send up to 40 packets in a client's name: RST, SYN, ACK and data, anywhere or near its numbers, never right in both; and
+//! ICMP errors: soft ones, and *too big* about what is not in flight. The daemon takes packets in batches: what it does comes after
+//! the verdicts of some later packets.
 //! Control messages are late, but neither lost nor reordered, except those that a dying daemon takes with it.
-//! Not simulated: ICMP, GSO packets, more than one proxy or logger, several engines of one proxy, a transactionalizer that
+//! Not simulated: true ICMP errors, GSO packets, more than one proxy or logger, several engines of one proxy, a transactionalizer that
 //! reports wrongly, a client that reuses its port, attackers that hit an entry of conntrack in its last states.
 //!
 //! **What must hold**: each answer is byte for byte that of one execution, and complete, unless a reset is the specified
