@@ -277,7 +277,13 @@ impl Connection {
             return Ok(Err(self.stalled(watch, "only a trickle")));
         }
         let since = Instant::now();
-        let read = self.stream.read(buffer);
+        let read = loop {
+            match self.stream.read(buffer) {
+                // A process that was stopped and goes on.
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                read => break read,
+            }
+        };
         let length = since.elapsed();
         if length >= NOTICED && self.waits.len() < MAX_WAITS {
             self.waits.push(Wait { since, length });

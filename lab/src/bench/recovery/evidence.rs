@@ -28,7 +28,9 @@ impl Capture {
     pub(super) fn start(lab: &Lab) -> Result<Self> {
         let start = |node: Node| {
             let mut tcpdump = Command::new("tcpdump");
-            tcpdump.args(["-i", "any", "-s", "160", "-B", "65536", "-U", "-w"]).arg(file(lab, node));
+            tcpdump
+                .args(["-i", "any", "--immediate-mode", "-s", "160", "-B", "65536", "-U", "-w"])
+                .arg(file(lab, node));
             tcpdump.stdin(Stdio::null()).stderr(Stdio::null());
             Ok((node, lab.netns(node).spawn(&mut tcpdump)?))
         };

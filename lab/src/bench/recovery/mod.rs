@@ -27,10 +27,12 @@ use clap::Args;
 use progress::Progress;
 use record::{Log, Record};
 use run::Documents;
+use transfer::Kind;
 
 pub use case::Condition;
 
 use super::rows::Row;
+use crate::faults::Fault;
 use crate::lab::Lab;
 use crate::owned::OwnedLab;
 use crate::settings::Front;
@@ -65,6 +67,23 @@ impl Plan {
     /// So many failures, nothing compared.
     pub fn new(failures: u64) -> Self {
         Self { failures, seed: 1, conditions: Vec::new(), compare_every: 0, alone: false, case: None }
+    }
+
+    /// Some failures on a LAN that meet every kind of load.
+    pub fn short() -> Self {
+        let plan = |seed| Self { seed, conditions: vec![Condition::Lan], ..Self::new(20) };
+        (1..10_000)
+            .map(plan)
+            .find(Self::meets_every_kind)
+            .unwrap_or_else(|| unreachable!("there are many seeds"))
+    }
+
+    fn meets_every_kind(&self) -> bool {
+        let cases = self.numbers().map(|number| Case::new(self.seed, number));
+        let cases: Vec<Case> = cases.filter(|case| self.includes(case.condition)).collect();
+        let transfers = cases.iter().flat_map(|case| &case.transfers);
+        let silent = cases.iter().any(|case| case.fault == Fault::Silent);
+        silent && Kind::ALL.into_iter().all(|kind| transfers.clone().any(|transfer| transfer.kind == kind))
     }
 
     fn includes(&self, condition: Condition) -> bool {
@@ -136,7 +155,7 @@ pub(super) fn measure(
         for told in told {
             let record = told?;
             progress.add(&record);
-            if !record.fine() {
+            if record.front == Front::Resplice && !record.fine() {
                 progress.say(&evidence::in_words(&record, plan.seed));
             }
             log.add(record)?;
