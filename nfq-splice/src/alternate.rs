@@ -186,7 +186,7 @@ impl Core {
             Verdict::Mismatch { at, logged, alternate } => {
                 self.counters.count("mismatches");
                 self.end_recovery(flow, Outcome::Mismatch { at, logged, alternate });
-                self.abort(flow, flow.leg.acked);
+                self.abort(flow, flow.server_next());
             }
         }
     }

@@ -201,12 +201,13 @@ impl Flow {
     }
 
     /// One after the last byte that the client was sent, as far as the proxy knows.
-    fn server_next(&self) -> Seq {
+    pub(crate) fn server_next(&self) -> Seq {
         match &self.state {
             State::Spliced(splice) if !splice.kernel => {
                 splice.window.map_or(self.leg.acked, |window| window.server_end)
             }
             State::Answering(answering) => answering.sender.sent_seq(),
+            State::Recovering(recovery) => recovery.point,
             _ => self.leg.acked,
         }
     }

@@ -10,6 +10,7 @@ use packet::{Flags, SegmentBuilder, Seq, TcpSegment, Time};
 use crate::action::Action;
 use crate::counters::Counters;
 use crate::leg::{BackendLeg, ClientLeg};
+use crate::resets::Resets;
 use crate::routing::Routing;
 use crate::secret::Secret;
 use crate::sender::Piece;
@@ -70,6 +71,8 @@ pub(crate) struct Core {
     /// The one announced before: clients in set-up may have been told it.
     pub(crate) former_scale: Option<u8>,
     pub(crate) stateless: Stateless,
+    /// Resets of clients that may have to be repeated.
+    pub(crate) resets: Resets,
     /// What the time of day was, and when.
     pub(crate) time_of_day: Option<(Time, Duration)>,
     /// Bytes of requests that are not with a backend yet.
@@ -91,6 +94,7 @@ impl Core {
             learnt_scale: None,
             former_scale: None,
             stateless: Stateless::default(),
+            resets: Resets::default(),
             time_of_day: None,
             setup_bytes: 0,
             strangers: (0, 0),

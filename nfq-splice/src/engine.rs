@@ -229,11 +229,11 @@ impl Engine {
         self.put(flow);
     }
 
-    /// A client that cannot be helped; `ack_cl` is its last logged acknowledgement, in the failed backend's space.
-    pub fn handle_reset(&mut self, now: Time, failed: cluster::control::Flow, ack_cl: Option<Seq>) {
+    /// A client that cannot be helped; `end` is behind its last logged response byte, in the failed backend's space.
+    pub fn handle_reset(&mut self, now: Time, failed: cluster::control::Flow, end: Option<Seq>) {
         self.core.now = now;
         if let Some(mut flow) = self.take(failed.client) {
-            self.core.give_up(&mut flow, failed.backend, ack_cl);
+            self.core.give_up(&mut flow, failed.backend, end);
             self.put(flow);
         }
     }
@@ -278,7 +278,7 @@ impl Engine {
 
     /// When [`Self::handle_timeout`] is due.
     pub fn poll_timeout(&self) -> Option<Time> {
-        self.table.first_timer()
+        self.table.first_timer().into_iter().chain(self.core.resets.poll_timeout()).min()
     }
 
     /// Does what is due.
@@ -286,6 +286,9 @@ impl Engine {
         self.core.now = now;
         while let Some(client) = self.table.next_due(now) {
             self.table.with(&mut self.core, client, Core::handle_flow_timeout);
+        }
+        while let Some(reset) = self.core.resets.poll_due(now) {
+            self.core.send(reset);
         }
     }
 

@@ -25,6 +25,7 @@ mod key;
 mod leg;
 mod parked;
 mod recovery;
+mod resets;
 pub mod routing;
 mod secret;
 pub mod sender;

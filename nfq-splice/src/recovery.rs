@@ -242,13 +242,14 @@ impl Core {
         }
     }
 
-    /// Resets the client of a connection that `backend` failed and that cannot be recovered. A client that has
-    /// received more than it acknowledged challenges the reset (RFC 5961 §3) and gets an exact one.
-    pub(crate) fn give_up(&mut self, flow: &mut Flow, backend: SocketAddr, ack_cl: Option<Seq>) {
+    /// Resets the client of a connection that `backend` failed and that cannot be recovered, at `end`, which is behind all that
+    /// was sent to it. A client that lacks some of that challenges the reset (RFC 5961 §3) and gets an exact one; one that is
+    /// reset at a byte which it has acknowledged already says nothing, and hangs.
+    pub(crate) fn give_up(&mut self, flow: &mut Flow, backend: SocketAddr, end: Option<Seq>) {
         match &flow.state {
             State::Spliced(splice) if splice.backend == backend => {
-                let logged = ack_cl.filter(|_| splice.kernel).map(|ack| ack + splice.delta);
-                let seq = logged.unwrap_or(flow.leg.acked);
+                let logged = end.filter(|_| splice.kernel).map(|end| end + splice.delta);
+                let seq = logged.unwrap_or(flow.server_next());
                 self.reset_backend(flow.leg.client, backend, Seq(0));
                 self.abort(flow, seq);
             }
@@ -256,7 +257,7 @@ impl Core {
                 if let Some(seq) = recovery.alternate_next() {
                     self.reset_backend(flow.leg.client, recovery.order.alternate, seq);
                 }
-                self.abort(flow, flow.leg.acked);
+                self.abort(flow, flow.server_next());
             }
             State::Setup(setup) if connects_to(setup, backend) => self.leave_backend(flow, backend),
             _ => self.counters.count("reset_orders_outdated"),
@@ -268,7 +269,7 @@ impl Core {
         let State::Recovering(recovery) = &mut flow.state else { return };
         if now >= recovery.deadline {
             self.end_recovery(flow, Outcome::AlternateFailed("the recovery took too long".to_owned()));
-            return self.abort(flow, flow.leg.acked);
+            return self.abort(flow, flow.server_next());
         }
         recovery.resend.handle_timeout(now);
         match &mut recovery.attempt {

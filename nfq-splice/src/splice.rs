@@ -325,7 +325,7 @@ impl Core {
         debts.to_backend.handle_timeout(now);
         if debts.to_client.timeouts() > MAX_TIMEOUTS || debts.to_backend.timeouts() > MAX_TIMEOUTS {
             self.counters.count("debt_unpayable");
-            let seq = flow.leg.acked;
+            let seq = flow.server_next();
             return self.abort(flow, seq);
         }
         self.pay_client(&flow.leg, debts);
@@ -342,7 +342,11 @@ impl Core {
     /// Resets the client and forgets the connection.
     pub(crate) fn abort(&mut self, flow: &mut Flow, seq: Seq) {
         let ack = flow.client_next().unwrap_or(Seq(0));
-        self.send(flow.leg.reset(self.now, seq, ack));
+        let reset = flow.leg.reset(self.now, seq, ack);
+        if !self.resets.handle_sent(self.now, reset.clone()) {
+            self.counters.count("client_resets_not_repeated");
+        }
+        self.send(reset);
         self.act(Action::Unsplice(flow.leg.client));
         self.resume_packets(flow);
         self.counters.count("clients_reset");

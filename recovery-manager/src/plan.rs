@@ -110,6 +110,12 @@ pub(crate) fn p(report: &ConnectionReport) -> u64 {
     report.partial.body_bytes.saturating_add(report.partial.head.len() as u64)
 }
 
+/// One after the last logged response byte: Ack_TL + p, or Ack_CL if the report contradicts itself.
+pub(crate) fn response_end(report: &ConnectionReport) -> u32 {
+    let end = Seq(report.ack_tl) + p(report) as u32;
+    end.max(Seq(report.ack_cl)).0
+}
+
 fn resend(report: &ConnectionReport) -> Vec<u8> {
     if equations::must_resend(Seq(report.ack_cl), Seq(report.ack_tl), p(report)) {
         report.unacked.clone()

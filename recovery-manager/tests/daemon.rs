@@ -55,8 +55,8 @@ fn a_client_that_cannot_be_helped_is_reset_with_the_reason() {
     let mut update = report(40_002);
     update.pending[0].tags = cluster::control::Tags::default();
     log.write(&failed(1, false, vec![update]));
-    let ToProxy::Reset { flow, ack_cl, reason } = proxy.read() else { panic!("no reset") };
-    assert_eq!((flow.client, ack_cl), (client(40_002), Some(1000)));
+    let ToProxy::Reset { flow, end, reason } = proxy.read() else { panic!("no reset") };
+    assert_eq!((flow.client, end), (client(40_002), Some(1000)));
     assert!(reason.starts_with("update in flight: request 1 (GET /files/1m)"), "{reason}");
     assert_eq!(log.read(), ToLog::Ended { client: client(40_002), backend: None });
     let (_, story) = daemon.terminate();

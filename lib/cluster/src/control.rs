@@ -305,8 +305,9 @@ pub enum ToProxy {
     Reset {
         /// Whose connection, and which backend failed it: a connection already on another backend is left alone.
         flow: Flow,
-        /// Ack_CL, in that backend's space: a client accepts at once only a RST at its next expected byte.
-        ack_cl: Option<u32>,
+        /// One after the last logged response byte, in that backend's space. A client believes a RST there, or challenges it; one
+        /// before its own last acknowledgement it ignores (RFC 5961 §3).
+        end: Option<u32>,
         /// Logged and shown.
         reason: String,
     },

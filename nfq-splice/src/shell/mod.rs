@@ -240,9 +240,9 @@ impl Shell {
                 self.server.send(peer, &FromProxy::Wanted(self.routing.wanted()));
             }
             ToProxy::Recover(order) => self.post(order.flow.client, ToProxy::Recover(order)),
-            ToProxy::Reset { flow, ack_cl, reason } => {
+            ToProxy::Reset { flow, end, reason } => {
                 tracing::warn!(client = %flow.client, backend = %flow.backend, reason, "client reset");
-                self.post(flow.client, ToProxy::Reset { flow, ack_cl, reason });
+                self.post(flow.client, ToProxy::Reset { flow, end, reason });
             }
             ToProxy::Backend { backend, up } => {
                 tracing::info!(%backend, up, "backend state changed");

@@ -212,7 +212,7 @@ impl Shard {
     fn handle_message(&mut self, message: ToProxy) {
         match message {
             ToProxy::Recover(order) => self.engine.handle_order(now(), *order),
-            ToProxy::Reset { flow, ack_cl, .. } => self.engine.handle_reset(now(), flow, ack_cl.map(Seq)),
+            ToProxy::Reset { flow, end, .. } => self.engine.handle_reset(now(), flow, end.map(Seq)),
             ToProxy::Backend { backend, up } => self.engine.handle_backend_state(backend, up),
             ToProxy::Want { backend, state } => {
                 self.engine.handle_backend_order(&backend, state);

@@ -8,7 +8,7 @@ use super::recovery::{Attempt, End, Failure};
 use super::resets::Reset;
 use super::{Manager, Now};
 use crate::equations::AlternateState;
-use crate::plan::{Plan, Steps, plan};
+use crate::plan::{Plan, Steps, plan, response_end};
 use crate::story::Story;
 
 impl Manager {
@@ -116,10 +116,13 @@ impl Manager {
         }
         if let End::Reset(reason) = end {
             let Failure { report, .. } = &recovery.failure;
-            self.reset(now, Reset { flow: report.flow, ack_cl: Some(report.ack_cl), reason: reason.clone() });
+            self.reset(
+                now,
+                Reset { flow: report.flow, end: Some(response_end(report)), reason: reason.clone() },
+            );
             for (_, backend) in recovery.replaced.iter().copied() {
                 let flow = Flow { client, backend };
-                self.reset(now, Reset { flow, ack_cl: None, reason: reason.clone() });
+                self.reset(now, Reset { flow, end: None, reason: reason.clone() });
             }
         }
         self.close(now, recovery, end);

@@ -21,13 +21,13 @@ struct Entry {
 #[derive(Debug, Clone)]
 pub(super) struct Reset {
     pub(super) flow: Flow,
-    pub(super) ack_cl: Option<u32>,
+    pub(super) end: Option<u32>,
     pub(super) reason: String,
 }
 
 impl From<Reset> for ToProxy {
-    fn from(Reset { flow, ack_cl, reason }: Reset) -> Self {
-        Self::Reset { flow, ack_cl, reason }
+    fn from(Reset { flow, end, reason }: Reset) -> Self {
+        Self::Reset { flow, end, reason }
     }
 }
 

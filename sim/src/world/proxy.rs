@@ -106,9 +106,9 @@ impl World {
                 self.checks.recovering(client, Seq(order.client_next));
                 self.proxy.engine.handle_order(self.now, *order);
             }
-            ToProxy::Reset { flow, ack_cl, reason } => {
+            ToProxy::Reset { flow, end, reason } => {
                 self.note(|| format!("RESET {} on {}: {reason}", flow.client, flow.backend));
-                self.proxy.engine.handle_reset(self.now, flow, ack_cl.map(Seq));
+                self.proxy.engine.handle_reset(self.now, flow, end.map(Seq));
             }
             ToProxy::Backend { backend, up } => self.proxy.engine.handle_backend_state(backend, up),
             ToProxy::Subscribe => {

@@ -32,10 +32,10 @@ impl World {
                 self.checks.recovering(client, Seq(order.client_next));
                 self.engine.handle_order(self.now, *order);
             }
-            ToProxy::Reset { flow, ack_cl, reason } => {
+            ToProxy::Reset { flow, end, reason } => {
                 self.note(|| format!("RESET {}: {reason}", flow.client));
                 self.excuse_reset(flow.client, &reason);
-                self.engine.handle_reset(self.now, flow, ack_cl.map(Seq));
+                self.engine.handle_reset(self.now, flow, end.map(Seq));
             }
             ToProxy::Backend { backend, up } => self.engine.handle_backend_state(backend, up),
             ToProxy::Subscribe | ToProxy::Status | ToProxy::Want { .. } | ToProxy::Reload => {}
