@@ -103,6 +103,14 @@ impl Engine {
         out.push(Action::Fence(flow));
     }
 
+    /// The logger does not know any more, or was not there to be told, which backends are fenced.
+    pub fn fence_again(&self, out: &mut Vec<Action>) {
+        let fenced = |entry: &Entry| entry.failing.is_some() || matches!(entry.state, State::Failed);
+        out.extend(
+            self.entries.iter().filter(|(_, entry)| fenced(entry)).map(|(flow, _)| Action::Fence(*flow)),
+        );
+    }
+
     /// The fences sent before this barrier hold, and all that passed before has been read from the log.
     pub fn handle_fenced(&mut self, barrier: u64, now: Time, log: &dyn LogBytes, out: &mut Vec<Action>) {
         if let Some(failing) = self.failing.remove(&barrier) {

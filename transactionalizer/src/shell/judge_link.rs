@@ -59,10 +59,10 @@ impl JudgeLink {
         self.connection.is_none().then_some(self.next_attempt)
     }
 
-    /// Connects if it is time to.
-    pub(crate) fn poll(&mut self, now: Time) {
+    /// Connects if it is time to; true if it is connected now and was not.
+    pub(crate) fn poll(&mut self, now: Time) -> bool {
         if self.connection.is_some() || now < self.next_attempt {
-            return;
+            return false;
         }
         self.next_attempt = now + RETRY;
         let connected = Connection::unix(&self.path).and_then(|mut connection| {
@@ -82,6 +82,7 @@ impl JudgeLink {
             }
             Err(_) => {}
         }
+        self.connection.is_some()
     }
 
     /// Reads and writes what is possible.
