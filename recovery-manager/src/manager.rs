@@ -95,14 +95,17 @@ pub struct Manager {
     recent: Recent,
     history: VecDeque<RecoveryRecord>,
     next_order: u64,
+    epoch: u64,
+    /// The later manager's epoch: this one does nothing any more.
+    fenced_by: Option<u64>,
     actions: VecDeque<Action>,
     counters: BTreeMap<&'static str, u64>,
 }
 
 impl Manager {
-    /// A manager for one proxy of `cluster`. `first_order` must be greater than any order number that an
-    /// earlier manager used with the same proxy: Unix time in microseconds will do.
-    pub fn new(cluster: &Cluster, limits: Limits, first_order: u64) -> Self {
+    /// A manager for one proxy of `cluster`. Its `epoch` must be later than those of earlier managers of the same proxy by more than
+    /// the orders that they gave: Unix time in microseconds will do. Orders are numbered from there.
+    pub fn new(cluster: &Cluster, limits: Limits, epoch: u64) -> Self {
         let logger = |name: &String| Logger { name: name.clone(), connected: false, last_number: None };
         let (config, whole) = recovery_settings(cluster);
         Self {
@@ -119,7 +122,9 @@ impl Manager {
             resets: Resets::new(limits.waiting_resets),
             recent: Recent::new(limits.recent),
             history: VecDeque::new(),
-            next_order: first_order,
+            next_order: epoch,
+            epoch,
+            fenced_by: None,
             actions: VecDeque::new(),
             counters: COUNTERS.into_iter().map(|name| (name, 0)).collect(),
         }
@@ -144,6 +149,7 @@ impl Manager {
     pub fn status(&self) -> ManagerStatus {
         let mut counters: BTreeMap<String, u64> =
             self.counters.iter().map(|(name, n)| ((*name).to_owned(), *n)).collect();
+        counters.insert("fenced".to_owned(), u64::from(self.fenced_by.is_some()));
         counters.insert("recoveries_running".to_owned(), self.active.len() as u64);
         counters.insert("orders_open".to_owned(), self.orders.len() as u64);
         counters.insert("report_bytes_held".to_owned(), self.report_bytes as u64);

@@ -12,7 +12,7 @@ use cluster::control::{Done, ToManager};
 use cluster::lock::DaemonLock;
 use cluster::runtime::Runtime;
 use cluster::server::{Incoming, Server};
-use daemon::Configuration;
+use daemon::{Configuration, Epoch, clock_us};
 use recovery_manager::{Action, Limits, LoggerId, Manager, Now};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
@@ -55,12 +55,13 @@ impl Shell {
     ) -> Result<Self> {
         let cluster = configuration.cluster();
         let us = configuration.identity(node)?;
+        let epoch = Epoch::load(runtime.epoch("recovery-manager"))?.begin(clock_us())?;
         let log = |(name, logger): (&String, &cluster::config::Logger)| {
             let target = Target::Node(name.clone(), logger.control, us.clone());
             Link::new(format!("the transactionalizer on {name}"), target)
         };
         Ok(Self {
-            manager: Manager::new(cluster, Limits::default(), now().unix_ms.saturating_mul(1000)),
+            manager: Manager::new(cluster, Limits::default(), epoch),
             proxy: Link::new("nfq-splice".to_owned(), Target::Unix(runtime.socket("nfq-splice"))),
             logs: cluster.loggers.iter().map(log).collect(),
             status: Server::unix(lock)?,

@@ -51,6 +51,16 @@ pub enum Story {
     },
     /// It is over.
     Ended(RecoveryRecord),
+    /// Another manager of this proxy started later: this one does nothing any more.
+    Fenced {
+        /// Its epoch.
+        by: u64,
+    },
+    /// Our epoch is not believed: it lies far in the other host's future.
+    NotBelieved {
+        /// Ours.
+        epoch: u64,
+    },
 }
 
 impl Story {
@@ -83,7 +93,7 @@ impl Story {
     pub fn is_bad(&self) -> bool {
         match self {
             Self::Ended(record) => !record.ok,
-            Self::BackendDown(_) => true,
+            Self::BackendDown(_) | Self::Fenced { .. } | Self::NotBelieved { .. } => true,
             _ => false,
         }
     }
@@ -112,6 +122,16 @@ impl fmt::Display for Story {
                 write!(f, "re-send {resend} B, {take_in}")
             }
             Self::Ended(record) => write_end(f, record),
+            Self::Fenced { by } => write!(
+                f,
+                "another recovery manager of this proxy has started (epoch {by}): this one does nothing any more, stop it"
+            ),
+            Self::NotBelieved { epoch } => {
+                write!(
+                    f,
+                    "epoch {epoch} is refused as too far ahead: are the clocks of proxy and logger right?"
+                )
+            }
         }
     }
 }

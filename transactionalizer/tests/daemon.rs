@@ -120,16 +120,21 @@ impl Bench {
 
     /// A recovery manager on proxy `p`, subscribed.
     fn manager(&self) -> Manager {
+        self.manager_of_epoch(1)
+    }
+
+    fn manager_of_epoch(&self, epoch: u64) -> Manager {
         let us = Identity::load(&self.dir, "p").unwrap();
         let deadline = Instant::now() + PATIENCE;
         loop {
             let mut manager =
                 Manager { connection: Connection::tls(self.control, &us, "l").unwrap(), messages: vec![] };
             if manager.exchange_until(|it| it.connection.is_up()) {
-                manager.send(&ToLog::Subscribe);
+                manager.send(&ToLog::Subscribe { epoch });
                 // The answer to a status request says that the subscription was taken in.
                 manager.send(&ToLog::Status);
-                assert!(matches!(next(&mut manager), FromLog::Status(_)));
+                let answer = next(&mut manager);
+                assert!(matches!(answer, FromLog::Status(_) | FromLog::Fenced { .. }), "{answer:?}");
                 return manager;
             }
             assert!(Instant::now() < deadline, "no connection to the daemon");
@@ -349,4 +354,42 @@ fn wrong_configuration_and_strangers_are_refused() {
     assert!(!refused.status.success());
     assert!(String::from_utf8_lossy(&refused.stderr).contains("nonsense"));
     assert!(Path::new(&bench.dir).exists());
+}
+
+#[test]
+fn an_earlier_manager_of_the_same_node_is_fenced_also_after_a_restart() {
+    let mut bench = Bench::new("epochs");
+    let mut writer = bench.writer();
+    let backend = bench.backend.local_addr().unwrap();
+    bench.start();
+    let judge = bench.judge();
+    assert_eq!(judge.next(), ToLogger::Judge);
+    let mut earlier = bench.manager_of_epoch(5);
+    let mut later = bench.manager_of_epoch(6);
+    assert_eq!(next(&mut earlier), FromLog::Fenced { epoch: 6 });
+    let mut traffic = Traffic { writer: &mut writer, client: client(4000), backend };
+    let (asked, sent) = traffic.half_a_response();
+    traffic.send(false, Flags::FIN, sent, Some(asked), b"", 1);
+    assert!(matches!(next(&mut later), FromLog::Failed { .. }));
+    // What the earlier one says does not count: it is neither told nor believed.
+    earlier.send(&ToLog::Ended { client: client(4000), backend: None });
+    earlier.send(&ToLog::Status);
+    let FromLog::Status(status) = next(&mut earlier) else { panic!("the earlier one was told of a failure") };
+    assert_eq!(status.counters["managers_fenced"], 1);
+    assert!(bench.stop(Signal::TERM).success());
+    drop(judge);
+    bench.start();
+    let _judge = bench.judge();
+    let us = Identity::load(&bench.dir, "p").unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    let mut earlier = loop {
+        let mut manager =
+            Manager { connection: Connection::tls(bench.control, &us, "l").unwrap(), messages: vec![] };
+        if manager.exchange_until(|it| it.connection.is_up()) {
+            break manager;
+        }
+        assert!(Instant::now() < deadline, "no connection to the daemon");
+    };
+    earlier.send(&ToLog::Subscribe { epoch: 5 });
+    assert_eq!(next(&mut earlier), FromLog::Fenced { epoch: 6 });
 }

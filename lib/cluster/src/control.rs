@@ -199,13 +199,22 @@ pub enum FromLog {
     Status(LogStatus),
     /// Answer to [`ToLog::Reload`].
     Done(Done),
+    /// The sender's orders do not count (any more): a manager of this node has a later epoch.
+    Fenced {
+        /// That epoch.
+        epoch: u64,
+    },
 }
 
 /// Recovery manager to transactionalizer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ToLog {
-    /// Failures are reported to the sender from now on. Answered with the state of each backend that is down.
-    Subscribe,
+    /// Failures are reported to the sender from now on. Answered with the state of each backend that is down, or with
+    /// [`FromLog::Fenced`].
+    Subscribe {
+        /// The manager's; a later one of the same node fences it.
+        epoch: u64,
+    },
     /// The recovery of this client ended; ordinals continue on its connection with `backend`, if any.
     Ended {
         /// The client.
@@ -297,8 +306,11 @@ pub struct RecoveryOrder {
 /// Recovery manager (or `resplice`) to proxy.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ToProxy {
-    /// Events are sent to the sender from now on.
-    Subscribe,
+    /// Events are sent to the sender from now on, and its orders are taken; or it gets [`FromProxy::Fenced`].
+    Subscribe {
+        /// The manager's; a later one fences it.
+        epoch: u64,
+    },
     /// Fence, re-send, replay, compare, re-splice. Idempotent by order id.
     Recover(Box<RecoveryOrder>),
     /// Fence, and reset the client.
@@ -374,6 +386,11 @@ pub enum FromProxy {
     Wanted(Vec<(SocketAddr, BackendState)>),
     /// Answer to [`ToProxy::Want`] and [`ToProxy::Reload`].
     Done(Done),
+    /// The sender's orders do not count (any more): another manager has a later epoch.
+    Fenced {
+        /// That epoch.
+        epoch: u64,
+    },
 }
 
 /// State of a proxy.

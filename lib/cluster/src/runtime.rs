@@ -19,6 +19,11 @@ impl Runtime {
         self.dir.join(format!("{daemon}.sock"))
     }
 
+    /// Where `daemon` notes the latest epoch of recovery managers that it knows.
+    pub fn epoch(&self, daemon: &str) -> PathBuf {
+        self.dir.join(format!("{daemon}.epoch"))
+    }
+
     /// The file that `daemon` locks (flock) and writes its process id to while it runs.
     pub fn lock(&self, daemon: &str) -> PathBuf {
         self.dir.join(format!("{daemon}.lock"))

@@ -3,6 +3,7 @@
 #![allow(clippy::disallowed_methods, reason = "this crate is a shell: it owns the clock")]
 
 mod configuration;
+mod epoch;
 
 use std::io::IsTerminal;
 use std::os::fd::OwnedFd;
@@ -20,6 +21,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use tracing_subscriber::EnvFilter;
 
 pub use configuration::Configuration;
+pub use epoch::Epoch;
 
 /// Which part of which cluster a program is.
 #[derive(Debug, Args)]
@@ -113,6 +115,11 @@ pub fn stop_signal() -> Result<OwnedFd> {
 pub fn now() -> Time {
     let time = clock_gettime(ClockId::Monotonic);
     Time::from_nanos(time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64)
+}
+
+/// The time of day, microseconds since 1970.
+pub fn clock_us() -> u64 {
+    time_of_day().as_micros() as u64
 }
 
 /// The time of day, since 1970.

@@ -4,6 +4,7 @@
 
 mod kernel;
 mod mailbox;
+mod managers;
 mod operator;
 mod orders_file;
 mod secret_file;
@@ -22,7 +23,7 @@ use anyhow::{Context, Result, anyhow};
 use cluster::control::{Client, FromProxy, Outcome, ProxyStatus, ToProxy};
 use cluster::lock::DaemonLock;
 use cluster::server::{Incoming, PeerId, Server};
-use daemon::{Configuration, now};
+use daemon::{Configuration, Epoch, now};
 use netfilter::conntrack_events::{Event, EventKind, Events};
 use netfilter::timeouts::Timeouts;
 use nfq_splice::routing::Routing;
@@ -60,6 +61,10 @@ pub(crate) struct Shell {
     /// What the shards know of backends, but for the connections.
     routing: Routing,
     orders_file: PathBuf,
+    /// Of the recovery managers.
+    epoch: Epoch,
+    /// Messages of managers that do not count.
+    fenced: u64,
     /// Backends that no configuration names any more, with connections when the shards were last asked.
     former: BTreeSet<SocketAddr>,
     /// Conntrack events are left to gather until then.
@@ -95,6 +100,7 @@ impl Shell {
         let restored = Restored { entries: kernel.entries()?, parked, lost }.by_queue(queues);
         let (control, mailbox) = mailbox::mailbox(CONTROL_MAIL)?;
         let mut settings = Settings::new(cluster).share(queues);
+        let epoch = Epoch::load(lock.socket().with_file_name("nfq-splice.epoch"))?;
         let orders_file = lock.socket().with_file_name("nfq-splice.orders");
         orders_file::apply(&orders_file, &mut settings.routing);
         let former = operator::former(&restored, cluster);
@@ -125,6 +131,8 @@ impl Shell {
             configuration,
             routing: settings.routing,
             orders_file,
+            epoch,
+            fenced: 0,
             former,
             next_events: Time::default(),
         })
@@ -235,9 +243,11 @@ impl Shell {
 
     fn handle_message(&mut self, peer: PeerId, message: ToProxy) {
         match message {
-            ToProxy::Subscribe => {
-                self.subscribers.push(peer);
-                self.server.send(peer, &FromProxy::Wanted(self.routing.wanted()));
+            ToProxy::Subscribe { epoch } => self.subscribe(peer, epoch),
+            ToProxy::Recover(_) | ToProxy::Reset { .. } | ToProxy::Backend { .. }
+                if !self.subscribers.contains(&peer) =>
+            {
+                self.refuse(peer);
             }
             ToProxy::Recover(order) => self.post(order.flow.client, ToProxy::Recover(order)),
             ToProxy::Reset { flow, end, reason } => {
@@ -301,7 +311,9 @@ impl Shell {
         if self.asking.parts.len() < self.shards.len() {
             return;
         }
-        let status = FromProxy::Status(merge(std::mem::take(&mut self.asking.parts)));
+        let mut status = merge(std::mem::take(&mut self.asking.parts));
+        status.counters.insert("managers_fenced".to_owned(), self.fenced);
+        let status = FromProxy::Status(status);
         for peer in std::mem::take(&mut self.asking.peers) {
             self.server.send(peer, &status);
         }

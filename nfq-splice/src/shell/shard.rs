@@ -217,7 +217,7 @@ impl Shard {
             ToProxy::Want { backend, state } => {
                 self.engine.handle_backend_order(&backend, state);
             }
-            ToProxy::Subscribe | ToProxy::Status | ToProxy::Reload => {}
+            ToProxy::Subscribe { .. } | ToProxy::Status | ToProxy::Reload => {}
         }
     }
 

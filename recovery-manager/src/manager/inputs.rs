@@ -8,7 +8,9 @@ use packet::Time;
 
 use super::recent::Fingerprint;
 use super::recovery::{End, Failure, Recovery};
+use super::resets::Resets;
 use super::{Action, LoggerId, Manager, Now, recovery_settings};
+use crate::Story;
 
 impl Manager {
     /// A logger's transactionalizer is connected: a new session, in which message numbers begin anew.
@@ -16,7 +18,10 @@ impl Manager {
         let Some(peer) = self.loggers.get_mut(logger.0) else { return };
         peer.connected = true;
         peer.last_number = None;
-        self.ask_log(logger, ToLog::Subscribe);
+        if self.fenced_by.is_some() {
+            return;
+        }
+        self.ask_log(logger, ToLog::Subscribe { epoch: self.epoch });
         self.ask_log(logger, ToLog::Status);
     }
 
@@ -30,6 +35,8 @@ impl Manager {
     /// A message from a transactionalizer.
     pub fn handle_log(&mut self, now: Now, logger: LoggerId, message: FromLog) {
         match message {
+            FromLog::Fenced { epoch } => self.fence(epoch),
+            _ if self.fenced_by.is_some() => {}
             FromLog::Failed { number, evidence, noticed_us, backend_down, backend, connections } => {
                 if !self.is_new(logger, number) {
                     return self.count("log_messages_old");
@@ -119,7 +126,10 @@ impl Manager {
     /// The proxy's splice daemon is connected. It may have been restarted: it is told everything again.
     pub fn handle_proxy_connected(&mut self) {
         self.proxy_connected = true;
-        self.ask_proxy(ToProxy::Subscribe);
+        if self.fenced_by.is_some() {
+            return;
+        }
+        self.ask_proxy(ToProxy::Subscribe { epoch: self.epoch });
         for (backend, up) in self.alternates.all() {
             self.ask_proxy(ToProxy::Backend { backend, up });
         }
@@ -148,6 +158,8 @@ impl Manager {
     /// A message from the splice daemon.
     pub fn handle_proxy(&mut self, now: Now, message: FromProxy) {
         let (id, outcome) = match message {
+            FromProxy::Fenced { epoch } => return self.fence(epoch),
+            _ if self.fenced_by.is_some() => return,
             FromProxy::Ended { id, outcome } => (id, outcome),
             FromProxy::Wanted(wanted) => return self.alternates.want(&wanted),
             FromProxy::Status(_) | FromProxy::Done(_) => return,
@@ -160,10 +172,22 @@ impl Manager {
             Outcome::Respliced { .. } => self.respliced(now, client, alternate, outcome),
             _ if !present => self.count("proxy_messages_unknown"),
             Outcome::AlternateFailed(why) => self.retry(now.monotonic, client, &why),
+            Outcome::Gone(_) if self.begin_newer(now, client) => {}
             Outcome::Mismatch { .. } | Outcome::Gone(_) => {
                 self.finish(now.monotonic, client, &End::Order(alternate, outcome));
             }
         }
+    }
+
+    /// The proxy does not have the connection where the first report has it: it had itself chosen the backend whose failure was reported
+    /// meanwhile, if one was. False if none was.
+    fn begin_newer(&mut self, now: Now, client: Client) -> bool {
+        let newer = self.active.get_mut(&client).and_then(|recovery| recovery.newer.take());
+        let Some(newer) = newer else { return false };
+        self.count("reports_superseding");
+        self.finish(now.monotonic, client, &End::Superseded);
+        self.begin(now, *newer);
+        true
     }
 
     /// The client is on `alternate`, though that may have been found to fail meanwhile.
@@ -173,6 +197,24 @@ impl Manager {
         if let Some(newer) = newer.filter(|newer| newer.report.flow.backend == alternate) {
             self.begin(now, *newer);
         }
+    }
+
+    /// Another manager is in charge: nothing is asked of anybody any more. What this one had begun, that one begins anew or the proxy
+    /// ends by its own timeout.
+    fn fence(&mut self, epoch: u64) {
+        if epoch <= self.epoch {
+            return self.tell(Story::NotBelieved { epoch: self.epoch });
+        }
+        if self.fenced_by.replace(epoch).is_some() {
+            return;
+        }
+        self.actions.clear();
+        self.active.clear();
+        self.orders.clear();
+        self.deadlines.clear();
+        self.report_bytes = 0;
+        self.resets = Resets::new(self.limits.waiting_resets);
+        self.tell(Story::Fenced { by: epoch });
     }
 
     /// An order that the manager had given up was executed in time after all: the log has to know.

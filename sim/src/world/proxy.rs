@@ -111,7 +111,7 @@ impl World {
                 self.proxy.engine.handle_reset(self.now, flow, end.map(Seq));
             }
             ToProxy::Backend { backend, up } => self.proxy.engine.handle_backend_state(backend, up),
-            ToProxy::Subscribe => {
+            ToProxy::Subscribe { .. } => {
                 self.proxy.subscribers.insert(session);
                 let wanted = FromProxy::Wanted(self.proxy.engine.routing().wanted());
                 self.send_on(Channel::Orders, End::Client, session, Message::FromProxy(wanted));

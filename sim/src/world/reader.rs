@@ -246,7 +246,7 @@ impl World {
     pub(super) fn reader_told(&mut self, session: u64, message: &ToLog) {
         self.note(|| format!("transactionalizer is told {message:?}"));
         match message {
-            ToLog::Subscribe => self.subscribe(session),
+            ToLog::Subscribe { .. } => self.subscribe(session),
             ToLog::Ended { client, backend } => self.reader.engine.handle_ended(*client, *backend),
             ToLog::Status => {
                 let status = FromLog::Status(self.reader.engine.status());

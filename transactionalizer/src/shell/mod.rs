@@ -68,7 +68,7 @@ impl Shell {
             bytes: Bytes::default(),
             next_open: Time::default(),
             link: JudgeLink::new(runtime.socket("nfq-logger")),
-            managers: Managers::new(managers),
+            managers: Managers::new(managers, runtime.clone()),
             status,
             prober: Prober::new(cluster.service.address),
             engine: Engine::new(cluster, now()),
@@ -90,7 +90,9 @@ impl Shell {
             if drained {
                 self.engine.handle_live(now());
                 // Not before: what is held before the old records are read would be judged as one of them.
-                self.link.poll(now());
+                if self.link.poll(now()) {
+                    self.engine.fence_again(&mut self.actions);
+                }
                 self.engine.handle_fences(&self.link.poll_fenced(), now());
                 self.engine.handle_timers(now(), &self.bytes, &mut self.actions);
                 self.act();
@@ -249,7 +251,7 @@ impl Shell {
         for incoming in self.status.handle_ready::<ToLog>() {
             match incoming {
                 Incoming::Message(peer, ToLog::Status) => {
-                    self.status.send(peer, &FromLog::Status(self.engine.status()));
+                    self.status.send(peer, &FromLog::Status(self.managers.status(&self.engine)));
                 }
                 Incoming::Message(peer, ToLog::Reload) => {
                     let done = self.reload();

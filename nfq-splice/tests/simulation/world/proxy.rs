@@ -38,7 +38,7 @@ impl World {
                 self.engine.handle_reset(self.now, flow, end.map(Seq));
             }
             ToProxy::Backend { backend, up } => self.engine.handle_backend_state(backend, up),
-            ToProxy::Subscribe | ToProxy::Status | ToProxy::Want { .. } | ToProxy::Reload => {}
+            ToProxy::Subscribe { .. } | ToProxy::Status | ToProxy::Want { .. } | ToProxy::Reload => {}
         }
         self.act(false);
     }

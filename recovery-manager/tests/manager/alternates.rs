@@ -1,0 +1,175 @@
+//! Which alternate is asked, and what happens when it fails, too.
+
+use super::*;
+
+#[test]
+fn many_connections_are_spread_over_the_alternates() {
+    let mut bench = Bench::new();
+    bench.fail(0, true, 1, (1..=50).map(|port| report(port, 1)).collect());
+    let (proxy, _) = bench.told(0);
+    let to = |n| {
+        let is =
+            |message: &&ToProxy| matches!(message, ToProxy::Recover(order) if order.alternate == backend(n));
+        proxy.iter().filter(is).count()
+    };
+    assert_eq!((to(2), to(3)), (25, 25));
+}
+
+#[test]
+fn ended_recoveries_are_no_burden_to_an_alternate() {
+    let mut bench = Bench::new();
+    bench.fail(0, true, 3, vec![]);
+    bench.fail(0, true, 1, (1..=9).map(|port| report(port, 1)).collect());
+    for message in bench.told(0).0 {
+        if let ToProxy::Recover(order) = message {
+            bench.end(1, order.id, respliced());
+        }
+    }
+    bench.manager.handle_log(at(2), L1, FromLog::BackendUp { backend: backend(3) });
+    bench.told(2);
+    bench.fail(3, true, 1, (11..=14).map(|port| report(port, 1)).collect());
+    let to_b3 =
+        |message: &&ToProxy| matches!(message, ToProxy::Recover(order) if order.alternate == backend(3));
+    assert_eq!(bench.told(3).0.iter().filter(to_b3).count(), 2);
+}
+
+#[test]
+fn the_end_of_a_failed_attempt_is_no_new_failure() {
+    let mut bench = Bench::new();
+    bench.fail(0, false, 1, vec![report(1, 1)]);
+    let first = bench.order(0);
+    bench.end(1, first.id, unreachable());
+    let second = bench.order(1);
+    let failed = if first.alternate == backend(2) { 2 } else { 3 };
+    bench.fail(2, false, failed, vec![far(1, failed)]);
+    assert_eq!(bench.told(2), (vec![], vec![]));
+    bench.end(3, second.id, respliced());
+    assert!(bench.last().ok && bench.counter("reports_repeated") == 1);
+}
+
+#[test]
+fn the_next_alternate_is_tried_and_none_twice() {
+    let mut bench = Bench::new();
+    bench.fail(0, true, 1, vec![report(1, 1)]);
+    let (proxy, _) = bench.told(0);
+    let ToProxy::Recover(first) = &proxy[1] else { panic!() };
+    bench.end(1, first.id, unreachable());
+    let second = bench.order(1);
+    assert_ne!(first.alternate, second.alternate);
+    assert!(second.id > first.id);
+    bench.end(2, second.id, unreachable());
+    let reason = bench.reset(2);
+    assert_eq!(reason, format!("no alternate is left ({}: no answer)", second.alternate));
+    assert!(!bench.last().ok);
+}
+
+#[test]
+fn an_alternate_that_serves_no_range_is_asked_for_the_whole_once() {
+    let mut bench = Bench::new();
+    bench.fail(0, false, 1, vec![far(1, 1)]);
+    let range = bench.order(0);
+    assert!(matches!(range.take_in, TakeIn::Range { .. }));
+    bench.end(1, range.id, Outcome::AlternateFailed("answered 200".to_owned()));
+    let whole = bench.order(1);
+    assert_eq!(whole.alternate, range.alternate);
+    assert!(matches!(whole.take_in, TakeIn::Prefix(_)));
+    bench.end(2, whole.id, unreachable());
+    let next = bench.order(2);
+    assert_ne!(next.alternate, range.alternate);
+    assert!(matches!(next.take_in, TakeIn::Range { .. }));
+}
+
+#[test]
+fn a_backend_without_alternates_resets_its_clients_at_once() {
+    let mut bench = Bench::new();
+    bench.fail(0, true, 4, vec![report(1, 4)]);
+    let (proxy, log) = bench.told(0);
+    assert!(matches!(&proxy[1], ToProxy::Reset { reason, .. } if reason == "no alternate backend is up"));
+    assert_eq!(log, ended(1, None));
+}
+
+#[test]
+fn alternates_that_are_down_are_not_used_until_they_are_up_again() {
+    let mut bench = Bench::new();
+    bench.fail(0, true, 2, vec![]);
+    bench.fail(0, true, 3, vec![]);
+    bench.fail(0, false, 1, vec![report(1, 1)]);
+    assert!(matches!(bench.told(0).0.last(), Some(ToProxy::Reset { .. })));
+    bench.manager.handle_log(at(1), L1, FromLog::BackendUp { backend: backend(3) });
+    assert_eq!(bench.told(1).0, [ToProxy::Backend { backend: backend(3), up: true }]);
+    bench.fail(2, false, 1, vec![report(2, 1)]);
+    assert_eq!(bench.order(2).alternate, backend(3));
+}
+
+#[test]
+fn an_alternate_that_fails_in_mid_recovery_is_left_for_the_next() {
+    let mut bench = Bench::new();
+    bench.fail(0, false, 1, vec![report(1, 1)]);
+    let first = bench.order(0);
+    let failed = if first.alternate == backend(2) { 2 } else { 3 };
+    bench.fail(1, true, failed, vec![report(1, failed)]);
+    let (proxy, _) = bench.told(1);
+    let [ToProxy::Backend { .. }, ToProxy::Recover(second)] = proxy.as_slice() else { panic!("{proxy:?}") };
+    assert_eq!(second.flow, first.flow, "the client has nothing of the alternate yet");
+    assert_ne!(second.alternate, first.alternate);
+    bench.end(2, first.id, unreachable());
+    assert_eq!(bench.told(2).0, []);
+    bench.end(3, second.id, respliced());
+    assert_eq!(bench.told(3).1, ended(1, Some(second.alternate)));
+}
+
+#[test]
+fn an_alternate_that_fails_just_after_the_re_splice_is_a_new_failure() {
+    let mut bench = Bench::new();
+    bench.fail(0, false, 1, vec![report(1, 1)]);
+    let first = bench.order(0);
+    let failed = if first.alternate == backend(2) { 2 } else { 3 };
+    bench.fail(1, false, failed, vec![far(1, failed)]);
+    let second = bench.order(1);
+    bench.end(2, first.id, respliced());
+    let third = bench.order(2);
+    assert_eq!(third.flow.backend, first.alternate);
+    assert!(matches!(third.take_in, TakeIn::Range { .. }), "the newer report counts");
+    bench.end(3, second.id, Outcome::Gone("on another backend".to_owned()));
+    assert_eq!(bench.told(3), (vec![], vec![]));
+    bench.end(4, third.id, respliced());
+    assert!(bench.last().ok);
+    assert_eq!(bench.counter("recoveries_running"), 0);
+}
+
+#[test]
+fn without_another_alternate_both_possible_connections_are_reset() {
+    let mut bench = Bench::new();
+    bench.fail(0, true, 3, vec![]);
+    bench.fail(0, true, 1, vec![report(1, 1)]);
+    bench.told(0);
+    bench.fail(1, true, 2, vec![report(1, 2)]);
+    let reset = |message: &ToProxy| match message {
+        ToProxy::Reset { flow, .. } => Some(flow.backend),
+        _ => None,
+    };
+    let resets: Vec<_> = bench.told(1).0.iter().filter_map(reset).collect();
+    assert_eq!(resets, [backend(1), backend(2)]);
+}
+
+#[test]
+fn a_backend_that_the_proxy_had_chosen_itself_and_that_failed_is_not_lost() {
+    let mut bench = Bench::new();
+    bench.fail(0, false, 1, vec![report(1, 1)]);
+    let first = bench.order(0);
+    let chosen = if first.alternate == backend(2) { 2 } else { 3 };
+    // The proxy was still connecting when the order came: it went to the same backend by itself, and that failed.
+    bench.fail(1, false, chosen, vec![far(1, chosen)]);
+    let second = bench.order(1);
+    bench.end(2, first.id, Outcome::Gone("it was still connecting".to_owned()));
+    assert_eq!(bench.told(2), (vec![], vec![]));
+    bench.end(3, second.id, Outcome::Gone("on another backend".to_owned()));
+    let (proxy, log) = bench.told(3);
+    let [ToProxy::Recover(third)] = proxy.as_slice() else { panic!("{proxy:?}") };
+    assert_eq!((third.flow.backend, third.flow.client), (backend(chosen), client(1)));
+    assert!(matches!(third.take_in, TakeIn::Range { .. }), "the newer report counts");
+    assert_eq!(log, [], "the client's connection goes on");
+    bench.end(4, third.id, respliced());
+    assert_eq!(bench.told(4).1, ended(1, Some(third.alternate)));
+    assert_eq!(bench.counter("recoveries_running"), 0);
+}

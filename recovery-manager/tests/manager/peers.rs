@@ -1,0 +1,147 @@
+//! Peers that come, go, repeat themselves, or are not in charge any more.
+
+use super::*;
+
+#[test]
+fn a_restarted_log_clears_what_its_predecessor_called_down() {
+    let mut bench = Bench::new();
+    bench.fail(0, true, 2, vec![]);
+    bench.manager.handle_log_disconnected(L1);
+    bench.manager.handle_log_connected(L1);
+    bench.told(0);
+    let status =
+        LogStatus { backends: vec![(backend(2), true), (backend(3), false)], ..LogStatus::default() };
+    bench.manager.handle_log(at(1), LoggerId(1), FromLog::Status(status.clone()));
+    assert_eq!(bench.told(1).0, [], "another log's word does not count");
+    bench.manager.handle_log(at(1), L1, FromLog::Status(status));
+    assert_eq!(bench.told(1).0, [ToProxy::Backend { backend: backend(2), up: true }]);
+}
+
+#[test]
+fn old_messages_of_a_session_are_ignored() {
+    let mut bench = Bench::new();
+    bench.fail(0, false, 1, vec![report(1, 1)]);
+    bench.order(0);
+    bench.number = 0;
+    bench.fail(1, false, 1, vec![report(2, 1)]);
+    assert_eq!((bench.told(1).0, bench.counter("log_messages_old")), (vec![], 1));
+    bench.manager.handle_log_disconnected(L1);
+    bench.manager.handle_log_connected(L1);
+    bench.told(1);
+    bench.number = 0;
+    bench.fail(2, false, 1, vec![report(2, 1)]);
+    bench.order(2);
+}
+
+#[test]
+fn a_repeated_report_neither_restarts_nor_repeats_a_recovery() {
+    let mut bench = Bench::new();
+    bench.fail(0, false, 1, vec![report(1, 1)]);
+    let order = bench.order(0);
+    bench.fail(1, false, 1, vec![report(1, 1)]);
+    assert_eq!(bench.told(1).0, []);
+    bench.end(2, order.id, respliced());
+    bench.told(2);
+    bench.fail(3, false, 1, vec![report(1, 1)]);
+    let (proxy, log) = bench.told(3);
+    assert_eq!(proxy, []);
+    assert_eq!(log, ended(1, Some(order.alternate)), "the log had missed it");
+}
+
+#[test]
+fn a_client_that_came_back_on_the_same_port_replaces_its_old_recovery() {
+    let mut bench = Bench::new();
+    bench.fail(0, false, 1, vec![report(1, 1)]);
+    let old = bench.order(0);
+    bench.fail(1, false, 1, vec![ConnectionReport { client_next: 999, ..report(1, 1) }]);
+    let new = bench.order(1);
+    assert_eq!(new.client_next, 999);
+    bench.end(2, old.id, Outcome::Gone("replaced".to_owned()));
+    assert_eq!(bench.counter("recoveries_running"), 1);
+    bench.end(3, new.id, respliced());
+    assert_eq!(bench.counter("recoveries_running"), 0);
+}
+
+#[test]
+fn orders_and_resets_wait_for_the_proxy() {
+    let mut bench = Bench::new();
+    bench.manager.handle_proxy_disconnected(at(0).monotonic);
+    bench.fail(0, true, 1, vec![report(1, 1)]);
+    let lost = ConnectionReport { unrecoverable: Some("lapped".to_owned()), ..report(2, 1) };
+    bench.fail(1, true, 1, vec![lost]);
+    assert_eq!(bench.told(1).0, []);
+    bench.manager.handle_proxy_connected();
+    let (proxy, _) = bench.told(2);
+    assert_eq!(proxy[0], ToProxy::Subscribe { epoch: 100 });
+    assert!(proxy.contains(&ToProxy::Backend { backend: backend(1), up: false }));
+    let of = |port| {
+        move |message: &ToProxy| match message {
+            ToProxy::Recover(order) => order.flow.client == client(port),
+            ToProxy::Reset { flow, .. } => flow.client == client(port),
+            _ => false,
+        }
+    };
+    assert!(proxy.iter().any(of(1)) && proxy.iter().any(of(2)), "{proxy:?}");
+}
+
+#[test]
+fn a_proxy_that_stays_away_loses_its_clients_visibly() {
+    let mut bench = Bench::new();
+    bench.manager.handle_proxy_disconnected(at(0).monotonic);
+    bench.fail(0, false, 1, vec![report(1, 1)]);
+    bench.manager.handle_timeout(Time::from_millis(1000));
+    assert_eq!(bench.last().outcome, "reset: nfq-splice was not reachable for 1000 ms");
+    assert_eq!(bench.manager.poll_timeout(), Some(Time::from_millis(2000)));
+    bench.manager.handle_timeout(Time::from_millis(2000));
+    assert_eq!((bench.counter("resets_given_up"), bench.manager.poll_timeout()), (1, None));
+}
+
+#[test]
+fn a_reset_that_a_breaking_connection_swallowed_is_repeated() {
+    let mut bench = Bench::new();
+    bench.fail(0, false, 4, vec![report(1, 4)]);
+    bench.reset(0);
+    bench.manager.handle_proxy_disconnected(at(10).monotonic);
+    bench.manager.handle_proxy_connected();
+    let again = bench.told(10).0;
+    assert!(again.iter().any(|message| matches!(message, ToProxy::Reset { .. })), "{again:?}");
+    bench.fail(20, false, 4, vec![report(2, 4)]);
+    bench.reset(20);
+    bench.manager.handle_proxy_disconnected(at(5000).monotonic);
+    bench.manager.handle_proxy_connected();
+    let later = bench.told(5000).0;
+    assert!(
+        !later.iter().any(|message| matches!(message, ToProxy::Reset { .. })),
+        "the port may have a new owner"
+    );
+}
+
+#[test]
+fn a_later_manager_ends_the_work_of_an_earlier_one() {
+    let mut bench = Bench::new();
+    bench.fail(0, false, 1, vec![report(1, 1)]);
+    let order = bench.order(0);
+    bench.manager.handle_proxy(at(1), FromProxy::Fenced { epoch: 101 });
+    let tells = bench.actions(1);
+    assert!(matches!(tells.as_slice(), [Action::Tell(story)] if story.is_bad()), "{tells:?}");
+    // Whatever comes: nothing is asked of anybody any more.
+    bench.end(2, order.id, unreachable());
+    bench.fail(2, true, 1, vec![report(2, 1)]);
+    bench.manager.handle_log(at(2), L1, FromLog::Fenced { epoch: 101 });
+    bench.manager.handle_proxy_disconnected(at(2).monotonic);
+    bench.manager.handle_proxy_connected();
+    bench.manager.handle_log_connected(L1);
+    bench.manager.handle_timeout(at(5000).monotonic);
+    assert_eq!(bench.actions(5000), []);
+    assert_eq!((bench.manager.poll_timeout(), bench.counter("fenced")), (None, 1));
+}
+
+#[test]
+fn an_epoch_that_is_not_believed_is_told_and_changes_nothing() {
+    let mut bench = Bench::new();
+    bench.manager.handle_log(at(0), L1, FromLog::Fenced { epoch: 5 });
+    let tells = bench.actions(0);
+    assert!(matches!(tells.as_slice(), [Action::Tell(Story::NotBelieved { epoch: 100 })]), "{tells:?}");
+    bench.fail(1, false, 1, vec![report(1, 1)]);
+    bench.order(1);
+}
