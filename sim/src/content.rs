@@ -6,6 +6,10 @@ use http1::RequestHead;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Request {
     Get(usize),
+    /// Answered in chunks.
+    Chunked(usize),
+    /// Answered until the connection closes: the last of its connection.
+    UntilClose(usize),
     /// Echoed; the path says whether it may be repeated.
     Post {
         bytes: usize,
@@ -26,6 +30,9 @@ pub struct Variant {
 
 const DATE: usize = 29;
 
+/// Answers to requests below this path end with their connection.
+pub const UNTIL_CLOSE: &str = "/until-close";
+
 pub fn body(bytes: usize, flipped: Option<usize>) -> Vec<u8> {
     // No zero: that is what keep-alives carry.
     let mut body: Vec<u8> = (0..bytes).map(|i| (((i * 31) ^ (i >> 8) ^ (bytes * 7)) as u8).max(1)).collect();
@@ -38,10 +45,9 @@ pub fn body(bytes: usize, flipped: Option<usize>) -> Vec<u8> {
 impl Request {
     pub fn bytes(self) -> Vec<u8> {
         match self {
-            Self::Get(bytes) => {
-                format!("GET /files/{bytes} HTTP/1.1\r\nHost: sim.example\r\nUser-Agent: simulation\r\n\r\n")
-                    .into_bytes()
-            }
+            Self::Get(bytes) => get("files", bytes),
+            Self::Chunked(bytes) => get("chunked", bytes),
+            Self::UntilClose(bytes) => get("until-close", bytes),
             Self::Post { bytes, idempotent } => {
                 let path = if idempotent { "safe" } else { "update" };
                 let head =
@@ -56,9 +62,36 @@ impl Request {
         let date = "?".repeat(DATE);
         match self {
             Self::Get(bytes) => whole(&body(bytes, variant.flipped), variant, &date),
+            Self::Chunked(bytes) => chunked(&body(bytes, variant.flipped), &date),
+            Self::UntilClose(bytes) => until_close(&body(bytes, variant.flipped), &date),
             Self::Post { bytes, .. } => whole(&body(bytes, None), variant, &date),
         }
     }
+}
+
+fn get(path: &str, bytes: usize) -> Vec<u8> {
+    format!("GET /{path}/{bytes} HTTP/1.1\r\nHost: sim.example\r\nUser-Agent: simulation\r\n\r\n")
+        .into_bytes()
+}
+
+/// The same chunks on every backend.
+fn chunked(body: &[u8], date: &str) -> Vec<u8> {
+    let head = format!(
+        "HTTP/1.1 200 OK\r\nServer: simulation\r\nDate: {date}\r\nTransfer-Encoding: chunked\r\n\r\n"
+    );
+    let mut answer = head.into_bytes();
+    for chunk in body.chunks(1000) {
+        answer.extend_from_slice(format!("{:x}\r\n", chunk.len()).as_bytes());
+        answer.extend_from_slice(chunk);
+        answer.extend_from_slice(b"\r\n");
+    }
+    answer.extend_from_slice(b"0\r\n\r\n");
+    answer
+}
+
+fn until_close(body: &[u8], date: &str) -> Vec<u8> {
+    let head = format!("HTTP/1.1 200 OK\r\nServer: simulation\r\nDate: {date}\r\nConnection: close\r\n\r\n");
+    [head.as_bytes(), body].concat()
 }
 
 fn whole(body: &[u8], variant: Variant, date: &str) -> Vec<u8> {
@@ -90,8 +123,14 @@ pub fn respond(head: &RequestHead, content: &[u8], variant: Variant, date: &str)
     if head.method() == "POST" {
         return whole(content, variant, date);
     }
-    let bytes: usize = head.path().strip_prefix("/files/").and_then(|n| n.parse().ok()).unwrap_or(0);
+    let (path, bytes) = head.path().rsplit_once('/').unwrap_or_default();
+    let bytes: usize = bytes.parse().unwrap_or(0);
     let body = body(bytes, variant.flipped);
+    match path {
+        "/chunked" => return chunked(&body, date),
+        UNTIL_CLOSE => return until_close(&body, date),
+        _ => {}
+    }
     let text = |name| head.field(name).and_then(|value| std::str::from_utf8(value).ok());
     let first = text("range")
         .and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-')?.parse::<usize>().ok());

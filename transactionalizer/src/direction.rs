@@ -25,8 +25,9 @@ pub struct Direction {
     delivered: u64,
     /// Stream offset up to which the receiver has acknowledged.
     acked: u64,
-    /// Greatest stream offset that the receiver's window has allowed.
+    /// Greatest stream offset that the receiver's window has allowed; a guess until it has said so.
     edge: u64,
+    edge_known: bool,
     /// The receiver's window from `acked` on, bytes.
     window: u32,
     greatest_window: u32,
@@ -46,6 +47,7 @@ impl Direction {
             delivered: 0,
             acked: 0,
             edge: 65_535,
+            edge_known: false,
             window: 0,
             greatest_window: 0,
             scale: 0,
@@ -163,7 +165,9 @@ impl Direction {
             self.acked = self.acked.max((offset as u64).min(self.delivered));
             self.window = u32::from(window) << self.scale;
             self.greatest_window = self.greatest_window.max(self.window);
-            self.edge = self.edge.max(offset as u64 + u64::from(self.window));
+            let edge = offset as u64 + u64::from(self.window);
+            self.edge = if self.edge_known { self.edge.max(edge) } else { edge };
+            self.edge_known = true;
         }
         true
     }
@@ -241,6 +245,17 @@ mod tests {
         assert_eq!(push(&mut stream, 100 << 20, b"x"), Taken::Outside);
         let mut small = Direction::new(Seq(0), 4);
         assert_eq!(push(&mut small, 10, b"abcdef"), Taken::Overflow);
+    }
+
+    #[test]
+    fn a_small_window_is_seen_to_be_closed() {
+        let mut stream = direction();
+        assert_eq!(stream.room(), 65_535, "a guess");
+        stream.handle_ack(stream.seq(0), 6);
+        push(&mut stream, 0, b"abcdef");
+        assert_eq!(stream.room(), 0);
+        stream.handle_ack(stream.seq(6), 0);
+        assert_eq!(stream.room(), 0);
     }
 
     #[test]

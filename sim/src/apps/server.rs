@@ -9,7 +9,7 @@ use packet::Time;
 use smoltcp::iface::SocketHandle;
 use smoltcp::socket::tcp::State;
 
-use crate::content::{Variant, respond};
+use crate::content::{UNTIL_CLOSE, Variant, respond};
 use crate::hosts::Host;
 
 /// One accepted, or awaited, connection of a server.
@@ -20,6 +20,8 @@ pub struct Worker {
     ready: VecDeque<(Time, Vec<u8>)>,
     outgoing: Vec<u8>,
     written: usize,
+    /// It closes when all is written.
+    closes: bool,
     /// It has had a peer.
     used: bool,
 }
@@ -27,7 +29,7 @@ pub struct Worker {
 impl Worker {
     fn new(handle: SocketHandle) -> Self {
         let (incoming, outgoing) = (Vec::new(), Vec::new());
-        Self { handle, incoming, ready: VecDeque::new(), outgoing, written: 0, used: false }
+        Self { handle, incoming, ready: VecDeque::new(), outgoing, written: 0, closes: false, used: false }
     }
 }
 
@@ -164,14 +166,17 @@ impl Worker {
             self.outgoing.drain(..sent);
             self.written += sent;
         }
-        if socket.state() == State::CloseWait && self.outgoing.is_empty() && self.ready.is_empty() {
+        let ends = self.closes && socket.state() == State::Established || socket.state() == State::CloseWait;
+        if ends && self.outgoing.is_empty() && self.ready.is_empty() {
             socket.close();
         }
     }
 
     fn answer(&mut self, now: Time, variant: Variant, service_time: Duration, date: &str) -> Vec<usize> {
         let mut updates = Vec::new();
-        while let Ok(Some(head)) = http1::parse_request(&self.incoming, 64 << 10) {
+        while !self.closes
+            && let Ok(Some(head)) = http1::parse_request(&self.incoming, 64 << 10)
+        {
             let body = if let RequestFraming::Length(bytes) = head.framing { bytes as usize } else { 0 };
             let all = head.head_bytes + body;
             if self.incoming.len() < all {
@@ -183,6 +188,10 @@ impl Worker {
             let answer = respond(&head, &self.incoming[head.head_bytes..all], variant, date);
             self.ready.push_back((now + service_time, answer));
             self.incoming.drain(..all);
+            if head.path().starts_with(UNTIL_CLOSE) {
+                self.closes = true;
+                break;
+            }
         }
         updates
     }

@@ -121,7 +121,10 @@ fn breaks(rng: &mut Rng) -> Vec<Break> {
 fn habits(rng: &mut Rng) -> Habits {
     let slow = rng.chance(200);
     let dribble = rng.chance(200);
-    let requests: Vec<Request> = (0..rng.pick(&[1, 1, 2, 3, 4])).map(|_| request(rng)).collect();
+    let mut requests: Vec<Request> = (0..rng.pick(&[1, 1, 2, 3, 4])).map(|_| request(rng)).collect();
+    if rng.chance(50) {
+        requests.push(Request::UntilClose(size(rng)));
+    }
     let total: u64 = requests.iter().map(|request| request.answer(Variant::default()).len() as u64).sum();
     let sent: usize = requests.iter().map(|request| request.bytes().len()).sum();
     let ending = match rng.below(10) {
@@ -150,11 +153,18 @@ fn habits(rng: &mut Rng) -> Habits {
     }
 }
 
-fn request(rng: &mut Rng) -> Request {
+fn size(rng: &mut Rng) -> usize {
     let size = rng.pick(&SIZES);
-    let bytes = (size + rng.below(size / 2 + 1)) as usize;
-    if rng.chance(850) {
+    (size + rng.below(size / 2 + 1)) as usize
+}
+
+fn request(rng: &mut Rng) -> Request {
+    let bytes = size(rng);
+    if rng.chance(650) {
         return Request::Get(bytes);
+    }
+    if rng.chance(500) {
+        return Request::Chunked(bytes);
     }
     Request::Post { bytes: bytes.min(60_000) + 1, idempotent: rng.chance(700) }
 }
