@@ -91,6 +91,11 @@ impl Direction {
         self.stream.kept()
     }
 
+    /// Forgets what is kept beyond gaps, and keeps nothing more.
+    pub fn keep_nothing(&mut self) {
+        self.stream = Reassembly::new(self.stream.next(), 0);
+    }
+
     /// The pieces beyond gaps: distance from the end of the contiguous bytes, and bytes; touching ones joined.
     pub fn beyond(&self) -> Vec<(u64, Vec<u8>)> {
         let mut pieces: Vec<(u64, Vec<u8>)> = Vec::new();

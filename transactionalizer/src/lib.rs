@@ -4,6 +4,7 @@
 //!
 //! * [`engine`]: all connections and backends; judges, detects, reports.
 //! * [`connection`]: one connection; [`direction`], [`request`], [`response`], [`spans`], [`transactions`] are its parts.
+//! * [`kept`]: what all of them keep in memory, and its bound.
 //! * [`protocol`]: how its streams fall into requests and responses.
 //! * [`judge`]: what a backend's FIN or RST means.
 //! * [`detector`]: moving averages, probes, a backend's state.
@@ -13,6 +14,7 @@ pub mod detector;
 pub mod direction;
 pub mod engine;
 pub mod judge;
+pub mod kept;
 pub mod protocol;
 pub mod request;
 pub mod response;

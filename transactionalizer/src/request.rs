@@ -186,10 +186,15 @@ impl Requests {
         let request = self.pending.pop_front()?;
         self.kept -= request.bytes.len();
         self.rest_of_answered |= request.complete.is_none();
-        if self.pending.is_empty() && self.pending.capacity() > 4 {
+        if self.pending.is_empty() {
             self.pending = VecDeque::new();
         }
         Some(request)
+    }
+
+    /// Bytes of pending requests that are kept.
+    pub fn kept(&self) -> usize {
+        self.kept
     }
 
     /// Nothing that follows can be understood.

@@ -120,6 +120,16 @@ impl Responses {
         self.closing = true;
     }
 
+    /// Bytes of heads that are kept.
+    pub fn kept(&self) -> usize {
+        self.current.as_ref().map_or(0, |current| current.head.len())
+    }
+
+    /// Forgets the response in progress: nobody can ask for it any more.
+    pub fn keep_nothing(&mut self) {
+        self.current = None;
+    }
+
     /// The response in progress.
     pub fn current(&self) -> Option<&Response> {
         self.current.as_ref()

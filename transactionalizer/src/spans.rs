@@ -82,7 +82,7 @@ impl Spans {
         while self.spans.front().is_some_and(|span| span.end() <= offset) {
             self.spans.pop_front();
         }
-        if self.spans.is_empty() && self.spans.capacity() > 64 {
+        if self.spans.is_empty() {
             self.spans = VecDeque::new();
         }
     }
@@ -105,6 +105,11 @@ impl Spans {
             at += length as u64;
         }
         (at >= range.end).then_some(bytes)
+    }
+
+    /// Memory that the pieces take.
+    pub fn bytes(&self) -> usize {
+        self.spans.len() * size_of::<Span>()
     }
 
     /// Pieces kept.

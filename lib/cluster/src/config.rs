@@ -223,6 +223,9 @@ pub struct Recovery {
     pub range_from_bytes: u64,
     /// Bytes of outstanding requests kept per connection; beyond it the connection is not recoverable.
     pub request_bytes: usize,
+    /// Bytes that the transactionalizer keeps of all connections together; the one that grows beyond it becomes
+    /// unrecoverable.
+    pub kept_bytes: usize,
     /// Time for one recovery, milliseconds; then the client is reset.
     pub timeout_ms: u64,
     /// Recoveries remembered for `resplice status`.
@@ -235,6 +238,7 @@ impl Default for Recovery {
             volatile_headers: vec!["Date".to_owned()],
             range_from_bytes: 256 << 10,
             request_bytes: 1 << 20,
+            kept_bytes: 256 << 20,
             timeout_ms: 10_000,
             history: 256,
         }

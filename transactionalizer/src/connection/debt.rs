@@ -38,7 +38,11 @@ pub enum Owed {
 impl Connection {
     /// Measurements since the last call.
     pub fn poll_measured(&mut self) -> Option<Measured> {
-        self.measured.pop()
+        let measured = self.measured.pop();
+        if self.measured.is_empty() {
+            self.measured = vec![];
+        }
+        measured
     }
 
     pub(super) fn note_gap(&mut self, now: Time) {

@@ -10,6 +10,7 @@ use packet::{Flags, Seq, SynOptions, TcpSegment, Time};
 
 use crate::direction::{Direction, Taken};
 use crate::judge::Situation;
+use crate::kept::Share;
 use crate::protocol::{self, Protocol};
 use crate::request::{Lost, Requests};
 use crate::response::{Progress, Responses};
@@ -50,6 +51,8 @@ pub struct Connection {
     options: SynOptions,
     client: Direction,
     backend: Direction,
+    /// Its part of what all may keep.
+    share: Share,
     /// None once the connection has become opaque.
     protocol: Option<Box<dyn Protocol>>,
     requests: Requests,
@@ -78,7 +81,7 @@ pub struct Connection {
 
 impl Connection {
     /// After the handshake, completed at `now`.
-    pub fn new(flow: Flow, handshake: &Handshake, cluster: &Cluster, now: Time) -> Self {
+    pub fn new(flow: Flow, handshake: &Handshake, cluster: &Cluster, share: Share, now: Time) -> Self {
         let mut client = Direction::new(handshake.client_isn, CLIENT_GAP_BYTES);
         let mut backend = Direction::new(handshake.backend_isn, BACKEND_GAP_BYTES);
         let scales = (handshake.options.window_scale, handshake.backend_options.window_scale);
@@ -91,6 +94,7 @@ impl Connection {
             options: handshake.options,
             client,
             backend,
+            share,
             protocol: Some(protocol::new(&cluster.service)),
             requests: Requests::new(handshake.base, cluster.recovery.request_bytes),
             responses: Responses::default(),
@@ -126,6 +130,27 @@ impl Connection {
         self.protocol = None;
         self.requests.become_opaque();
         self.spans = Spans::default();
+    }
+
+    /// Counts what is kept. Where all connections together keep too much, the one that grows gives up: `false`.
+    pub fn account(&mut self) -> bool {
+        if self.share.set(self.kept()) {
+            return true;
+        }
+        self.lose("all connections together keep more than recovery.kept_bytes");
+        self.client.keep_nothing();
+        self.backend.keep_nothing();
+        self.responses.keep_nothing();
+        self.share.set(self.kept());
+        false
+    }
+
+    fn kept(&self) -> usize {
+        self.client.kept()
+            + self.backend.kept()
+            + self.requests.kept()
+            + self.responses.kept()
+            + self.spans.bytes()
     }
 
     /// A segment from the client. `false`: it shows that the log lacks segments.

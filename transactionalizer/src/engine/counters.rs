@@ -43,6 +43,8 @@ pub struct Counters {
     pub failed: u64,
     /// Of these, those that could not be recovered.
     pub unrecoverable: u64,
+    /// Connections that became unrecoverable because all together kept more than `recovery.kept_bytes`.
+    pub kept_bytes_limit_lost: u64,
     /// Connections that failed with no manager to tell.
     pub unreported: u64,
     /// Application timeouts.

@@ -18,6 +18,7 @@ use packet::Time;
 use crate::detector::Kinds;
 use crate::detector::backend::Limits;
 use crate::detector::probing::{ProbeId, Question};
+use crate::kept::Total;
 use crate::spans::Record;
 
 mod backends;
@@ -97,6 +98,8 @@ pub struct Failure {
 pub struct Engine {
     cluster: Cluster,
     rules: TagRules,
+    /// What all connections keep together.
+    kept: Total,
     limits: Limits,
     entries: HashMap<Flow, Entry>,
     backends: BTreeMap<SocketAddr, BackendEntry>,
@@ -129,6 +132,7 @@ impl Engine {
         let backends = addresses.map(|address| (address, BackendEntry::new(limits, now))).collect();
         Self {
             rules: TagRules::new(&cluster.tags),
+            kept: Total::new(cluster.recovery.kept_bytes),
             limits,
             entries: HashMap::new(),
             backends,
@@ -153,6 +157,7 @@ impl Engine {
     /// more is watched until a later reload finds it without connections: the proxies may not have heard of it yet.
     pub fn handle_reload(&mut self, cluster: Cluster, now: Time) {
         self.rules = TagRules::new(&cluster.tags);
+        self.kept.set_max(cluster.recovery.kept_bytes);
         let before = std::mem::replace(&mut self.cluster, cluster);
         let named = |address: &SocketAddr, cluster: &Cluster| cluster.backend_name(*address).is_some();
         self.backends.retain(|address, entry| {
@@ -187,6 +192,7 @@ impl Engine {
         counters.insert("connections".to_owned(), self.entries.len() as u64);
         counters.insert("kinds".to_owned(), self.kinds.len() as u64);
         counters.insert("kinds_overflowed".to_owned(), self.kinds.overflowed);
+        counters.insert("kept_bytes_now".to_owned(), self.kept.bytes() as u64);
         counters.insert("managers".to_owned(), self.managers as u64);
         LogStatus { backends, counters }
     }

@@ -12,6 +12,9 @@ use super::{Action, Engine, Logged};
 /// Why a connection that lost records is not recoverable.
 pub(super) const LAPPED: &str = "the log was overwritten before it was read";
 
+/// Connections that a message names at most.
+const NAMED: usize = 16;
+
 /// A segment with what is known of it.
 pub(super) struct Seen<'a> {
     pub(super) flow: Flow,
@@ -104,6 +107,7 @@ impl Engine {
             let contiguous = connection.expected_from_client(seen.segment.seq());
             (contiguous, connection.handle_client(&seen.segment, now, rules))
         };
+        counters.kept_bytes_limit_lost += u64::from(!connection.account());
         counters.conflicts += connection.conflicts() - conflicts;
         counters.implausible_acks += u64::from(!plausible);
         let side = if seen.logged.from_backend { &mut entry.suspect.1 } else { &mut entry.suspect.0 };
@@ -131,17 +135,22 @@ impl Engine {
     pub fn handle_lapped(&mut self, records: u64, out: &mut Vec<Action>) {
         self.counters.lapped_records += records;
         let mut suspects = 0;
-        for entry in self.entries.values_mut() {
+        let mut named = Vec::new();
+        for (flow, entry) in &mut self.entries {
             entry.embryo = None;
             if matches!(entry.state, State::Open(_)) {
                 entry.suspect = (true, true);
                 suspects += 1;
+                if named.len() < NAMED {
+                    named.push(flow.client.to_string());
+                }
             }
         }
         self.counters.lapped_connections += suspects;
+        let named = names(&named, suspects);
         let text = format!(
             "{records} records of the segment log were overwritten before they were read: {suspects} connections are not \
-             recoverable until their streams are seen to be whole"
+             recoverable until their streams are seen to be whole{named}"
         );
         out.push(Action::Note(text));
     }
@@ -179,4 +188,11 @@ impl Engine {
             _ => None,
         }
     }
+}
+
+/// `: 10.0.0.1:4000, 10.0.0.2:4001 and 3 more`
+fn names(named: &[String], all: u64) -> String {
+    let more = all - named.len() as u64;
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    if named.is_empty() { String::new() } else { format!(": {}{more}", named.join(", ")) }
 }

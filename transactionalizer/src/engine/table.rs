@@ -191,7 +191,8 @@ impl Engine {
             base: embryo.base,
         };
         let queued = entry.queued;
-        let state = State::Open(Box::new(Connection::new(flow, &handshake, &self.cluster, now)));
+        let state =
+            State::Open(Box::new(Connection::new(flow, &handshake, &self.cluster, self.kept.share(), now)));
         if let Some(entry) = self.entries.get_mut(&flow) {
             *entry = Entry { state, queued, touched: now, ..Entry::default() };
         }

@@ -101,6 +101,11 @@ impl SegmentLog {
         stats.map_or(0, |stats| stats.newest)
     }
 
+    /// Records written and not read yet.
+    pub(crate) fn lag(&self) -> u64 {
+        self.newest().saturating_sub(self.last)
+    }
+
     /// Number of the last record read.
     pub(crate) fn last(&self) -> u64 {
         self.last

@@ -251,7 +251,9 @@ impl Shell {
         for incoming in self.status.handle_ready::<ToLog>() {
             match incoming {
                 Incoming::Message(peer, ToLog::Status) => {
-                    self.status.send(peer, &FromLog::Status(self.managers.status(&self.engine)));
+                    let mut status = self.managers.status(&self.engine);
+                    status.counters.insert("lag_records_now".to_owned(), self.log.lag());
+                    self.status.send(peer, &FromLog::Status(status));
                 }
                 Incoming::Message(peer, ToLog::Reload) => {
                     let done = self.reload();

@@ -134,6 +134,7 @@ const RECOVERY: &[Key] = &[
     may("range_from_bytes", Kind::Integer(0, i64::MAX as u64)),
     // A report carries them in one control message.
     may("request_bytes", Kind::Integer(0, 32 * MIB)),
+    may("kept_bytes", Kind::Integer(64 * KIB, 64 * GIB)),
     may("timeout_ms", Kind::Integer(10, 10 * MINUTE_MS)),
     may("history", Kind::Integer(1, 10_000)),
 ];
