@@ -208,6 +208,8 @@ impl Flow {
             }
             State::Answering(answering) => answering.sender.sent_seq(),
             State::Recovering(recovery) => recovery.point,
+            // Behind our SYN, also while it is not acknowledged (RFC 9293 §3.10.7.4: SEQ=SND.NXT).
+            State::Setup(setup) => setup.iss + 1,
             _ => self.leg.acked,
         }
     }

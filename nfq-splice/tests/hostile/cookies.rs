@@ -140,25 +140,27 @@ fn what_an_earlier_daemon_translated_itself_is_not_executed_again() {
 /// A late copy of the request comes when all is over: its cookie is still good, but the request has been executed.
 #[test]
 fn an_ended_connection_is_not_continued_by_its_cookie() {
-    let mut proxy = flooded();
-    let iss = proxy.receive(&syn(9))[0].seq;
-    let request = SegmentBuilder { ack: Some(iss + 1), ..data(9, 0, REQUEST) };
-    proxy.receive(&request);
-    let syn_ack = SegmentBuilder {
-        ack: Some(ISN + 1),
-        flags: Flags::SYN,
-        ..SegmentBuilder::new(backend(11), client(9))
-    };
-    assert_eq!(proxy.receive(&syn_ack).len(), 1, "spliced");
-    proxy.engine.handle_splice_failed(proxy.now, client(9));
-    for reset in [Flags::RST, Flags::RST] {
-        let end = SegmentBuilder { flags: reset, ack: None, ..data(9, REQUEST.len() as u32, b"") };
-        proxy.engine.handle_packet(proxy.now, &mut end.build(), nfq_splice::Stage::Raw);
+    // In a flood, and in the first minute of a daemon.
+    for mut proxy in [flooded(), Proxy::new()] {
+        let iss = proxy.receive(&syn(9))[0].seq;
+        let request = SegmentBuilder { ack: Some(iss + 1), ..data(9, 0, REQUEST) };
+        proxy.receive(&request);
+        let syn_ack = SegmentBuilder {
+            ack: Some(ISN + 1),
+            flags: Flags::SYN,
+            ..SegmentBuilder::new(backend(11), client(9))
+        };
+        assert_eq!(proxy.receive(&syn_ack).len(), 1, "spliced");
+        proxy.engine.handle_splice_failed(proxy.now, client(9));
+        for reset in [Flags::RST, Flags::RST] {
+            let end = SegmentBuilder { flags: reset, ack: None, ..data(9, REQUEST.len() as u32, b"") };
+            proxy.engine.handle_packet(proxy.now, &mut end.build(), nfq_splice::Stage::Raw);
+        }
+        proxy.pass(Duration::from_secs(20));
+        assert_eq!(proxy.receive(&request)[0].flags, Flags::RST);
+        let again = proxy.receive(&SegmentBuilder { seq: ISN + 9000, ..syn(9) });
+        assert_eq!(again[0].flags, SYN_ACK, "a new connection");
     }
-    proxy.pass(Duration::from_secs(20));
-    assert_eq!(proxy.receive(&request)[0].flags, Flags::RST);
-    let again = proxy.receive(&SegmentBuilder { seq: ISN + 9000, ..syn(9) });
-    assert_eq!(again[0].flags, SYN_ACK, "a new connection");
 }
 
 #[test]

@@ -37,6 +37,7 @@ fn a_repeated_syn_gets_the_same_answer_another_one_a_challenge() {
     let other = SegmentBuilder { seq: Seq(9), ..syn(1) };
     let challenge = proxy.receive(&other);
     assert_eq!((challenge[0].flags, challenge[0].ack), (Flags::ACK, ISN + 1));
+    assert_eq!(challenge[0].seq, first[0].seq + 1);
     // A client that has begun anew does not know the old connection.
     proxy.receive(&SegmentBuilder { seq: ISN + 1, flags: Flags::RST, syn: None, ..syn(1) });
     let opened = proxy.receive(&other);
