@@ -8,6 +8,7 @@
 //!   A writer that is killed loses nothing that it committed: the next one attaches to the file and goes on.
 //! * **Reading** never blocks the writer. A [`Reader`] that falls behind by more than the ring is told exactly how many
 //!   records and bytes it lost ([`ReadError::Lapped`]) and goes on with the oldest record.
+//! * **Being seen**: a reader that [announces](Reader::announced) itself is listed with its lag while it lives.
 //! * **Trust**: readers copy with `pread` and check every length, index and checksum on the copy. What the writer
 //!   overwrote during the copy is noticed and not returned. A file cut off under a reader is [`ReadError::Truncated`].
 //!   Sealing the size (`F_SEAL_SHRINK`) is not possible for a named file, so mode 0640 protects it, and only its owner can
@@ -20,6 +21,7 @@ mod futex;
 pub mod layout;
 mod os;
 mod reader;
+mod readers;
 mod record;
 mod writer;
 
@@ -30,5 +32,6 @@ mod atomics {
 
 pub use error::{OpenError, ReadError, Refusal, WriteError};
 pub use reader::{Reader, Stats};
+pub use readers::SeenReader;
 pub use record::{Flags, Position, Record, RecordMeta};
-pub use writer::{Slots, Writer};
+pub use writer::{Slots, Usage, Writer};

@@ -3,6 +3,7 @@
 use std::ffi::CString;
 use std::fs::{File, Metadata, OpenOptions, Permissions};
 use std::io::{self, Write};
+use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
@@ -73,36 +74,59 @@ pub(crate) fn name(file: &File, path: &Path) -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-fn lock_request(kind: i32) -> libc::flock {
-    // SAFETY: flock is a plain C structure for which all zeroes is a valid value: the whole file.
+fn lock_request(kind: i32, range: &Range<u64>) -> libc::flock {
+    // SAFETY: flock is a plain C structure for which all zeroes is a valid value.
     #[allow(unsafe_code)]
     let mut request: libc::flock = unsafe { std::mem::zeroed() };
     request.l_type = kind as libc::c_short;
     request.l_whence = libc::SEEK_SET as libc::c_short;
+    request.l_start = range.start as libc::off_t;
+    request.l_len = (range.end - range.start) as libc::off_t;
     request
 }
 
-/// The writer's lock: of the open file, so that the kernel releases it however the writer ends.
-pub(crate) fn lock(file: &File) -> Result<(), Refusal> {
-    let request = lock_request(libc::F_WRLCK);
+fn control_lock(file: &File, command: i32, request: &mut libc::flock) -> io::Result<()> {
     // SAFETY: `request` is valid for the call.
     #[allow(unsafe_code)]
-    if unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLK, &raw const request) } == 0 {
-        return Ok(());
-    }
-    match io::Error::last_os_error() {
-        error if matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EACCES)) => Err(Refusal::InUse),
-        error => Err(failed("lock it")(error)),
+    let result = unsafe { libc::fcntl(file.as_raw_fd(), command, std::ptr::from_mut(request)) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// What the writer locks.
+const WRITERS: Range<u64> = 0..HEADER_BYTES;
+
+/// The writer's lock: of the open file, so that the kernel releases it however the writer ends.
+pub(crate) fn lock(file: &File) -> Result<(), Refusal> {
+    match control_lock(file, libc::F_OFD_SETLK, &mut lock_request(libc::F_WRLCK, &WRITERS)) {
+        Ok(()) => Ok(()),
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EACCES)) => {
+            Err(Refusal::InUse)
+        }
+        Err(error) => Err(failed("lock it")(error)),
     }
 }
 
 /// Somebody has the writer's lock.
 pub(crate) fn is_locked(file: &File) -> bool {
-    let mut request = lock_request(libc::F_RDLCK);
-    // SAFETY: `request` is valid for the call.
-    #[allow(unsafe_code)]
-    let result = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_GETLK, &raw mut request) };
-    result == 0 && request.l_type != libc::F_UNLCK as libc::c_short
+    let mut request = lock_request(libc::F_RDLCK, &WRITERS);
+    let asked = control_lock(file, libc::F_OFD_GETLK, &mut request);
+    asked.is_ok() && request.l_type != libc::F_UNLCK as libc::c_short
+}
+
+/// Locks one byte, together with others.
+pub(crate) fn lock_shared(file: &File, at: u64) -> io::Result<()> {
+    control_lock(file, libc::F_OFD_SETLK, &mut lock_request(libc::F_RDLCK, &(at..at + 1)))
+}
+
+pub(crate) fn unlock(file: &File, at: u64) -> io::Result<()> {
+    control_lock(file, libc::F_OFD_SETLK, &mut lock_request(libc::F_UNLCK, &(at..at + 1)))
+}
+
+/// A byte in `range` that another open file has locked.
+pub(crate) fn shared_lock_within(file: &File, range: &Range<u64>) -> Option<u64> {
+    let mut request = lock_request(libc::F_WRLCK, range);
+    control_lock(file, libc::F_OFD_GETLK, &mut request).ok()?;
+    (request.l_type != libc::F_UNLCK as libc::c_short).then_some(request.l_start as u64)
 }
 
 /// A writer trusts only a file that nobody else could have prepared: `/dev/shm` is open to all users.

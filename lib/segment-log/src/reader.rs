@@ -15,6 +15,7 @@ use crate::layout::{
     CONTROL_OFFSET, Committed, Control, FileHeader, HEADER_BYTES, RECORD_HEADER_BYTES, RecordHeader,
 };
 use crate::os::{self, failed};
+use crate::readers::{self, Presence, SeenReader};
 use crate::writer::check_bounds;
 use crate::{OpenError, Position, ReadError, Record, Refusal, futex};
 
@@ -39,6 +40,8 @@ pub struct Reader {
     position: u64,
     /// Number of the next record, and payload bytes before it.
     expected: (u64, u64),
+    /// If it wants to be seen.
+    presence: Option<Presence>,
 }
 
 /// How a log and its reader are.
@@ -83,7 +86,8 @@ impl Reader {
         #[allow(unsafe_code)]
         let page =
             unsafe { MmapOptions::new().len(HEADER_BYTES as usize).map(&file) }.map_err(failed("map it"))?;
-        let reader = Self { file, header, page, buffer: Vec::new(), read: 0, position: 0, expected: (1, 0) };
+        let (buffer, expected) = (Vec::new(), (1, 0));
+        let reader = Self { file, header, page, buffer, read: 0, position: 0, expected, presence: None };
         let (oldest, state) = (reader.control().intact_from(), reader.control().committed());
         // How far apart they are is not checked: the writer may move on between the two loads.
         check_bounds(state, oldest, u64::MAX).map_err(Refusal::Corrupt)?;
@@ -126,6 +130,26 @@ impl Reader {
         self.buffer.clear();
         (self.read, self.position, self.expected) = (0, position, expected);
         self
+    }
+
+    /// To be listed with its lag by the writer and by [`readers`](Self::readers), as long as it lives.
+    pub fn announced(mut self) -> io::Result<Self> {
+        let mut presence = Presence::new();
+        presence.show(&self.file, self.position)?;
+        self.presence = Some(presence);
+        Ok(self)
+    }
+
+    /// The announced readers, but for this one.
+    pub fn readers(&self) -> Vec<SeenReader> {
+        readers::seen(&self.file, self.control().committed().end)
+    }
+
+    fn show(&mut self) -> Result<(), ReadError> {
+        match &mut self.presence {
+            Some(presence) => Ok(presence.show(&self.file, self.position)?),
+            None => Ok(()),
+        }
     }
 
     /// The next record; `None`: all is read.
@@ -187,6 +211,7 @@ impl Reader {
     /// Copies what follows `position`, at least one record; `false`: there is nothing.
     fn refill(&mut self) -> Result<bool, ReadError> {
         let mut want = CHUNK;
+        self.show()?;
         loop {
             let state = self.look()?;
             if self.position == state.end {

@@ -16,6 +16,7 @@ use crate::layout::{
     RecordHeader, VERSION,
 };
 use crate::os::{self, failed};
+use crate::readers::{self, SeenReader};
 use crate::{OpenError, Position, RecordMeta, Refusal, WriteError, futex};
 
 /// Writes segments into a segment log. Exists once per file.
@@ -53,6 +54,19 @@ impl Reservation {
     fn position(&self, slot: usize) -> u64 {
         self.start + slot as u64 * slot_bytes(self.bytes)
     }
+}
+
+/// How full a ring is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Usage {
+    /// Its size.
+    pub ring_bytes: u64,
+    /// Bytes of it with records that can be read.
+    pub used_bytes: u64,
+    /// When the oldest of them was logged, monotonic nanoseconds.
+    pub oldest_time_ns: Option<u64>,
+    /// Payload bytes logged since the file was created.
+    pub payload_bytes: u64,
 }
 
 /// The memory of [`Writer::reserve_slots`].
@@ -253,10 +267,10 @@ impl Writer {
         let (end, place) = (self.state.end.max(reserved.start), reserved.position(slot));
         let (gap, bytes) = (place - end, slot_bytes(payload.end));
         let stays = reserved.wasted + gap <= reserved.used + bytes || gap == 0;
-        self.write_pad(self.state.end, end);
+        self.write_pad((self.state.end, end), meta.time_ns);
         let header = if stays {
             reserved.wasted += gap;
-            self.write_pad(end, place);
+            self.write_pad((end, place), meta.time_ns);
             self.record_header(place, meta, &payload)
         } else {
             self.move_down((place, end), &payload);
@@ -296,8 +310,8 @@ impl Writer {
         }
     }
 
-    /// Fills what is left free before a record, which never reaches beyond the ring's end.
-    fn write_pad(&mut self, position: u64, end: u64) {
+    /// Fills what is left free before a record, which never reaches beyond the ring's end. It has the record's time.
+    fn write_pad(&mut self, (position, end): (u64, u64), time_ns: u64) {
         if position == end {
             return;
         }
@@ -305,6 +319,7 @@ impl Writer {
             position,
             number: self.state.number + 1,
             payload_before: self.state.payload_bytes,
+            time_ns,
             total_bytes: (end - position) as u32,
             payload_offset: RECORD_HEADER_BYTES as u32,
             epoch: self.epoch,
@@ -331,6 +346,22 @@ impl Writer {
         let control = self.control();
         control.wake.fetch_add(1, Ordering::Release);
         futex::wake_all(&control.wake);
+    }
+
+    /// How full the ring is.
+    pub fn usage(&self) -> Usage {
+        let header = self.header_at(self.oldest).ok().filter(|_| self.oldest < self.state.end);
+        Usage {
+            ring_bytes: self.ring_bytes,
+            used_bytes: self.state.end - self.oldest,
+            oldest_time_ns: header.map(|header| header.time_ns),
+            payload_bytes: self.state.payload_bytes,
+        }
+    }
+
+    /// The readers that want to be seen.
+    pub fn readers(&self) -> Vec<SeenReader> {
+        readers::seen(&self.file, self.state.end)
     }
 
     /// Which writer of this file this is, from 1.

@@ -163,3 +163,47 @@ fn a_sleeping_reader_is_woken_within_the_flush() {
         }
     });
 }
+
+const READER: &str = "SEGMENT_LOG_TEST_READER";
+
+/// Not a test by itself: a reader's process, which reads nothing after the beginning.
+#[test]
+fn reader_process() {
+    let Ok(path) = std::env::var(READER) else { return };
+    let _reader = Reader::open(path).unwrap().announced().unwrap();
+    println!("announced");
+    std::thread::sleep(Duration::from_secs(60));
+}
+
+#[test]
+fn readers_are_seen_with_their_lag_until_they_die() {
+    let path = LogPath::new();
+    let mut writer = Writer::open(&path, RING).unwrap();
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "reader_process", "--nocapture", "--test-threads=1"])
+        .env(READER, &*path)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
+    assert!(lines.any(|line| line.ends_with("announced")));
+    let mut here = Reader::open(&path).unwrap().announced().unwrap();
+    for _ in 0..300 {
+        writer.append(RecordMeta::default(), &[7; 1000]).unwrap();
+    }
+    while here.next().unwrap().is_some() {}
+    let lags = |readers: Vec<segment_log::SeenReader>| {
+        readers.into_iter().map(|reader| (reader.process, reader.lag_bytes >> 16)).collect::<Vec<_>>()
+    };
+    let mut expected = vec![(child.id(), (300 * 1088) >> 16), (std::process::id(), 0)];
+    expected.sort_unstable();
+    assert_eq!(lags(writer.readers()), expected);
+    assert_eq!(lags(here.readers()), [(child.id(), (300 * 1088) >> 16)], "itself is not among the others");
+    assert!(Writer::open(&path, RING).is_err(), "readers do not hide the writer's lock");
+    child.kill().unwrap();
+    child.wait().unwrap();
+    drop(here);
+    assert_eq!(writer.readers(), []);
+    drop(writer);
+    assert_eq!(Writer::open(&path, RING).unwrap().usage().payload_bytes, 300_000);
+}

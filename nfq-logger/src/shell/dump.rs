@@ -68,6 +68,7 @@ enum When {
 pub(crate) fn run(show: &Show, file: &Path) -> Result<()> {
     let filter = filter(show)?;
     let reader = Reader::open(file)?;
+    let reader = if show.follow { reader.announced().context("announcing this reader")? } else { reader };
     let out = output(show)?;
     let done =
         if show.stats { print_stats(&reader, show, out) } else { print(reader, show, &filter, file, out) };
@@ -233,6 +234,6 @@ fn print(reader: Reader, show: &Show, filter: &Filter, file: &Path, out: Box<dyn
 fn print_stats(reader: &Reader, show: &Show, mut out: impl Write) -> Result<()> {
     let stats = reader.stats().context("reading the segment log")?;
     let oldest = stats.oldest_time_ns.map(|time| reader.realtime_ns(time));
-    writeln!(out, "{}", stats_text(&stats, oldest, show.format()))?;
+    writeln!(out, "{}", stats_text(&stats, &reader.readers(), oldest, show.format()))?;
     Ok(out.flush()?)
 }

@@ -267,11 +267,26 @@ impl Shell {
         counters.insert("queue_truncated".to_owned(), queue.truncated);
         counters.insert("queue_refused_verdicts".to_owned(), queue.refused_verdicts);
         counters.insert("last_record".to_owned(), self.writer.last_number());
+        counters.extend(self.ring_gauges().into_iter().map(|(name, value)| (name.to_owned(), value)));
+        for reader in self.writer.readers() {
+            counters.insert(format!("reader_{}_lag_bytes", reader.process), reader.lag_bytes);
+        }
         if let Ok(Some(kernel)) = queue_counters(LOGGER_QUEUE) {
             counters.insert("queue_waiting".to_owned(), kernel.waiting);
             counters.insert("queue_full_dropped".to_owned(), kernel.queue_dropped);
             counters.insert("queue_buffer_dropped".to_owned(), kernel.user_dropped);
         }
         LoggerStatus { counters, ..LoggerStatus::default() }
+    }
+
+    fn ring_gauges(&self) -> [(&'static str, u64); 4] {
+        let usage = self.writer.usage();
+        let age = usage.oldest_time_ns.map_or(0, |oldest| now().as_nanos().saturating_sub(oldest));
+        [
+            ("ring_bytes", usage.ring_bytes),
+            ("ring_used_bytes", usage.used_bytes),
+            ("ring_oldest_age_ms", age / 1_000_000),
+            ("logged_bytes", usage.payload_bytes),
+        ]
     }
 }

@@ -77,7 +77,7 @@ impl SegmentLog {
     }
 
     fn try_open(&mut self) -> anyhow::Result<Bytes> {
-        let reader = Reader::open(&self.path)?;
+        let reader = Reader::open(&self.path)?.announced()?;
         let bytes = Reader::open(&self.path)?;
         let watcher = Reader::open(&self.path)?;
         let generation = reader.stats()?.generation;
