@@ -60,7 +60,7 @@ impl Presence {
 pub(crate) fn seen(file: &File, end: u64) -> Vec<SeenReader> {
     let mut readers = Vec::new();
     // The kernel names any lock in the range, not the first.
-    let mut ranges = vec![BASE..BASE << 1];
+    let mut ranges: Vec<_> = std::iter::once(BASE..BASE << 1).collect();
     while let Some(range) = ranges.pop().filter(|_| readers.len() < MOST) {
         let Some(at) = os::shared_lock_within(file, &range).filter(|at| range.contains(at)) else { continue };
         let behind = (end >> UNIT_SHIFT).wrapping_sub(at) & 0xffff_ffff;
