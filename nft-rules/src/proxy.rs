@@ -77,9 +77,9 @@ impl ProxyRules {
         rules
     }
 
-    /// After conntrack: new connections (also on a port whose old entry is still there; the daemon need not ask for one where
-    /// conntrack found none, or has itself removed one in TIME-WAIT), then the spliced pass,
-    /// then all the rest of ours.
+    /// After conntrack: nearly all segments of spliced connections meet the first rule only. Then new connections (also on a
+    /// port whose old entry is still there; the daemon need not ask for one where conntrack found none, or has itself removed
+    /// one in TIME-WAIT), then the rest of what is spliced passes, then all the rest of ours is queued.
     ///
     /// A backend's RST and SYN-ACK are the daemon's even when spliced: conntrack's SYNPROXY hook would take them for
     /// the answers to a SYN of its own and set the sequence offset anew, so that the client would reject the RST.
@@ -88,9 +88,10 @@ impl ProxyRules {
         let (ip, service, backends) = (self.family().name(), to(self.service), elements(&self.backends));
         let from_backend = format!("{ip} saddr . tcp sport {backends} fib daddr type != local");
         vec![
+            format!("ct mark {SPLICED_MARK:#x} {ORDINARY} accept"),
             format!("{service} {SYN} ct state new meta mark set {FRESH_MARK:#x} goto {CLIENT_CHAIN}"),
             format!("{service} tcp flags & (syn | urg) != 0 goto {CLIENT_CHAIN}"),
-            format!("{from_backend} tcp flags & (syn | rst | urg) != 0 goto {BACKEND_CHAIN}"),
+            format!("tcp flags & (syn | rst | urg) != 0 {from_backend} goto {BACKEND_CHAIN}"),
             format!("ct mark {SPLICED_MARK:#x} accept"),
             format!("{service} goto {CLIENT_CHAIN}"),
             format!("{from_backend} goto {BACKEND_CHAIN}"),
@@ -160,6 +161,9 @@ pub fn proxy_queues(cluster: &Cluster) -> u16 {
     let wanted = if configured == 0 { netfilter::queue::online_cores() } else { configured };
     wanted.clamp(1, placement::MAX_QUEUES)
 }
+
+/// What the daemon need not see of a spliced connection, from either side.
+const ORDINARY: &str = "tcp flags & (syn | rst | urg) == 0";
 
 const SYN: &str = "tcp flags & (syn | ack) == syn";
 
