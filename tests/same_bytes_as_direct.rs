@@ -22,7 +22,10 @@ fn documents_uploads_and_sessions(path: Path) -> Result<()> {
         one_session(lab).context("a session")?;
         uploads(lab).context("uploads")?;
         pipelined(lab).context("pipelining")?;
-        head_has_no_body(lab).context("HEAD")
+        head_has_no_body(lab).context("HEAD")?;
+        let injected = lab.proxy_status()?.counters.get("packets_injected").copied();
+        ensure!(path == Path::Kernel || injected > Some(0), "{injected:?} packets injected");
+        Ok(())
     })
 }
 

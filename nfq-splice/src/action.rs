@@ -11,6 +11,8 @@ use crate::parked::Parked;
 pub enum Stage {
     /// In raw PREROUTING, before conntrack: it may be rewritten and accepted.
     Raw,
+    /// As [`Self::Raw`]: several segments in one, their checksums not filled in, that may also go on as such.
+    Large,
     /// A SYN, after conntrack, which knew no connection of these addresses when it came. As [`Self::Tracked`] otherwise.
     Fresh,
     /// After conntrack: accepted it would confirm a wrong tuple (design §9), so it is always dropped or re-sent.
@@ -24,6 +26,9 @@ pub enum Verdict {
     Drop,
     /// It was rewritten in place and goes on.
     Rewritten,
+    /// It was rewritten in place but for its TCP checksum, which holds the pseudo-header's sum, and goes on as segments of so
+    /// many bytes of data. Only of [`Stage::Large`].
+    Segments(u16),
     /// It does not concern the proxy and goes on as it is.
     Untouched,
 }

@@ -353,6 +353,17 @@ impl Core {
         flow.state = State::Gone;
     }
 
+    /// The data bytes of each of the segments that the backend has put together for the client, where that is known: all are as
+    /// long as the client's MSS and the path to it allow. The last segment of a response is not, nor are those of a backend
+    /// that keeps to less.
+    fn whole_segments(&self, flow: &Flow, packet: &[u8]) -> Option<u16> {
+        let segment =
+            TcpSegment::parse(packet).ok().filter(|segment| segment.destination() == flow.leg.client)?;
+        let bytes = flow.leg.payload_bytes(self.mss());
+        let whole = !segment.payload().is_empty() && segment.payload().len().is_multiple_of(bytes);
+        u16::try_from(bytes).ok().filter(|_| whole)
+    }
+
     /// Sends a segment on: rewritten in place where it was queued before conntrack, else cut and sent anew.
     pub(crate) fn pass(
         &mut self,
@@ -361,12 +372,21 @@ impl Core {
         translation: &Translation,
         stage: Stage,
     ) -> Verdict {
-        if translation.apply(packet).is_err() {
+        let tracked_path = matches!(&flow.state, State::Spliced(splice) if splice.kernel);
+        let in_place = matches!(stage, Stage::Raw | Stage::Large) && !tracked_path;
+        let whole = if stage == Stage::Large && in_place { self.whole_segments(flow, packet) } else { None };
+        let applied = match whole {
+            Some(_) => translation.apply_unsummed(packet),
+            None => translation.apply(packet),
+        };
+        if applied.is_err() {
             self.counters.count("malformed_dropped");
             return Verdict::Drop;
         }
-        let tracked_path = matches!(&flow.state, State::Spliced(splice) if splice.kernel);
-        if stage == Stage::Raw && !tracked_path {
+        if let Some(bytes) = whole {
+            return Verdict::Segments(bytes);
+        }
+        if in_place {
             return Verdict::Rewritten;
         }
         self.counters.count("segments_resent");

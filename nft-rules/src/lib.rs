@@ -38,6 +38,8 @@ pub const RAW_MARK: u32 = 0x5e51_0002;
 pub const BEFORE_CONNTRACK_MARK: u32 = 0x5e51_0003;
 /// Packet mark of a SYN to the service that belongs to no connection that conntrack knows.
 pub const FRESH_MARK: u32 = 0x5e51_0005;
+/// The TUN device from which large packets come that `nfq-splice` has translated.
+pub const INJECTION_DEVICE: &str = "resplice0";
 /// The proxy's table.
 pub const PROXY_TABLE: &str = "resplice_proxy";
 /// The logger's table.

@@ -18,8 +18,8 @@ use netfilter::Family;
 use crate::network;
 use crate::text::{self, Chain, elements, to};
 use crate::{
-    BACKEND_CHAIN, BEFORE_CONNTRACK_MARK, CLIENT_CHAIN, Error, FRESH_MARK, PROXY_QUEUE, PROXY_TABLE,
-    QUEUED_SET, QueueForm, RAW_MARK, Ruleset, SPLICED_MARK, placement, queue_chain,
+    BACKEND_CHAIN, BEFORE_CONNTRACK_MARK, CLIENT_CHAIN, Error, FRESH_MARK, INJECTION_DEVICE, PROXY_QUEUE,
+    PROXY_TABLE, QUEUED_SET, QueueForm, RAW_MARK, Ruleset, SPLICED_MARK, placement, queue_chain,
 };
 
 /// What the proxy's rules depend on.
@@ -74,6 +74,7 @@ impl ProxyRules {
             ),
         ];
         rules.extend(network::error_rules(self.service, &self.backends));
+        rules.push(format!("iifname {INJECTION_DEVICE} notrack"));
         rules
     }
 

@@ -3,7 +3,7 @@
 //! * [`queue`]: NFQUEUE, received with `recvmmsg`, answered with many verdicts in one `sendto`.
 //! * [`conntrack`]: splices as conntrack entries; [`conntrack_events`]: their end.
 //! * [`sets`]: elements of an nft set of client addresses; [`target`]: the queue rule where `queue` is not native.
-//! * [`raw`]: whole packets of our own, marked.
+//! * [`raw`]: whole packets of our own, marked; [`inject`]: large ones, put back through a TUN device.
 //! * [`timeouts`]: for how long conntrack remembers.
 //! * [`received`]: what a received datagram says.
 //!
@@ -12,6 +12,7 @@
 pub mod conntrack;
 pub mod conntrack_events;
 mod error;
+pub mod inject;
 pub mod namespace;
 mod netlink;
 mod nftables;

@@ -50,6 +50,13 @@ pub(crate) fn with_pseudo_header(addresses: &[u8], protocol: u8, message: &[u8])
     finish(add(add(add(0, addresses), &pseudo), message))
 }
 
+/// What a TCP checksum field holds until a device fills it in (`CHECKSUM_PARTIAL` of `include/linux/skbuff.h`): the sum of the
+/// pseudo-header, not complemented. `length`: of header and data.
+pub(crate) fn pseudo_header(addresses: &[u8], length: u32) -> [u8; 2] {
+    let [a, b, c, d] = length.to_be_bytes();
+    finish(add(add(0, addresses), &[a, b, c, d, 0, 0, 0, 6])).map(|byte| !byte)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -19,7 +19,7 @@ mod time;
 pub use build::SegmentBuilder;
 pub use options::{Options, SynOptions, TcpOption};
 pub use reassembly::{Pushed, Reassembly};
-pub use rewrite::Translation;
+pub use rewrite::{Translation, fill_checksum};
 pub use segment::{Flags, PacketError, TcpSegment};
 pub use seq::Seq;
 pub use split::split;

@@ -32,6 +32,24 @@ pub struct Translation {
 impl Translation {
     /// Rewrites `packet` and writes full checksums. Addresses of another family than the packet's are refused.
     pub fn apply(&self, packet: &mut [u8]) -> Result<(), PacketError> {
+        let layout = self.fields(packet)?;
+        seal(packet, &layout);
+        Ok(())
+    }
+
+    /// The same, but of the TCP checksum only the pseudo-header's sum: whoever sends the packet on fills it in, once it is cut
+    /// into segments. [`fill_checksum`] makes up for it.
+    pub fn apply_unsummed(&self, packet: &mut [u8]) -> Result<(), PacketError> {
+        let layout = self.fields(packet)?;
+        seal_header(packet, &layout);
+        let addresses = layout.addresses..layout.addresses + 2 * layout.address_bytes;
+        let length = layout.end - layout.tcp;
+        let sum = checksum::pseudo_header(packet.get(addresses).unwrap_or_default(), length as u32);
+        put(packet, layout.tcp + 16, &sum);
+        Ok(())
+    }
+
+    fn fields(&self, packet: &mut [u8]) -> Result<Layout, PacketError> {
         let layout = Layout::of(packet)?;
         self.addresses(packet, &layout)?;
         let tcp = packet.get_mut(layout.tcp..layout.end).ok_or(PacketError::Truncated)?;
@@ -42,8 +60,7 @@ impl Translation {
         take_back_urgency(tcp);
         self.window(tcp);
         self.options(tcp, layout.payload - layout.tcp);
-        seal(packet, &layout);
-        Ok(())
+        Ok(layout)
     }
 
     fn addresses(&self, packet: &mut [u8], layout: &Layout) -> Result<(), PacketError> {
@@ -119,13 +136,25 @@ pub(crate) fn add(bytes: &mut [u8], at: usize, value: u32) {
     }
 }
 
-/// Full checksums, whatever the kernel promised to fill in: a changed packet returns without checksum state (design §9).
-pub(crate) fn seal(packet: &mut [u8], layout: &Layout) {
+/// The checksum of an IPv4 header.
+fn seal_header(packet: &mut [u8], layout: &Layout) {
     if layout.address_bytes == 4 {
         put(packet, 10, &[0, 0]);
         let sum = checksum::ipv4_header(packet.get(..layout.tcp).unwrap_or_default());
         put(packet, 10, &sum);
     }
+}
+
+/// Computes all checksums of a packet anew.
+pub fn fill_checksum(packet: &mut [u8]) -> Result<(), PacketError> {
+    let layout = Layout::of(packet)?;
+    seal(packet, &layout);
+    Ok(())
+}
+
+/// Full checksums, whatever the kernel promised to fill in: a changed packet returns without checksum state (design §9).
+pub(crate) fn seal(packet: &mut [u8], layout: &Layout) {
+    seal_header(packet, layout);
     put(packet, layout.tcp + 16, &[0, 0]);
     let addresses = layout.addresses..layout.addresses + 2 * layout.address_bytes;
     let sum = checksum::tcp(

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 
 use common::{assert_checksums, ends, with_extensions, with_ip_options, with_tcp_options};
 use etherparse::{SlicedPacket, TcpOptionElement, TransportSlice};
-use packet::{Flags, PacketError, SegmentBuilder, Seq, TcpSegment, Translation, split};
+use packet::{Flags, PacketError, SegmentBuilder, Seq, TcpSegment, Translation, fill_checksum, split};
 use proptest::prelude::*;
 
 /// An option as it is meant.
@@ -158,6 +158,26 @@ proptest! {
                 prop_assert_eq!(&packet[40..40 + options.len()], &options[..]);
             }
         }
+    }
+
+    /// Filled in later, the checksum is the same, wherever TCP begins.
+    #[test]
+    fn unsummed_and_filled_in_is_summed(
+        [source, destination, to_source, to_destination] in ends(), adds in any::<(u32, u32, u32, u32)>(),
+        payload in prop::collection::vec(any::<u8>(), 0..3000),
+    ) {
+        let mut packet = SegmentBuilder { payload: &payload, ..SegmentBuilder::new(source, destination) }.build();
+        let mut unsummed = packet.clone();
+        let translation = translation([to_source, to_destination], adds);
+        translation.apply(&mut packet).unwrap();
+        translation.apply_unsummed(&mut unsummed).unwrap();
+        // What a device does: the sum of header and data, with the pseudo-header's in the field, is the checksum.
+        let tcp = if source.is_ipv4() { 20 } else { 40 };
+        let mut sum: u32 = unsummed[tcp..].chunks(2).map(|word| u32::from(word[0]) << 8 | word.get(1).map_or(0, |low| u32::from(*low))).sum();
+        while sum > 0xffff { sum = (sum & 0xffff) + (sum >> 16); }
+        prop_assert_eq!(&packet[tcp + 16..tcp + 18], &(!(sum as u16)).to_be_bytes());
+        fill_checksum(&mut unsummed).unwrap();
+        prop_assert_eq!(unsummed, packet);
     }
 
     #[test]

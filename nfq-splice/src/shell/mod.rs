@@ -7,6 +7,7 @@ mod mailbox;
 mod managers;
 mod operator;
 mod orders_file;
+mod packets;
 mod secret_file;
 mod shard;
 mod thread;

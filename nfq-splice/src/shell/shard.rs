@@ -10,18 +10,16 @@ use anyhow::{Context, Result};
 use cluster::config::Cluster;
 use cluster::control::{Client, FromProxy, ProxyStatus, ToProxy};
 use daemon::{now, time_of_day};
-use netfilter::queue::{
-    BATCH, Queue, QueueConfig, QueuedPacket, Verdict as QueueVerdict, Verdicts, queue_counters,
-};
-use nfq_splice::{Batch, Engine, KernelSplice, Parked, Secret, Settings, Stage, Verdict};
+use netfilter::queue::{BATCH, Queue, QueueConfig, QueuedPacket, Verdicts, queue_counters};
+use nfq_splice::{Batch, Engine, KernelSplice, Parked, Secret, Settings};
 use nft_rules::placement::queue_of;
-use nft_rules::{BEFORE_CONNTRACK_MARK, FRESH_MARK};
 use packet::{Seq, Time};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::thread::sched_yield;
 
 use super::kernel::Kernel;
 use super::mailbox::{Mailbox, Post};
+use super::packets::Packets;
 
 /// Packets that the kernel keeps for one queue at most.
 const QUEUE_PACKETS: u32 = 8192;
@@ -95,7 +93,7 @@ pub(super) struct Shard {
     queue: Queue,
     mailbox: Mailbox<ToShard>,
     control: Post<FromShard>,
-    bad_checksums: u64,
+    packets: Packets,
     /// When packets last came.
     last: Time,
     batches: u64,
@@ -133,7 +131,7 @@ impl Shard {
             queue,
             mailbox,
             control,
-            bad_checksums: 0,
+            packets: Packets::open(),
             last: Time::default(),
             batches: 0,
             untold: 0,
@@ -185,12 +183,10 @@ impl Shard {
 
     fn receive(&mut self) -> Result<()> {
         for _ in 0..BATCHES {
-            let Self { engine, queue, bad_checksums, .. } = self;
+            let Self { engine, queue, packets, .. } = self;
             let time = now();
             let mut handler = |packet: QueuedPacket<'_>, verdicts: &mut Verdicts| {
-                let id = packet.id;
-                let verdict = handle(engine, packet, time, bad_checksums);
-                if let Err(error) = verdicts.push(id, verdict) {
+                if let Err(error) = packets.handle(engine, packet, time, verdicts) {
                     tracing::warn!(%error, "verdict not given");
                 }
             };
@@ -259,7 +255,7 @@ impl Shard {
 
     fn status(&self) -> ProxyStatus {
         let mut status = self.engine.status();
-        status.counters.insert("bad_checksum_dropped".to_owned(), self.bad_checksums);
+        status.counters.extend(self.packets.counters());
         status.counters.insert("control_messages_lost".to_owned(), self.untold);
         status.counters.insert("queue_packets".to_owned(), self.queue.counters().received);
         status.counters.insert("queue_batches".to_owned(), self.batches);
@@ -305,24 +301,5 @@ impl Shard {
             answer.give(&mut self.engine, now());
         }
         Ok(())
-    }
-}
-
-fn handle<'a>(engine: &mut Engine, packet: QueuedPacket<'a>, time: Time, bad: &mut u64) -> QueueVerdict<'a> {
-    let QueuedPacket { mark, gso, checksum_ready, checksum_verified, payload, .. } = packet;
-    let unverified = checksum_ready && !checksum_verified && !gso;
-    if unverified && !packet::checksums_valid(payload) {
-        *bad += 1;
-        return QueueVerdict::Drop;
-    }
-    let stage = match mark {
-        BEFORE_CONNTRACK_MARK => Stage::Raw,
-        FRESH_MARK => Stage::Fresh,
-        _ => Stage::Tracked,
-    };
-    match engine.handle_packet(time, payload, stage) {
-        Verdict::Drop => QueueVerdict::Drop,
-        Verdict::Rewritten => QueueVerdict::AcceptWith(payload),
-        Verdict::Untouched => QueueVerdict::Accept,
     }
 }

@@ -5,5 +5,6 @@
 mod batches;
 mod fields;
 mod icmp;
+mod large;
 mod options;
 mod world;

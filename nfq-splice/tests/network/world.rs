@@ -111,6 +111,7 @@ impl World {
         match verdict {
             Verdict::Rewritten => sent.push(packet),
             Verdict::Drop => {}
+            Verdict::Segments(_) => panic!("only of large packets"),
             Verdict::Untouched => panic!("left alone"),
         }
         sent

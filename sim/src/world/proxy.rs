@@ -175,6 +175,7 @@ impl World {
             }
             Verdict::Rewritten => self.route(packet),
             Verdict::Drop => {}
+            Verdict::Segments(_) => self.checks.fail("a packet that is not large is to be cut".to_owned()),
             Verdict::Untouched => self.checks.fail("a segment was left alone".to_owned()),
         }
         self.act(inherited);

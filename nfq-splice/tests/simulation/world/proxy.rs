@@ -65,6 +65,7 @@ impl World {
             }
             Verdict::Rewritten => self.route(packet),
             Verdict::Drop => {}
+            Verdict::Segments(_) => self.checks.fail("a packet that is not large is to be cut".to_owned()),
             Verdict::Untouched => self.checks.fail("a segment was left alone".to_owned()),
         }
         if self.rng.chance(self.scenario.batches) {
