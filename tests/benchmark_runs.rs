@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use lab::Lab;
 use lab::bench::splice::{Contender, Measure, Plan};
-use lab::bench::{Bench, Order, Outcome, bench, log, recovery};
+use lab::bench::{Bench, Order, Outcome, bench, detection, log, recovery};
 
 const LENGTH: Duration = Duration::from_millis(100);
 
@@ -52,10 +52,28 @@ fn a_short_run_of_the_log_fills_all_its_rows() -> Result<()> {
     )
 }
 
+/// One failure of each kind and a second of overload: also here, no healthy backend must be called failed.
+#[test]
+fn a_short_run_of_detection_fills_all_its_rows() -> Result<()> {
+    let plan = detection::Plan::new(1, Duration::from_secs(1));
+    run(
+        "detection",
+        Order { detection: plan, ..order(Bench::Detection) },
+        &[
+            "SIGKILL of the server to declared, p99",
+            "silent host, response in progress to declared, p50",
+            "silent host, request pending to declared, max",
+            "silent host, idle to declared, p99",
+            "wrong failovers in 1 s of healthy overload",
+        ],
+    )
+}
+
 fn order(bench: Bench) -> Order {
     let (plan, log) = (Plan::new(1, LENGTH), log::Plan::new(1, LENGTH));
     let recovery = recovery::Plan::new(0);
-    Order { bench, plan, log, recovery, resume: false, output: std::path::PathBuf::new() }
+    let detection = detection::Plan::new(0, Duration::ZERO);
+    Order { bench, plan, log, detection, recovery, resume: false, output: std::path::PathBuf::new() }
 }
 
 fn run(name: &str, order: Order, expected: &[&str]) -> Result<()> {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use lab::bench::{Bench, Order, log, recovery, splice};
+use lab::bench::{Bench, Order, detection, log, recovery, splice};
 use lab::settings::{
     Front, LinkSettings, Path, Settings, nodes, parse_bytes, parse_duration, parse_rate, parse_share,
 };
@@ -156,9 +156,18 @@ impl Up {
 #[derive(Debug, Args)]
 pub(crate) struct Measure {
     what: Bench,
-    /// Of splice: measurements of each contender.
-    #[arg(long, default_value_t = 5)]
-    rounds: usize,
+    /// Of splice and log: measurements of each contender, by default 5. Of detection: failures of each kind, by default 200.
+    #[arg(long)]
+    rounds: Option<usize>,
+    /// Of detection: only these kinds of failures.
+    #[arg(long, value_delimiter = ',')]
+    kinds: Vec<String>,
+    /// Of detection: seconds of healthy overload.
+    #[arg(long, default_value_t = 600)]
+    healthy: u64,
+    /// Of detection: override in `cluster.toml`, like `detector.probe_after_ms=50`.
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
     /// Of splice and log: length of each measurement.
     #[arg(long, value_parser = parse_duration, default_value = "2s")]
     length: Duration,
@@ -182,8 +191,13 @@ impl Measure {
     pub(crate) fn order(&self) -> Result<Order> {
         let name = self.what.to_possible_value().map(|value| value.get_name().to_owned());
         let output = || PathBuf::from("target/bench").join(name.unwrap_or_default());
-        let mut plan = splice::Plan::new(self.rounds, self.length);
-        let mut log = log::Plan::new(self.rounds, self.length);
+        let rounds = self.rounds.unwrap_or(5);
+        let mut plan = splice::Plan::new(rounds, self.length);
+        let mut log = log::Plan::new(rounds, self.length);
+        let healthy = Duration::from_secs(self.healthy);
+        let mut detection = detection::Plan::new(self.rounds.unwrap_or(200), healthy);
+        choose(&mut detection.kinds, &self.kinds)?;
+        detection.set.clone_from(&self.set);
         if self.what == Bench::Log {
             choose(&mut log.contenders, &self.contenders)?;
             choose(&mut log.measures, &self.measures)?;
@@ -194,6 +208,7 @@ impl Measure {
         Ok(Order {
             bench: self.what,
             plan,
+            detection,
             recovery: self.recovery.clone(),
             log,
             resume: self.resume,

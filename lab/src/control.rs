@@ -4,7 +4,9 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use cluster::control::{FromProxy, ManagerStatus, ProxyStatus, ToManager, ToProxy};
+use cluster::control::{
+    FromLog, FromProxy, LogStatus, ManagerStatus, ProxyStatus, ToLog, ToManager, ToProxy,
+};
 use cluster::frame;
 use cluster::runtime::Runtime;
 use serde::Serialize;
@@ -31,6 +33,14 @@ impl Lab {
     /// What `recovery-manager` says.
     pub fn manager_status(&self) -> Result<ManagerStatus> {
         self.ask(Daemon::RecoveryManager, &ToManager::Status)
+    }
+
+    /// What `transactionalizer` says.
+    pub fn log_status(&self) -> Result<LogStatus> {
+        match self.ask(Daemon::Transactionalizer, &ToLog::Status)? {
+            FromLog::Status(status) => Ok(status),
+            _ => bail!("transactionalizer answered something else"),
+        }
     }
 
     /// Waits until every part is connected to every other and no backend is believed to be down.

@@ -1,10 +1,12 @@
 //! Failures of a backend, and their undoing.
 
 use std::fs;
+use std::io::Write;
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
+use std::time::SystemTime;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
 use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
@@ -13,6 +15,7 @@ use crate::lab::Lab;
 use crate::network;
 use crate::nginx::Nginx;
 use crate::php::Php;
+use crate::process::Process;
 use crate::topology::{Node, SERVICE_PORT};
 
 /// How a backend fails.
@@ -47,6 +50,29 @@ impl Lab {
             Fault::Freeze => Nginx::new(self, node).signal(Signal::STOP),
             Fault::Reset => self.reset(node),
         }
+    }
+
+    /// Does all of a failure but its last step, so that the moment of the failure can be chosen and known.
+    pub fn prepare(&self, node: Node, fault: Fault) -> Result<Prepared> {
+        ensure!(node.is_backend(), "only b1 and b2 can fail, not {node}");
+        fs::create_dir_all(self.dir())?;
+        fs::write(self.fault_file(node), serde_json::to_vec(&fault)?)?;
+        let nginx = Nginx::new(self, node);
+        Ok(match fault {
+            Fault::Kill => Prepared::Signals(nginx.processes(), Signal::KILL),
+            Fault::Freeze => Prepared::Signals(nginx.processes(), Signal::STOP),
+            Fault::Silent => Prepared::Silence(self.prepare_silence(node)?),
+            Fault::Link | Fault::Reset => Prepared::Other(self.clone(), node, fault),
+        })
+    }
+
+    fn prepare_silence(&self, node: Node) -> Result<Child> {
+        let mut restore = Command::new("iptables-restore");
+        restore.arg("-w").stdin(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = self.netns(node).spawn(&mut restore)?;
+        let rules = "*filter\n:INPUT ACCEPT\n:OUTPUT ACCEPT\n-A INPUT -j DROP\n-A OUTPUT -j DROP\n";
+        child.stdin.as_mut().context("no standard input")?.write_all(rules.as_bytes())?;
+        Ok(child)
     }
 
     /// Undoes every failure of `node`; true if there was one.
@@ -94,6 +120,36 @@ impl Lab {
 
     fn fault_file(&self, node: Node) -> PathBuf {
         self.dir().join(format!("{node}.fault"))
+    }
+}
+
+/// A failure but for its last step.
+#[derive(Debug)]
+pub enum Prepared {
+    /// These processes are to get this signal.
+    Signals(Vec<Process>, Signal),
+    /// iptables-restore waits for its last line.
+    Silence(Child),
+    /// Not prepared: all of it is to be done.
+    Other(Lab, Node, Fault),
+}
+
+impl Prepared {
+    /// Lets it happen; the moment before it happened. The backend is silent, or dead, when this returns.
+    pub fn strike(self) -> Result<SystemTime> {
+        let now = SystemTime::now();
+        match self {
+            Self::Signals(processes, signal) => {
+                processes.iter().for_each(|process| process.signal(signal));
+            }
+            Self::Silence(mut child) => {
+                child.stdin.take().context("no standard input")?.write_all(b"COMMIT\n")?;
+                let output = child.wait_with_output()?;
+                ensure!(output.status.success(), "iptables-restore: {output:?}");
+            }
+            Self::Other(lab, node, fault) => lab.fail(node, fault)?,
+        }
+        Ok(now)
     }
 }
 

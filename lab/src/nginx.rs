@@ -8,6 +8,7 @@
 //! | `/padded/SIZE` | a document after a head of more than 3,000 bytes |
 //! | `/slow` | `slow`, after 10 ms |
 //! | `/whoami` | the backend's name |
+//! | `/wait?s=SECONDS` | the backend's name, after so long |
 //! | `/app/…` | in labs with PHP: see [`php`](crate::php) |
 //! | `POST` to anything else, `/echo` | the request's body, up to 10 MB |
 
@@ -86,14 +87,19 @@ impl Nginx {
 
     /// Kills the processes at once, the master first so that it cannot start new workers.
     pub fn kill(&self) -> Result<()> {
-        let Some(master) = self.master() else { return Ok(()) };
-        let workers = master.children();
-        for process in std::iter::once(&master).chain(&workers) {
+        let processes = self.processes();
+        for process in &processes {
             process.signal(Signal::KILL);
         }
         let dead = |process: &Process| process.wait_dead(Duration::from_secs(5));
-        ensure!(dead(&master) && workers.iter().all(dead), "nginx on {} survived SIGKILL", self.node);
+        ensure!(processes.iter().all(dead), "nginx on {} survived SIGKILL", self.node);
         Ok(())
+    }
+
+    /// The master, then its workers; none if it does not run.
+    pub fn processes(&self) -> Vec<Process> {
+        let Some(master) = self.master() else { return Vec::new() };
+        std::iter::once(master).chain(master.children()).collect()
     }
 
     /// Stops or continues all processes.
@@ -161,6 +167,7 @@ http {{
         location /padded/ {{ alias {documents}/files/; add_header X-Padding "{padding}"; }}
         location = /slow {{ echo_sleep 0.01; echo -n slow; }}
         location = /whoami {{ return 200 "{node}\n"; }}
+        location /wait {{ echo_sleep $arg_s; echo {node}; }}
         location = /echo {{ echo_read_request_body; echo_request_body; }}
 {application}    }}
 }}

@@ -1,5 +1,6 @@
 //! `lab bench`: figures with their spread, all contenders interleaved on the same machine.
 
+pub mod detection;
 pub mod log;
 mod output;
 pub mod recovery;
@@ -29,6 +30,8 @@ pub enum Bench {
     Log,
     /// Thousands of failing servers under a mixed load: what clients notice, beside other proxies.
     Recovery,
+    /// The time from a failure to its declaration, and failures declared that were none.
+    Detection,
 }
 
 /// How to measure, and where the outcome goes.
@@ -40,6 +43,8 @@ pub struct Order {
     pub plan: splice::Plan,
     /// How `log` is measured.
     pub log: log::Plan,
+    /// How `detection` is measured.
+    pub detection: detection::Plan,
     /// How `recovery` is measured.
     pub recovery: recovery::Plan,
     /// Go on with an interrupted run.
@@ -78,6 +83,10 @@ pub fn bench(lab: &Lab, order: &Order, progress: &mut dyn FnMut(&str)) -> Result
     }
     let log = order.output.with_extension("unfinished");
     let rows = match order.bench {
+        Bench::Detection => {
+            let version = version(&commit, Daemon::Transactionalizer)?;
+            detection::measure(lab, &order.detection, &version, (&log, order.resume), progress)?
+        }
         Bench::Splice => {
             let version = version(&commit, Daemon::NfqSplice)?;
             splice::measure(lab, &order.plan, &version, (&log, order.resume), progress)?

@@ -41,6 +41,12 @@ pub(super) struct Bound {
     pub(super) least: bool,
 }
 
+impl Bound {
+    fn kept(self, value: f64) -> bool {
+        if self.least { value >= self.must } else { value <= self.must }
+    }
+}
+
 /// Repeated measurements of one thing, in order; failed ones keep their place.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Samples {
@@ -91,10 +97,23 @@ impl Samples {
         sorted
     }
 
+    /// Like [`Samples::row`], of the sample that this share of them does not exceed.
+    pub(super) fn quantile_row(
+        &self,
+        what: &str,
+        unit: &'static str,
+        share: f64,
+        bound: Option<Bound>,
+    ) -> Row {
+        let sorted = self.sorted();
+        let place = (share * sorted.len() as f64).ceil() as usize;
+        let value = sorted.get(place.saturating_sub(1)).copied();
+        let ok = value.is_some_and(|value| bound.is_none_or(|bound| bound.kept(value)));
+        Row { value, ok: ok && self.reason.is_none(), ..self.row(what, unit, bound) }
+    }
+
     pub(super) fn row(&self, what: &str, unit: &'static str, bound: Option<Bound>) -> Row {
         let (sorted, value) = (self.sorted(), self.median());
-        let keeps =
-            |value: f64, bound: Bound| if bound.least { value >= bound.must } else { value <= bound.must };
         Row {
             what: what.to_owned(),
             value,
@@ -104,7 +123,7 @@ impl Samples {
             must: bound.map(|bound| bound.must),
             aim: bound.map(|bound| bound.aim),
             ok: self.reason.is_none()
-                && value.is_some_and(|value| bound.is_none_or(|bound| keeps(value, bound))),
+                && value.is_some_and(|value| bound.is_none_or(|bound| bound.kept(value))),
             reason: self.reason.clone(),
         }
     }
@@ -130,6 +149,16 @@ mod tests {
         assert_eq!((row.value, row.low, row.high, row.ok), (Some(2.0), Some(1.0), Some(3.0), true));
         let most = Bound { must: 1.5, aim: 1.0, least: false };
         assert!(!samples(&[3.0, 1.0, 2.0]).row("x", "y", Some(most)).ok);
+    }
+
+    #[test]
+    fn a_quantile_is_a_sample_and_has_its_own_bound() {
+        let hundred: Vec<f64> = (1..=100).map(f64::from).collect();
+        let most = |must| Some(Bound { must, aim: 1.0, least: false });
+        let row = samples(&hundred).quantile_row("x", "ms", 0.99, most(99.0));
+        assert_eq!((row.value, row.high, row.ok), (Some(99.0), Some(100.0), true));
+        assert!(!samples(&hundred).quantile_row("x", "ms", 1.0, most(99.0)).ok);
+        assert_eq!(samples(&[]).quantile_row("x", "ms", 0.5, None).value, None);
     }
 
     #[test]

@@ -1,0 +1,88 @@
+//! Overload without a failure: no failure may be declared.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+
+use super::declared::failures;
+use super::load::{Load, Work};
+use crate::bench::rows::{Bound, Row, Samples};
+use crate::lab::Lab;
+
+/// Time between two lines of progress.
+const STEP: Duration = Duration::from_secs(10);
+const COUNTERS: [&str; 3] = ["failed", "backend_downs", "unreported"];
+
+/// Keeps two cores busy, with requests of all kinds and with mere computation, and counts declared failures.
+pub(super) fn measure(lab: &Lab, length: Duration, progress: &mut dyn FnMut(&str)) -> Result<Vec<Row>> {
+    lab.await_backends()?;
+    let burners = Burners::start(2)?;
+    let work =
+        [vec![Work::Flood; 8], vec![Work::Wait; 8], vec![Work::Download; 8], vec![Work::Idle; 4]].concat();
+    let load = Load::start(lab, &work)?;
+    let started = Instant::now();
+    let mut wrong = 0;
+    while started.elapsed() < length {
+        thread::sleep(STEP.min(length.saturating_sub(started.elapsed())));
+        let (complete, broken) = load.counts();
+        wrong = declared(lab)?;
+        let elapsed = started.elapsed().as_secs();
+        let of = length.as_secs();
+        progress(&format!(
+            "{elapsed} of {of} s of overload: {complete} responses, {broken} connections broken, {wrong} failures declared"
+        ));
+    }
+    let (complete, broken) = load.counts();
+    load.stop()?;
+    drop(burners);
+    if wrong > 0 {
+        failures(lab)?.iter().for_each(|line| progress(line));
+    }
+    let none = Some(Bound { must: 0.0, aim: 0.0, least: false });
+    let what = format!("wrong failovers in {} s of healthy overload", length.as_secs());
+    let mut rows = vec![single(&what, "", wrong as f64, none)];
+    if broken > 0 {
+        progress(&format!("{broken} connections of {complete} responses broke"));
+    }
+    rows.push(single("responses a second meanwhile", "/s", complete as f64 / length.as_secs_f64(), None));
+    Ok(rows)
+}
+
+fn declared(lab: &Lab) -> Result<u64> {
+    let counters = lab.log_status().context("asking the transactionalizer")?.counters;
+    Ok(COUNTERS.iter().filter_map(|name| counters.get(*name)).sum())
+}
+
+fn single(what: &str, unit: &'static str, value: f64, bound: Option<Bound>) -> Row {
+    let mut samples = Samples::default();
+    samples.push(Ok(value));
+    samples.row(what, unit, bound)
+}
+
+/// Threads that compute until dropped.
+struct Burners(Arc<AtomicBool>);
+
+impl Burners {
+    fn start(count: usize) -> Result<Self> {
+        let stop = Arc::<AtomicBool>::default();
+        for _ in 0..count {
+            let stop = Arc::clone(&stop);
+            let burn = move || {
+                while !stop.load(Ordering::Relaxed) {
+                    std::hint::spin_loop();
+                }
+            };
+            thread::Builder::new().name("burner".to_owned()).spawn(burn)?;
+        }
+        Ok(Self(stop))
+    }
+}
+
+impl Drop for Burners {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
