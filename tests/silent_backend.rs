@@ -105,3 +105,23 @@ fn a_short_pause_of_the_server_changes_nothing() -> Result<()> {
         curl.finish()?.check("/files/300m")
     })
 }
+
+/// It was only frozen for longer than anybody could know: its client does not notice, and the mistake is counted.
+#[test]
+fn a_wrong_suspicion_is_harmless_and_counted() -> Result<()> {
+    in_lab(&Settings::default(), |lab| {
+        let mut curl = lab.curl(&[&lab.url("/files/300m")])?;
+        curl.read_to(50_000_000)?;
+        let node = lab.serving_any()?;
+        lab.fail(node, Fault::Freeze)?;
+        curl.read_to(200_000_000)?;
+        let counter = |name: &str| Ok(lab.log_status()?.counters.get(name).copied().unwrap_or_default());
+        ensure!(counter("failed")? == 1, "the frozen server was not given up");
+        ensure!(counter("wrong_suspicions")? == 0, "nobody can know yet");
+        lab.heal(node)?;
+        curl.finish()?.check("/files/300m")?;
+        lab.await_backends()?;
+        ensure!(counter("wrong_suspicions")? == 1, "{:?}", lab.log_status()?.counters);
+        Ok(())
+    })
+}

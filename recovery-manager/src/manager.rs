@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use cluster::config::{self, Cluster};
+use cluster::config::{self, BackendState, Cluster};
 use cluster::control::{Client, ManagerStatus, RecoveryRecord, ToLog, ToProxy};
 use packet::Time;
 
@@ -85,6 +85,8 @@ pub struct Manager {
     limits: Limits,
     loggers: Vec<Logger>,
     proxy_connected: bool,
+    /// What the operator wants of backends, as the proxy last said.
+    wanted: Vec<(SocketAddr, BackendState)>,
     alternates: Alternates,
     active: BTreeMap<Client, Recovery>,
     /// Orders that the proxy has not ended, also replaced ones.
@@ -114,6 +116,7 @@ impl Manager {
             limits,
             loggers: cluster.loggers.keys().map(logger).collect(),
             proxy_connected: false,
+            wanted: Vec::new(),
             alternates: Alternates::new(cluster),
             active: BTreeMap::new(),
             orders: BTreeMap::new(),

@@ -157,6 +157,7 @@ fn evidence_in_words(evidence: Evidence) -> &'static str {
         Evidence::HostSilent => "its host answers no probe",
         Evidence::ApplicationTimeout => "its application exceeded its timeout",
         Evidence::Heartbeat => "its idle heartbeat failed",
+        Evidence::Unreachable => "the network calls its host unreachable",
     }
 }
 

@@ -1,6 +1,6 @@
 //! The status as one JSON object, for programs.
 
-use cluster::control::{BackendStatus, ConnectionStatus, RecoveryRecord};
+use cluster::control::{BackendHealth, BackendStatus, ConnectionStatus, RecoveryRecord};
 use serde_json::{Value, json};
 
 use crate::status::{BackendView, Status};
@@ -45,7 +45,20 @@ fn backend(backend: &BackendView) -> Value {
         "serves": proxy.map(BackendStatus::serves),
         "nfq-splice": proxy.map(|proxy| !proxy.down),
         "transactionalizer": backend.log,
+        "health": backend.health.as_ref().map(health),
         "recovery-manager": backend.manager,
+    })
+}
+
+fn health(health: &BackendHealth) -> Value {
+    json!({
+        "state": health.state.name(),
+        "since_ms": health.since_ms,
+        "good": health.good,
+        "needed": health.needed,
+        "flaps": health.flaps,
+        "late": health.late,
+        "margin": health.margin,
     })
 }
 

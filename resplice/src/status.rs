@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use cluster::control::{
-    BackendStatus, FromLog, FromProxy, LogStatus, LoggerStatus, ManagerStatus, ProxyStatus, ToLog, ToLogger,
-    ToManager, ToProxy,
+    BackendHealth, BackendStatus, FromLog, FromProxy, LogStatus, LoggerStatus, ManagerStatus, ProxyStatus,
+    ToLog, ToLogger, ToManager, ToProxy,
 };
 use cluster::runtime::Runtime;
 
@@ -30,6 +30,8 @@ pub(crate) struct BackendView {
     pub(crate) proxy: Option<BackendStatus>,
     /// The transactionalizer believes it to be up.
     pub(crate) log: Option<bool>,
+    /// The same in detail.
+    pub(crate) health: Option<BackendHealth>,
     /// The recovery manager does.
     pub(crate) manager: Option<bool>,
 }
@@ -92,6 +94,7 @@ impl Status {
             address,
             proxy: proxy.get(&address).map(|backend| (*backend).clone()),
             log: log.get(&address).copied(),
+            health: self.log.got().and_then(|s| s.health.iter().find(|h| h.address == address).copied()),
             manager: down.map(|down| !down.contains(&address)),
         };
         addresses.into_iter().map(view).collect()

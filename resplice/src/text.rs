@@ -1,6 +1,8 @@
 //! The status as tables, for people.
 
-use cluster::control::{ConnectionStatus, Evidence, ManagerStatus, ProxyStatus, RecoveryRecord};
+use cluster::control::{
+    BackendHealth, ConnectionStatus, Evidence, HealthState, ManagerStatus, ProxyStatus, RecoveryRecord,
+};
 
 use crate::status::{BackendView, Status};
 use crate::table::{mask, table};
@@ -63,7 +65,7 @@ fn backends(backends: &[BackendView]) -> String {
             proxy.map_or("-", |proxy| proxy.state.name()).to_owned(),
             proxy.map_or_else(|| "-".to_owned(), |proxy| proxy.connections.to_string()),
             word(proxy.map(|proxy| !proxy.down)).to_owned(),
-            word(view.log).to_owned(),
+            view.health.as_ref().map_or_else(|| word(view.log).to_owned(), health),
             word(view.manager).to_owned(),
         ]
     };
@@ -74,6 +76,25 @@ fn backends(backends: &[BackendView]) -> String {
     let header =
         ["name", "address", "state", "connections", "nfq-splice", "transactionalizer", "recovery-manager"];
     format!("Backends\n{}", table(&header, &rows))
+}
+
+/// The detector's view: `down for 12 s, 1 of 3 good heartbeats, 2 recent failures`.
+fn health(health: &BackendHealth) -> String {
+    let BackendHealth { state, since_ms, good, needed, flaps, late, margin, .. } = health;
+    let mut text = state.name().to_owned();
+    if matches!(state, HealthState::Down | HealthState::Returning) {
+        text += &format!(" for {}, {good} of {needed} good heartbeats", duration(since_ms * 1000));
+    }
+    if *late > 0 {
+        text += &format!(", {late} late");
+    }
+    if *flaps > 0 {
+        text += &format!(", {flaps} recent failures");
+    }
+    if *margin > 1 {
+        text += &format!(", patience x{margin}");
+    }
+    text
 }
 
 fn recoveries(manager: &ManagerStatus, now_ms: u64) -> String {
@@ -127,6 +148,7 @@ pub(crate) fn evidence(evidence: Evidence) -> &'static str {
         Evidence::HostSilent => "host silent",
         Evidence::ApplicationTimeout => "application timeout",
         Evidence::Heartbeat => "heartbeat failed",
+        Evidence::Unreachable => "host unreachable",
     }
 }
 

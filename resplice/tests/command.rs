@@ -12,8 +12,8 @@ use std::thread;
 
 use cluster::config::BackendState;
 use cluster::control::{
-    BackendStatus, ConnectionStatus, Done, Evidence, Flow, FromLog, FromProxy, LogStatus, LoggerStatus,
-    ManagerStatus, ProxyStatus, RecoveryRecord, ToLog, ToLogger, ToManager, ToProxy,
+    BackendHealth, BackendStatus, ConnectionStatus, Done, Evidence, Flow, FromLog, FromProxy, HealthState,
+    LogStatus, LoggerStatus, ManagerStatus, ProxyStatus, RecoveryRecord, ToLog, ToLogger, ToManager, ToProxy,
 };
 use cluster::frame;
 use serde::{Serialize, de::DeserializeOwned};
@@ -154,6 +154,16 @@ fn all_daemons(dir: &Dir) {
     answering(dir, "recovery-manager", || ToManager::Status, vec![manager_status()]);
     let log = LogStatus {
         backends: vec![(address("10.0.2.11:80"), false)],
+        health: vec![BackendHealth {
+            address: address("10.0.2.11:80"),
+            state: HealthState::Returning,
+            since_ms: 5000,
+            good: 1,
+            needed: 6,
+            flaps: 3,
+            late: 0,
+            margin: 2,
+        }],
         counters: counters("transactions", 99),
     };
     answering(dir, "transactionalizer", || ToLog::Status, vec![FromLog::Status(log)]);
@@ -182,6 +192,7 @@ fn status_shows_what_each_daemon_says() {
         "fenced 300 µs, re-spliced 4.2 ms",
         "backend 10.0.2.11:80 -> 10.0.2.12:80",
         "l1 NOT connected",
+        "returning for 5.0 s, 1 of 6 good heartbeats, 3 recent failures, patience x2",
         "transactions",
         "b2    10.0.2.12:80  drain  7",
     ] {

@@ -81,6 +81,11 @@ impl Direction {
         self.window
     }
 
+    /// Its window field as the receiver last sent it.
+    pub fn window_field(&self) -> u16 {
+        u16::try_from(self.window >> self.scale).unwrap_or(u16::MAX)
+    }
+
     /// The most that the receiver ever took.
     pub fn greatest_window(&self) -> u32 {
         self.greatest_window

@@ -58,10 +58,10 @@ impl Request {
     fn take_asked(&mut self, asked: Asked, rules: &TagRules) {
         self.blank = false;
         self.summary = asked.line().chars().take(SUMMARY_BYTES).collect();
-        self.kind = asked.kind();
         self.keep_alive = asked.keep_alive();
         let Decision { tags, rule, open, .. } = rules.decide(&asked.subject(), None);
         (self.tags, self.rule) = (tags, rule.clone());
+        self.kind = asked.kind().tagged(tags);
         self.open = (!open.is_empty()).then(|| Box::new(Open { asked, rules: open, otherwise: rule }));
     }
 

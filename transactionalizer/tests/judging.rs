@@ -173,6 +173,49 @@ fn until_close_body_of_a_serving_backend_is_released_and_counted() {
     assert_eq!(world.counter("ambiguous"), 1);
 }
 
+/// A worker dies in the middle of one response: its idle connection and its body without a length end at the same moment,
+/// while the backend goes on with others.
+#[test]
+fn what_ends_together_with_a_failed_connection_died_with_the_same_worker() {
+    let mut world = World::new();
+    let (quiet, asked_quiet, replied) = idle(&mut world, 5000);
+    let (endless, asked_endless) = asked(&mut world, 5001);
+    let (cut, asked_cut) = asked(&mut world, 5002);
+    let (healthy, ..) = idle(&mut world, 5003);
+    world.backend(cut, 0, &response(1000)[..500], asked_cut);
+    world.backend_flags(quiet, Flags::FIN, replied, b"", asked_quiet);
+    world.backend_flags(endless, Flags::FIN, 0, b"HTTP/1.1 200 OK\r\n\r\nsome", asked_endless);
+    world.backend_flags(cut, Flags::FIN, 500, b"", asked_cut);
+    world.run(3, |_| Some(Answer::Answered));
+    let mut failed: Vec<_> = world.reports().iter().map(|(_, down, report)| (*down, report.flow)).collect();
+    failed.sort();
+    assert_eq!(failed, [(false, quiet.flow), (false, endless.flow), (false, cut.flow)]);
+    assert_eq!((world.counter("worker_ends"), world.counter("ambiguous")), (2, 0));
+    // Much later, the healthy one ends by itself.
+    world.run(500, |_| Some(Answer::Answered));
+    let hold = world.backend_flags(healthy, Flags::FIN, replied, b"", asked_quiet).unwrap();
+    world.run(3, |_| Some(Answer::Answered));
+    assert_eq!(world.actions.last(), Some(&Action::Release(hold)));
+}
+
+/// It may have been whole: an update is not run again on mere suspicion.
+#[test]
+fn an_update_without_a_length_is_not_taken_for_a_workers_victim() {
+    let mut world = World::new();
+    let (cut, asked_cut) = asked(&mut world, 5000);
+    world.backend(cut, 0, &response(1000)[..500], asked_cut);
+    let update = conn(5001, b1());
+    world.open(update);
+    let request = b"POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n";
+    world.client(update, 0, request, 0);
+    world.backend_flags(cut, Flags::FIN, 500, b"", asked_cut);
+    let asked = request.len() as u32;
+    let hold = world.backend_flags(update, Flags::FIN, 0, b"HTTP/1.1 200 OK\r\n\r\nsome", asked).unwrap();
+    world.run(3, |_| Some(Answer::Answered));
+    assert_eq!(world.actions.last(), Some(&Action::Release(hold)));
+    assert_eq!(world.counter("ambiguous"), 1);
+}
+
 #[test]
 fn until_close_body_of_a_dead_backend_is_a_failure() {
     let mut world = World::new();

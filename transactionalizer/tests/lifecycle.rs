@@ -5,7 +5,7 @@
 mod common;
 
 use cluster::control::{ConnectionReport, Evidence};
-use common::{CONFIG, Conn, OPTIONS, World, b1, b2, conn, get, response};
+use common::{CONFIG, Conn, OPTIONS, World, b1, b2, conn, frozen, get, lives, response};
 use packet::{Flags, SegmentBuilder, Seq};
 use transactionalizer::detector::probing::Answer;
 use transactionalizer::engine::Action;
@@ -241,7 +241,7 @@ fn end_that_passed_without_a_judge_is_the_clients_business() {
     let mut fin = SegmentBuilder::new(conn.flow.backend, conn.flow.client);
     (fin.seq, fin.ack, fin.flags) = (conn.backend_isn + 51, Some(conn.client_isn + 1 + asked), Flags::FIN);
     world.log(fin.build(), true, false);
-    world.run(6000, |_| Some(Answer::Accepted));
+    world.run(6000, lives);
     assert_eq!(world.actions, []);
 }
 
@@ -286,10 +286,10 @@ fn frozen_backend_that_reads_no_more_of_an_upload_times_out() {
     (ack.seq, ack.ack, ack.window) = (conn.backend_isn + 1, Some(conn.client_isn + 1 + at), 0);
     for _ in 0..24 {
         world.log(ack.build(), true, false);
-        world.run(200, |_| Some(Answer::Accepted));
+        world.run(200, frozen);
     }
     assert_eq!(world.actions, []);
-    world.run(400, |_| Some(Answer::Accepted));
+    world.run(600, frozen);
     assert_eq!(world.reports()[0].0, Evidence::ApplicationTimeout);
 }
 
@@ -344,7 +344,7 @@ fn what_passes_before_the_fence_holds_counts_as_logged() {
     world.open(conn);
     let asked = half(&mut world, conn, (0, 0));
     world.client(conn, asked, b"", 50);
-    world.run(5100, |_| Some(Answer::Accepted));
+    world.run(5300, frozen);
     assert_eq!(world.actions, [Action::Fence(conn.flow)]);
     // The slow application wakes up after all, and the client acknowledges.
     world.backend(conn, 50, &response(100)[50..80], asked);

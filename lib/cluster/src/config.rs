@@ -188,14 +188,37 @@ pub struct Detector {
     pub probe_failures: u32,
     /// Idle heartbeat, milliseconds.
     pub heartbeat_ms: u64,
+    /// What a heartbeat and a second opinion ask.
+    pub check: Check,
+    /// The request target of an HTTP check.
+    pub check_path: String,
+    /// Its `Host`; empty: the service's address.
+    pub check_host: String,
+    /// The status of a good answer is below this.
+    pub check_status_below: u16,
     /// Good heartbeats in a row before a failed backend is used again.
     pub heartbeat_successes: u32,
+    /// The most of them that a backend needs that fails again and again.
+    pub heartbeat_successes_most: u32,
     /// Least application timeout, milliseconds, however fast the answers were.
     pub timeout_floor_ms: u64,
-    /// Application timeout of a request kind that is not known yet, milliseconds; also the greatest.
+    /// Application timeout of a request kind that is not known yet, milliseconds.
     pub timeout_ceiling_ms: u64,
+    /// Greatest application timeout, milliseconds: what a live application may be late with.
+    pub timeout_longest_ms: u64,
     /// Kinds of request that are learnt at most.
     pub kinds: usize,
+}
+
+/// What shows that a backend works.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Check {
+    /// It answers an HTTP request.
+    #[default]
+    Http,
+    /// It accepts a connection and keeps it for a moment.
+    Tcp,
 }
 
 impl Default for Detector {
@@ -205,9 +228,15 @@ impl Default for Detector {
             probe_interval_ms: 20,
             probe_failures: 3,
             heartbeat_ms: 1000,
+            check: Check::Http,
+            check_path: "/".to_owned(),
+            check_host: String::new(),
+            check_status_below: 600,
             heartbeat_successes: 3,
+            heartbeat_successes_most: 24,
             timeout_floor_ms: 200,
             timeout_ceiling_ms: 5000,
+            timeout_longest_ms: 120_000,
             kinds: 1024,
         }
     }

@@ -170,6 +170,8 @@ pub enum Evidence {
     ApplicationTimeout,
     /// The idle heartbeat failed.
     Heartbeat,
+    /// The network called the host unreachable (ICMP, or a neighbour that is not found).
+    Unreachable,
 }
 
 /// Transactionalizer to recovery manager.
@@ -226,6 +228,8 @@ pub enum ToLog {
     Status,
     /// Read the configuration anew; only from this host. Answered with [`FromLog::Done`].
     Reload,
+    /// What the operator wants of each backend.
+    Wanted(Vec<(SocketAddr, BackendState)>),
 }
 
 /// State of the transactionalizer.
@@ -233,8 +237,59 @@ pub enum ToLog {
 pub struct LogStatus {
     /// Backends and whether they are up.
     pub backends: Vec<(SocketAddr, bool)>,
+    /// The same in detail.
+    pub health: Vec<BackendHealth>,
     /// Counters by name.
     pub counters: BTreeMap<String, u64>,
+}
+
+/// How the detector sees a backend.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum HealthState {
+    /// In use.
+    Up,
+    /// In use, but something is owed for too long: its host or its application is being asked.
+    Suspected,
+    /// Failed.
+    Down,
+    /// Failed, and good heartbeats come again.
+    Returning,
+    /// The operator's: it is neither asked nor declared.
+    Maintenance,
+}
+
+impl HealthState {
+    /// For people and programs.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Up => "up",
+            Self::Suspected => "suspected",
+            Self::Down => "down",
+            Self::Returning => "returning",
+            Self::Maintenance => "maintenance",
+        }
+    }
+}
+
+/// A backend as the detector sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackendHealth {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// In one word.
+    pub state: HealthState,
+    /// Milliseconds since it last failed or came back.
+    pub since_ms: u64,
+    /// Good heartbeats in a row since it failed,
+    pub good: u32,
+    /// of so many that it needs to be used again.
+    pub needed: u32,
+    /// Recent failures: the more, the more good heartbeats it needs.
+    pub flaps: u32,
+    /// Connections on which its application is overdue.
+    pub late: u64,
+    /// How many times longer than usual it may take, after suspicions that were wrong.
+    pub margin: u32,
 }
 
 /// What of the alternate's response the client already has (or gets from the log), and how it is recognised.

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use cluster::config::Cluster;
+use cluster::config::{BackendState, Cluster};
 use cluster::control::{Client, FromLog, FromProxy, LogStatus, Outcome, ToLog, ToProxy};
 use packet::Time;
 
@@ -23,6 +23,20 @@ impl Manager {
         }
         self.ask_log(logger, ToLog::Subscribe { epoch: self.epoch });
         self.ask_log(logger, ToLog::Status);
+        if !self.wanted.is_empty() {
+            self.ask_log(logger, ToLog::Wanted(self.wanted.clone()));
+        }
+    }
+
+    /// What the operator wants of backends: also the detectors have to know.
+    fn handle_wanted(&mut self, wanted: Vec<(SocketAddr, BackendState)>) {
+        self.alternates.want(&wanted);
+        for logger in (0..self.loggers.len()).map(LoggerId) {
+            if self.loggers.get(logger.0).is_some_and(|peer| peer.connected) {
+                self.ask_log(logger, ToLog::Wanted(wanted.clone()));
+            }
+        }
+        self.wanted = wanted;
     }
 
     /// The connection to a transactionalizer is lost.
@@ -161,7 +175,7 @@ impl Manager {
             FromProxy::Fenced { epoch } => return self.fence(epoch),
             _ if self.fenced_by.is_some() => return,
             FromProxy::Ended { id, outcome } => (id, outcome),
-            FromProxy::Wanted(wanted) => return self.alternates.want(&wanted),
+            FromProxy::Wanted(wanted) => return self.handle_wanted(wanted),
             FromProxy::Status(_) | FromProxy::Done(_) => return,
         };
         let Some(client) = self.orders.get(&id).copied() else { return self.late_outcome(id, &outcome) };

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use packet::Time;
+use packet::{SegmentBuilder, Time};
 
 use crate::detector::KindId;
 
@@ -104,7 +104,17 @@ impl Connection {
     }
 
     /// Whether the response in progress is to a request that may be run again without harm.
-    pub fn read_only(&self) -> bool {
-        self.requests.first().is_some_and(|request| request.tags.read_only)
+    pub fn repeatable(&self) -> bool {
+        self.requests.first().is_some_and(|request| request.tags.read_only || request.tags.idempotent)
+    }
+
+    /// A segment that a live kernel answers with an acknowledgement and that changes nothing: a keep-alive probe
+    /// (RFC 9293 §3.8.4), in the client's name.
+    pub fn keep_alive(&self) -> Vec<u8> {
+        let mut segment = SegmentBuilder::new(self.flow.client, self.flow.backend);
+        segment.seq = self.client.seq(self.client.acked()) - 1;
+        segment.ack = Some(self.backend.seq(self.backend.acked()));
+        segment.window = self.backend.window_field();
+        segment.build()
     }
 }

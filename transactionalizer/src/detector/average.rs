@@ -33,6 +33,11 @@ impl MovingAverage {
         self.samples = self.samples.saturating_add(1);
     }
 
+    /// Enough samples have been seen.
+    pub fn known(&self) -> bool {
+        self.samples >= TRUSTED_AFTER
+    }
+
     /// The mean; zero without samples.
     pub fn mean(&self) -> Duration {
         Duration::from_secs_f64(self.mean)
@@ -41,7 +46,7 @@ impl MovingAverage {
     /// Mean plus four deviations, at least twice the decaying peak, within the limits; the ceiling until enough
     /// samples have been seen.
     pub fn timeout(&self, floor: Duration, ceiling: Duration) -> Duration {
-        if self.samples < TRUSTED_AFTER {
+        if !self.known() {
             return ceiling;
         }
         let seconds = (self.mean + 4.0 * self.deviation).max(2.0 * self.peak);

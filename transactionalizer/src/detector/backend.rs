@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
-use cluster::config::Detector;
+use cluster::config::{Check, Detector};
+use cluster::control::HealthState;
 use packet::Time;
 
+use super::hysteresis::Hysteresis;
 use super::probing::{Answer, ProbeId, Probing, Question, Step, Verdict};
 
 /// What was found out about a backend.
@@ -12,14 +14,24 @@ use super::probing::{Answer, ProbeId, Probing, Question, Step, Verdict};
 pub enum Finding {
     /// Its host answered no probe while something was owed.
     HostSilent,
+    /// The network called its host unreachable while something was owed.
+    HostUnreachable,
     /// Its host answers, but refuses connections, while something was owed.
     ServiceGone,
     /// The second opinion that was asked for: it serves.
     Serves,
     /// The second opinion that was asked for: it does not.
     ServesNot,
+    /// The application answers the operator's check, asked at this moment.
+    Answers(Time),
+    /// It does not.
+    AnswersNot(Time),
     /// Idle heartbeats failed.
     HeartbeatLost,
+    /// Its application accepts, but answers no heartbeats: frozen, or busy with what it was asked before.
+    HeartbeatMute,
+    /// It is down, and that was no mistake: its service is gone.
+    Gone,
     /// Heartbeats succeed again.
     Up,
 }
@@ -29,6 +41,9 @@ pub enum Finding {
 pub enum Output {
     /// Send a probe.
     Probe(ProbeId, Question),
+    /// A first probe of its host was not answered: ask on a connection, too. A host whose queue of new connections is full
+    /// drops SYNs, but answers there.
+    KeepAlive,
     /// React.
     Found(Finding),
 }
@@ -41,21 +56,36 @@ pub struct Limits {
     probe_interval: Duration,
     probe_failures: u32,
     heartbeat: Duration,
-    heartbeat_failures: u32,
-    heartbeat_successes: u32,
+    /// Good heartbeats that bring a backend back: at first, and at most when it fails again and again.
+    pub(super) successes: (u32, u32),
+    check: Check,
 }
+
+/// Probes of a heartbeat, within its interval.
+const HEARTBEAT_PROBES: u32 = 3;
+/// Heartbeats in a row that find a live host without its service.
+const BAD_HEARTBEATS: u32 = 2;
 
 impl Limits {
     /// Zeros count as one, so that no timer runs hot.
     pub fn new(config: &Detector) -> Self {
         let millis = |value: u64| Duration::from_millis(value.max(1));
+        let successes = config.heartbeat_successes.max(1);
         Self {
             probe_after: millis(config.probe_after_ms),
             probe_interval: millis(config.probe_interval_ms),
             probe_failures: config.probe_failures.clamp(1, 100),
             heartbeat: millis(config.heartbeat_ms),
-            heartbeat_failures: 3,
-            heartbeat_successes: config.heartbeat_successes.max(1),
+            successes: (successes, config.heartbeat_successes_most.max(successes)),
+            check: config.check,
+        }
+    }
+
+    /// How an application is asked.
+    fn application(&self) -> Question {
+        match self.check {
+            Check::Http => Question::Application,
+            Check::Tcp => Question::Service,
         }
     }
 }
@@ -65,6 +95,9 @@ impl Limits {
 pub struct Backend {
     limits: Limits,
     up: bool,
+    /// The operator's: nothing is asked, nothing is declared.
+    maintenance: bool,
+    hysteresis: Hysteresis,
     heard: Time,
     silence: Option<Probing>,
     /// A probe was answered: the next is not sent before this moment.
@@ -73,10 +106,11 @@ pub struct Backend {
     opinion: Option<Probing>,
     /// The opinion was asked for again after its first probe had been sent: a new one is needed.
     ask_again: bool,
+    /// Whether the application answers, and since when that is asked.
+    application: Option<(Probing, Time)>,
     heartbeat: Option<Probing>,
     heartbeat_due: Time,
     failures: u32,
-    successes: u32,
 }
 
 impl Backend {
@@ -85,17 +119,26 @@ impl Backend {
         Self {
             limits,
             up: true,
+            maintenance: false,
+            hysteresis: Hysteresis::new(now),
             heard: now,
             silence: None,
             quiet_until: now,
             backoff: limits.probe_after,
             opinion: None,
             ask_again: false,
+            application: None,
             heartbeat: None,
             heartbeat_due: now + limits.heartbeat,
             failures: 0,
-            successes: 0,
         }
+    }
+
+    /// Other durations, for questions that begin from now on.
+    pub fn set_limits(&mut self, limits: Limits, now: Time) {
+        self.limits = limits;
+        self.backoff = limits.probe_after;
+        self.heartbeat_due = self.heartbeat_due.min(now + limits.heartbeat);
     }
 
     /// Usable as far as is known.
@@ -103,11 +146,48 @@ impl Backend {
         self.up
     }
 
+    /// In words that operators know.
+    pub fn state(&self) -> HealthState {
+        match self {
+            Self { maintenance: true, .. } => HealthState::Maintenance,
+            Self { up: false, .. } if self.hysteresis.good() > 0 => HealthState::Returning,
+            Self { up: false, .. } => HealthState::Down,
+            Self { silence: Some(_), .. } | Self { application: Some(_), .. } => HealthState::Suspected,
+            _ => HealthState::Up,
+        }
+    }
+
+    /// Its failures and returns.
+    pub fn hysteresis(&self) -> &Hysteresis {
+        &self.hysteresis
+    }
+
+    /// Good heartbeats that it needs now to be used again.
+    pub fn needed(&self) -> u32 {
+        self.hysteresis.needed(self.limits.successes)
+    }
+
+    /// What the operator wants of it. One that is given back by hand is used again after one good heartbeat.
+    pub fn set_maintenance(&mut self, maintenance: bool, now: Time) {
+        if std::mem::replace(&mut self.maintenance, maintenance) == maintenance {
+            return;
+        }
+        self.heartbeat = None;
+        self.heartbeat_due = now;
+        if !maintenance {
+            self.hysteresis.pardon(now);
+        }
+    }
+
     /// A packet from it was logged.
     pub fn handle_heard(&mut self, now: Time) {
         self.heard = now;
         self.silence = None;
         self.backoff = self.limits.probe_after;
+        if self.up {
+            self.heartbeat = None;
+            self.failures = 0;
+        }
     }
 
     /// A connection is owed something and has heard nothing for a while. Returns when to look again.
@@ -133,22 +213,34 @@ impl Backend {
         Probing::new(Question::Service, self.limits.probe_interval, self.limits.probe_failures)
     }
 
+    /// Somebody needs to know within `patience` whether its application answers.
+    pub fn ask_application(&mut self, patience: Duration, now: Time) {
+        let question = || Probing::new(self.limits.application(), patience, 1);
+        self.application.get_or_insert_with(|| (question(), now));
+    }
+
     /// Its failure was declared.
     pub fn handle_down(&mut self, now: Time) {
+        if self.up {
+            self.hysteresis.handle_down(now);
+        }
         self.up = false;
         self.silence = None;
+        self.application = None;
         self.heartbeat = None;
         self.heartbeat_due = now + self.limits.heartbeat;
         self.failures = 0;
-        self.successes = 0;
     }
 
     /// A probe met with something.
     pub fn handle_answer(&mut self, id: ProbeId, answer: Answer, now: Time, out: &mut Vec<Output>) {
+        let application = self.application.as_mut().map(|(probing, _)| probing);
         if let Some(verdict) = answer_to(self.silence.as_mut(), id, answer, now) {
             self.end_silence(verdict, now, out);
         } else if let Some(verdict) = answer_to(self.opinion.as_mut(), id, answer, now) {
             self.end_opinion(verdict, out);
+        } else if let Some(verdict) = answer_to(application, id, answer, now) {
+            self.end_application(verdict, out);
         } else if let Some(verdict) = answer_to(self.heartbeat.as_mut(), id, answer, now) {
             self.end_heartbeat(verdict, now, out);
         }
@@ -156,13 +248,20 @@ impl Backend {
 
     /// Does what is due. `next_id` names new probes.
     pub fn poll(&mut self, now: Time, next_id: &mut u64, out: &mut Vec<Output>) {
+        let before = out.len();
         if let Some(verdict) = step(self.silence.as_mut(), Question::Host, now, next_id, out) {
             self.end_silence(verdict, now, out);
+        } else if out.len() > before && self.silence.as_ref().is_some_and(Probing::doubtful) {
+            out.push(Output::KeepAlive);
         }
         if let Some(verdict) = step(self.opinion.as_mut(), Question::Service, now, next_id, out) {
             self.end_opinion(verdict, out);
             // A renewed question starts at once.
             step(self.opinion.as_mut(), Question::Service, now, next_id, out);
+        }
+        let application = self.application.as_mut().map(|(probing, _)| probing);
+        if let Some(verdict) = step(application, self.limits.application(), now, next_id, out) {
+            self.end_application(verdict, out);
         }
         self.start_heartbeat(now);
         let question = self.heartbeat_question();
@@ -174,19 +273,21 @@ impl Backend {
     /// When [`Backend::poll`] is due.
     pub fn due(&mut self, now: Time) -> Time {
         let heartbeat = self.heartbeat.as_mut().map_or(self.heartbeat_due, |probing| probing.due(now));
-        let probings = [&mut self.silence, &mut self.opinion].into_iter().flatten();
+        let application = self.application.as_mut().map(|(probing, _)| probing);
+        let probings = [self.silence.as_mut(), self.opinion.as_mut(), application].into_iter().flatten();
         probings.map(|probing| probing.due(now)).fold(heartbeat, Time::min)
     }
 
     fn end_silence(&mut self, verdict: Verdict, now: Time, out: &mut Vec<Output>) {
         self.silence = None;
         match verdict {
-            Verdict::Alive => {
+            Verdict::Alive | Verdict::Mute => {
                 self.quiet_until = now + self.backoff;
                 self.backoff = (self.backoff * 2).min(self.limits.heartbeat / 4).max(self.limits.probe_after);
             }
             Verdict::Refused => out.push(Output::Found(Finding::ServiceGone)),
             Verdict::Silent => out.push(Output::Found(Finding::HostSilent)),
+            Verdict::Unreachable => out.push(Output::Found(Finding::HostUnreachable)),
         }
     }
 
@@ -196,9 +297,15 @@ impl Backend {
             // Who asked after the probe went out may know of something that happened after it.
             Verdict::Alive if self.ask_again => self.opinion = Some(self.new_opinion()),
             Verdict::Alive => out.push(Output::Found(Finding::Serves)),
-            Verdict::Refused | Verdict::Silent => out.push(Output::Found(Finding::ServesNot)),
+            _ => out.push(Output::Found(Finding::ServesNot)),
         }
         self.ask_again = false;
+    }
+
+    fn end_application(&mut self, verdict: Verdict, out: &mut Vec<Output>) {
+        let Some((_, asked)) = self.application.take() else { return };
+        let good = verdict == Verdict::Alive;
+        out.push(Output::Found(if good { Finding::Answers(asked) } else { Finding::AnswersNot(asked) }));
     }
 
     /// While it is up and traffic flows there are no heartbeats (paper §3.5).
@@ -213,22 +320,33 @@ impl Backend {
             return;
         }
         self.heartbeat_due = now + self.limits.heartbeat;
-        self.heartbeat = Some(Probing::new(self.heartbeat_question(), self.limits.heartbeat, 1));
+        if !self.maintenance {
+            let interval = self.limits.heartbeat / HEARTBEAT_PROBES;
+            self.heartbeat = Some(Probing::new(self.heartbeat_question(), interval, HEARTBEAT_PROBES));
+        }
     }
 
-    /// What declared it down may have been its application: only that can take it back.
     fn heartbeat_question(&self) -> Question {
-        if self.up { Question::Host } else { Question::Application }
+        match self.limits.check {
+            Check::Tcp if self.up => Question::Host,
+            // What declared it down may have been its application: only that can take it back.
+            _ => self.limits.application(),
+        }
     }
 
     fn end_heartbeat(&mut self, verdict: Verdict, now: Time, out: &mut Vec<Output>) {
         self.heartbeat = None;
         let good = verdict == Verdict::Alive;
         self.failures = if good { 0 } else { self.failures + 1 };
-        self.successes = if good { self.successes + 1 } else { 0 };
-        if self.up && self.failures >= self.limits.heartbeat_failures {
-            out.push(Output::Found(Finding::HeartbeatLost));
-        } else if !self.up && self.successes >= self.limits.heartbeat_successes {
+        let gone = matches!(verdict, Verdict::Silent | Verdict::Unreachable);
+        if self.up && (gone || self.failures >= BAD_HEARTBEATS) {
+            self.failures = 0;
+            let mute = verdict == Verdict::Mute;
+            out.push(Output::Found(if mute { Finding::HeartbeatMute } else { Finding::HeartbeatLost }));
+        } else if !self.up && verdict == Verdict::Refused {
+            self.hysteresis.handle_heartbeat(false, self.limits.successes, now);
+            out.push(Output::Found(Finding::Gone));
+        } else if !self.up && self.hysteresis.handle_heartbeat(good, self.limits.successes, now) {
             self.up = true;
             self.heard = now;
             out.push(Output::Found(Finding::Up));

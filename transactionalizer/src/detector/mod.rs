@@ -4,10 +4,14 @@
 //! * [`kinds`]: what is expected of each kind of request.
 //! * [`probing`]: one question to a backend's host, asked until it is answered.
 //! * [`backend`]: a backend's state: silence, second opinions, heartbeat.
+//! * [`hysteresis`]: how a failed backend comes back, and one that flaps does not.
+//! * [`margin`]: patience learnt from suspicions that were wrong.
 
 pub mod average;
 pub mod backend;
+pub mod hysteresis;
 pub mod kinds;
+pub mod margin;
 pub mod probing;
 
 pub use average::MovingAverage;

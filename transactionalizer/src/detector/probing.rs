@@ -16,7 +16,7 @@ pub enum Question {
     /// Is the service there? It must keep the connection for a moment: the listening socket of a dying server
     /// still accepts, and then resets.
     Service,
-    /// Does the application answer a request?
+    /// Does the application answer the operator's request?
     Application,
 }
 
@@ -31,8 +31,12 @@ pub enum Answer {
     Closed,
     /// RST in answer to the SYN.
     Refused,
-    /// The network says that the host cannot be reached, or the probe could not be sent.
+    /// The application's answer has a status that the operator does not call good.
+    Bad,
+    /// The network says that the host cannot be reached (RFC 1122 §3.2.2.1), or its neighbours do not find it.
     Unreachable,
+    /// Something of our own kept the probe from being sent: that says nothing of the host.
+    NotSent,
 }
 
 /// The answer to the question.
@@ -40,10 +44,14 @@ pub enum Answer {
 pub enum Verdict {
     /// Yes.
     Alive,
-    /// The host lives, the service is gone.
+    /// The host lives, the service is gone, or calls itself unwell.
     Refused,
+    /// The host lives and accepts connections, but the application does not answer.
+    Mute,
     /// No answer.
     Silent,
+    /// The network says that it cannot be reached.
+    Unreachable,
 }
 
 /// What to do now.
@@ -60,6 +68,9 @@ pub enum Step {
 /// How often a late look at the clock is forgiven: our own pause is not the backend's silence.
 const FORGIVEN: u32 = 3;
 
+/// Probes that may fail to be sent.
+const NOT_SENT: u32 = 10;
+
 /// The question in progress.
 #[derive(Debug, Clone)]
 pub struct Probing {
@@ -70,13 +81,33 @@ pub struct Probing {
     due: Time,
     accepted: Option<Time>,
     forgiven: u32,
+    /// Of those sent: how many could not be.
+    not_sent: u32,
+    /// Of those sent: how many the network called undeliverable.
+    unreachable: u32,
 }
 
 impl Probing {
     /// At most `attempts` probes, one each `interval`.
     pub fn new(question: Question, interval: Duration, attempts: u32) -> Self {
         let attempts = attempts.max(1);
-        Self { question, interval, attempts, sent: vec![], due: Time::default(), accepted: None, forgiven: 0 }
+        let due = Time::default();
+        Self {
+            question,
+            interval,
+            attempts,
+            sent: vec![],
+            due,
+            accepted: None,
+            forgiven: 0,
+            not_sent: 0,
+            unreachable: 0,
+        }
+    }
+
+    /// A first probe has gone unanswered.
+    pub fn doubtful(&self) -> bool {
+        self.sent.len() > 1 && self.accepted.is_none()
     }
 
     /// What to do at `now`.
@@ -95,7 +126,14 @@ impl Probing {
             self.due = now + self.interval;
             return Step::Wait(self.due);
         }
-        if self.sent.len() < self.attempts as usize { Step::Send } else { Step::Done(Verdict::Silent) }
+        let tried = (self.sent.len() as u32).saturating_sub(self.not_sent);
+        match self {
+            // Whoever cannot ask must not call anybody dead.
+            _ if self.not_sent >= NOT_SENT => Step::Done(Verdict::Alive),
+            _ if tried < self.attempts => Step::Send,
+            _ if self.unreachable >= self.attempts => Step::Done(Verdict::Unreachable),
+            _ => Step::Done(Verdict::Silent),
+        }
     }
 
     /// When [`Probing::poll`] has something to do.
@@ -112,7 +150,7 @@ impl Probing {
             Question::Host => Step::Done(Verdict::Alive),
             _ if now < settled => Step::Wait(settled),
             Question::Service => Step::Done(Verdict::Alive),
-            Question::Application => Step::Done(Verdict::Silent),
+            Question::Application => Step::Done(Verdict::Mute),
         }
     }
 
@@ -130,7 +168,17 @@ impl Probing {
     /// A probe met with something.
     pub fn handle_answer(&mut self, answer: Answer, now: Time) -> Option<Verdict> {
         match answer {
-            Answer::Unreachable => None,
+            Answer::Unreachable => {
+                self.unreachable += 1;
+                // The next one need not wait for an answer to this one.
+                self.due = self.due.min(now + self.interval / 4);
+                None
+            }
+            Answer::NotSent => {
+                self.not_sent += 1;
+                None
+            }
+            Answer::Bad => Some(Verdict::Refused),
             Answer::Answered => Some(Verdict::Alive),
             Answer::Accepted | Answer::Closed if self.question == Question::Host => Some(Verdict::Alive),
             Answer::Refused | Answer::Closed => Some(Verdict::Refused),
@@ -182,7 +230,44 @@ mod tests {
     fn a_kernel_that_refuses_lives_but_its_service_does_not() {
         assert_eq!(sent(Question::Host).handle_answer(Answer::Refused, at(1)), Some(Verdict::Refused));
         assert_eq!(sent(Question::Host).handle_answer(Answer::Closed, at(1)), Some(Verdict::Alive));
-        assert_eq!(sent(Question::Host).handle_answer(Answer::Unreachable, at(1)), None);
+    }
+
+    #[test]
+    fn what_the_network_calls_unreachable_is_given_up_sooner() {
+        let mut probing = sent(Question::Host);
+        for (millis, id) in [(0, 2), (5, 3)] {
+            assert_eq!(probing.handle_answer(Answer::Unreachable, at(millis)), None);
+            assert_eq!(probing.poll(at(millis + 4)), Step::Wait(at(millis + 5)));
+            assert_eq!(probing.poll(at(millis + 5)), Step::Send);
+            probing.handle_sent(ProbeId(id), at(millis + 5));
+        }
+        assert_eq!(probing.handle_answer(Answer::Unreachable, at(10)), None);
+        assert_eq!(probing.poll(at(15)), Step::Done(Verdict::Unreachable));
+    }
+
+    #[test]
+    fn one_unreachable_among_silence_is_silence_and_an_answer_outweighs_it() {
+        let mut probing = sent(Question::Host);
+        assert_eq!(probing.handle_answer(Answer::Unreachable, at(0)), None);
+        probing.handle_sent(ProbeId(2), at(5));
+        probing.handle_sent(ProbeId(3), at(25));
+        assert_eq!(probing.poll(at(45)), Step::Done(Verdict::Silent));
+        assert_eq!(probing.handle_answer(Answer::Accepted, at(46)), Some(Verdict::Alive));
+    }
+
+    #[test]
+    fn probes_that_cannot_be_sent_prove_nothing() {
+        let mut probing = sent(Question::Host);
+        let mut millis = 0;
+        for id in 2..50 {
+            assert_eq!(probing.handle_answer(Answer::NotSent, at(millis)), None);
+            millis += 20;
+            match probing.poll(at(millis)) {
+                Step::Send => probing.handle_sent(ProbeId(id), at(millis)),
+                step => return assert_eq!(step, Step::Done(Verdict::Alive)),
+            }
+        }
+        panic!("it never gives up");
     }
 
     #[test]
@@ -199,6 +284,6 @@ mod tests {
     fn a_frozen_application_accepts_but_does_not_answer() {
         let mut probing = sent(Question::Application);
         assert_eq!(probing.handle_answer(Answer::Accepted, at(1)), None);
-        assert_eq!(probing.poll(at(21)), Step::Done(Verdict::Silent));
+        assert_eq!(probing.poll(at(21)), Step::Done(Verdict::Mute));
     }
 }

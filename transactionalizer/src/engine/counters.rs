@@ -47,8 +47,20 @@ pub struct Counters {
     pub kept_bytes_limit_lost: u64,
     /// Connections that failed with no manager to tell.
     pub unreported: u64,
-    /// Application timeouts.
+    /// Connections given up because their response was far too late, though the application lived.
     pub timeouts: u64,
+    /// Responses later than their kind ever was: the application is asked.
+    pub suspicions: u64,
+    /// Of these, those that came after all.
+    pub suspicions_withdrawn: u64,
+    /// Failures declared that were none: the backend went on as if nothing had happened.
+    pub wrong_suspicions: u64,
+    /// Ends that were taken for failures because others of the same process were.
+    pub worker_ends: u64,
+    /// Probes sent on connections.
+    pub keep_alives: u64,
+    /// Probes that could not be sent.
+    pub probes_not_sent: u64,
     /// Backends declared down.
     pub backend_downs: u64,
     /// Failed clients forgotten because too many were remembered.

@@ -39,6 +39,8 @@ impl Engine {
         let was_up = entry.health.is_up();
         entry.health.handle_down(now);
         entry.asking.clear();
+        entry.late.clear();
+        entry.down_by_timeout = evidence == Evidence::ApplicationTimeout;
         self.counters.backend_downs += u64::from(was_up);
         let concerned = |flow: &&Flow| self.entries.get(flow).is_some_and(Entry::concerned);
         let mut flows: Vec<Flow> = entry.flows.iter().filter(concerned).copied().collect();
@@ -93,9 +95,11 @@ impl Engine {
     fn fence(&mut self, flow: Flow, barrier: u64, out: &mut Vec<Action>) {
         let Some(entry) = self.entries.get_mut(&flow) else { return };
         entry.failing = Some(barrier);
+        entry.late = None;
         let held = std::mem::take(&mut entry.held);
         if let Some(backend) = self.backends.get_mut(&flow.backend) {
             backend.asking.remove(&flow);
+            backend.late.remove(&flow);
         }
         for held in held {
             self.suppress(held.hold, out);

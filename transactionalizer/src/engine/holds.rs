@@ -1,5 +1,8 @@
 //! Held segments: judged at once, after a second opinion, or when what they overtook has come.
 
+use std::net::SocketAddr;
+use std::time::Duration;
+
 use cluster::control::{Evidence, Flow};
 use packet::Time;
 
@@ -10,6 +13,8 @@ use super::segments::Seen;
 use super::table::{Entry, Held, State};
 use super::{Action, Engine};
 
+/// What ends within this time of a connection that certainly failed ends with the same process (a worker of the backend).
+const ONE_DEATH: Duration = Duration::from_millis(100);
 /// Held segments of one flow at most: a backend repeats its FIN. Further ones are suppressed.
 const MAX_HELD: usize = 16;
 
@@ -141,22 +146,48 @@ impl Engine {
         log: &dyn LogBytes,
         out: &mut Vec<Action>,
     ) {
-        let up = self.backends.get(&flow.backend).is_some_and(|backend| backend.health.is_up());
+        let Some(backend) = self.backends.get_mut(&flow.backend) else { return };
+        backend.premature = Some(since);
+        let up = backend.health.is_up();
         self.fail(vec![flow], evidence, since, !up, now, log, out);
         if self.live.is_some() && up {
             self.suspect(flow, evidence, since);
         }
     }
 
-    /// The backend serves: ends that were undecided are ordinary ones.
-    pub(super) fn handle_serves(&mut self, backend: std::net::SocketAddr, now: Time, out: &mut Vec<Action>) {
+    /// The backend serves: ends that were undecided are ordinary ones, unless one of its processes has died.
+    pub(super) fn handle_serves(
+        &mut self,
+        backend: SocketAddr,
+        now: Time,
+        log: &dyn LogBytes,
+        out: &mut Vec<Action>,
+    ) {
         let Some(entry) = self.backends.get_mut(&backend) else { return };
         entry.suspicion = None;
-        for flow in std::mem::take(&mut entry.asking) {
+        let death = entry.premature;
+        let asking = std::mem::take(&mut entry.asking);
+        let (died, ended): (Vec<Flow>, Vec<Flow>) =
+            asking.into_iter().partition(|flow| death.is_some_and(|death| self.died_with(*flow, death)));
+        for flow in ended {
             let response = self.connection(flow).map(|connection| connection.situation().response);
             self.counters.ambiguous += u64::from(response == Some(InProgress::UntilClose));
             self.release_held(flow, out);
             self.note_end(flow, now);
         }
+        if let (Some(death), false) = (death, died.is_empty()) {
+            self.counters.worker_ends += died.len() as u64;
+            self.fail(died, Evidence::PrematureFin, death, false, now, log, out);
+        }
+    }
+
+    /// The flow's undecided end came together with a certain failure. An update whose response may have been whole is not
+    /// run again.
+    fn died_with(&self, flow: Flow, death: Time) -> bool {
+        let Some(held) = self.entries.get(&flow).and_then(|entry| entry.held.last()) else { return false };
+        let together = held.time.since(death).max(death.since(held.time)) <= ONE_DEATH;
+        let connection = self.connection(flow);
+        let harmless = |c: &crate::connection::Connection| c.repeatable() || c.request().is_none();
+        together && connection.is_some_and(harmless)
     }
 }

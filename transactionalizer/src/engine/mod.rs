@@ -4,14 +4,16 @@
 //! * [`segments`]: what a logged segment does.
 //! * [`holds`]: held segments and second opinions.
 //! * [`failure`]: from evidence to a report.
-//! * [`timers`]: silence, timeouts, probes, heartbeats.
+//! * [`timers`]: silence, probes, heartbeats.
+//! * [`late`]: applications that are later than they ever were.
+//! * [`health`]: backends as operators see and want them.
 //! * [`unended`]: failures that nobody has dealt with yet.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::net::SocketAddr;
 
 use cluster::config::Cluster;
-use cluster::control::{Client, ConnectionReport, Evidence, Flow, LogStatus};
+use cluster::control::{Client, ConnectionReport, Evidence, Flow};
 use cluster::tags::TagRules;
 use packet::Time;
 
@@ -24,7 +26,9 @@ use crate::spans::Record;
 mod backends;
 mod counters;
 mod failure;
+mod health;
 mod holds;
+mod late;
 mod segments;
 mod table;
 mod timers;
@@ -70,6 +74,8 @@ pub enum Action {
     Failed(Failure),
     /// To the managers.
     BackendUp(SocketAddr),
+    /// Send this packet to a backend: its kernel has to answer on the connection.
+    KeepAlive(Vec<u8>),
     /// Ask a backend's host. Tell with [`Engine::handle_probe`] what came of it.
     Probe(SocketAddr, ProbeId, Question),
     /// A failure that no manager was there to be told of; the client has what the backend sent.
@@ -120,6 +126,8 @@ pub struct Engine {
     /// Since when the log is read as it is written; before, old records are caught up with and nothing is done.
     live: Option<Time>,
     next_probe: u64,
+    /// When timers were last looked at.
+    latest: Time,
     /// What happened how often.
     pub counters: Counters,
 }
@@ -129,7 +137,8 @@ impl Engine {
     pub fn new(cluster: Cluster, now: Time) -> Self {
         let limits = Limits::new(&cluster.detector);
         let addresses = cluster.backends.values().map(|backend| backend.address);
-        let backends = addresses.map(|address| (address, BackendEntry::new(limits, now))).collect();
+        let entry = |address| (address, BackendEntry::new(limits, health::pool_of(&cluster, address), now));
+        let backends = addresses.map(entry).collect();
         Self {
             rules: TagRules::new(&cluster.tags),
             kept: Total::new(cluster.recovery.kept_bytes),
@@ -148,6 +157,7 @@ impl Engine {
             writer: None,
             live: None,
             next_probe: 0,
+            latest: now,
             counters: Counters::default(),
             cluster,
         }
@@ -163,9 +173,14 @@ impl Engine {
         self.backends.retain(|address, entry| {
             named(address, &before) || named(address, &self.cluster) || !entry.flows.is_empty()
         });
+        self.limits = Limits::new(&self.cluster.detector);
+        self.kinds.set_max(self.cluster.detector.kinds);
         for backend in self.cluster.backends.values() {
-            self.backends.entry(backend.address).or_insert_with(|| BackendEntry::new(self.limits, now));
+            let pool = health::pool_of(&self.cluster, backend.address);
+            let new = || BackendEntry::new(self.limits, pool, now);
+            self.backends.entry(backend.address).or_insert_with(new).pool = pool;
         }
+        self.backends.values_mut().for_each(|entry| entry.health.set_limits(self.limits, now));
     }
 
     /// The log has been read to its end: from now on failures are acted on.
@@ -182,18 +197,5 @@ impl Engine {
     pub fn down(&self) -> Vec<SocketAddr> {
         let down = self.backends.iter().filter(|(_, entry)| !entry.health.is_up());
         down.map(|(address, _)| *address).collect()
-    }
-
-    /// For `resplice status`.
-    pub fn status(&self) -> LogStatus {
-        let backends =
-            self.backends.iter().map(|(address, entry)| (*address, entry.health.is_up())).collect();
-        let mut counters = self.counters.by_name();
-        counters.insert("connections".to_owned(), self.entries.len() as u64);
-        counters.insert("kinds".to_owned(), self.kinds.len() as u64);
-        counters.insert("kinds_overflowed".to_owned(), self.kinds.overflowed);
-        counters.insert("kept_bytes_now".to_owned(), self.kept.bytes() as u64);
-        counters.insert("managers".to_owned(), self.managers as u64);
-        LogStatus { backends, counters }
     }
 }

@@ -42,6 +42,7 @@ impl Engine {
             (true, _, _) => {}
             (false, _, _) => self.handle_segment(&seen),
         }
+        self.check_late(seen.flow, logged.from_backend, logged.time);
         self.judge(&seen, log, out);
         self.schedule(seen.flow);
         self.note_end(seen.flow, logged.time);
@@ -123,9 +124,8 @@ impl Engine {
         }
         while let Some(measured) = connection.poll_measured() {
             counters.transactions += 1;
-            backend.timeouts = 0;
             if let Some(kind) = measured.learnt {
-                kinds.learn(kind, measured.start, measured.gap);
+                kinds.learn(backend.pool, kind, measured.start, measured.gap);
             }
         }
     }

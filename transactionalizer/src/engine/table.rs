@@ -80,6 +80,17 @@ pub(super) struct Held {
     pub(super) time: Time,
 }
 
+/// A debt of the application that is overdue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Late {
+    /// Since when it could have paid.
+    pub(super) since: Time,
+    /// When it was first found to be late.
+    pub(super) suspected: Time,
+    /// When to look again.
+    pub(super) next: Time,
+}
+
 /// One flow.
 #[derive(Debug, Default)]
 pub(super) struct Entry {
@@ -95,6 +106,8 @@ pub(super) struct Entry {
     pub(super) ending: bool,
     /// A failure was found while nobody listened; it is not looked for again.
     pub(super) given_up: bool,
+    /// The application's debt that is overdue.
+    pub(super) late: Option<Late>,
     /// Its backend has been fenced under this barrier; it is reported when the fence holds.
     pub(super) failing: Option<u64>,
 }
@@ -305,6 +318,7 @@ impl Engine {
         if let Some(backend) = self.backends.get_mut(&flow.backend) {
             backend.flows.remove(&flow);
             backend.asking.remove(&flow);
+            backend.late.remove(&flow);
         }
     }
 }

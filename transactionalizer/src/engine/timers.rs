@@ -1,4 +1,4 @@
-//! Silence, timeouts, probes and heartbeats.
+//! Silence, probes and heartbeats.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -6,16 +6,12 @@ use std::time::Duration;
 use cluster::control::{Evidence, Flow};
 use packet::Time;
 
-use crate::connection::{Connection, Owed};
 use crate::detector::backend::{Finding, Output};
 use crate::detector::probing::{Answer, ProbeId};
 use crate::spans::LogBytes;
 
 use super::table::{Entry, State};
 use super::{Action, Engine};
-
-/// Body bytes after which a response tells by itself how regularly it comes.
-const TELLING_BYTES: u64 = 1 << 20;
 
 /// A SYN repeated for longer than this is nobody's hurry any more.
 const SYN_PATIENCE: Duration = Duration::from_secs(3);
@@ -25,14 +21,13 @@ const SYN_PATIENCE: Duration = Duration::from_secs(3);
 struct Deadlines {
     /// The backend's host is to be probed.
     silence: Option<Time>,
-    /// The application is late; since when it could have paid.
-    application: Option<(Time, Time)>,
+    /// The application is late.
+    application: Option<Time>,
 }
 
 impl Deadlines {
     fn first(&self) -> Option<Time> {
-        let application = self.application.map(|(deadline, _)| deadline);
-        self.silence.into_iter().chain(application).min()
+        self.silence.into_iter().chain(self.application).min()
     }
 }
 
@@ -46,11 +41,7 @@ impl Engine {
             return Deadlines::default();
         };
         let silence = connection.silent_since().map(|since| since.max(live) + self.limits.probe_after);
-        let application = self.application_timeout(connection).map(|(since, timeout)| {
-            let since = since.max(live);
-            (since + timeout, since)
-        });
-        Deadlines { silence, application }
+        Deadlines { silence, application: self.application_due(flow, live) }
     }
 
     /// When a host that has not answered a SYN is to be probed, so that proxies learn of it before they give up.
@@ -58,22 +49,6 @@ impl Engine {
         let (live, entry) = (self.live?, self.entries.get(&flow)?);
         let since = entry.embryo?.since.max(live);
         matches!(entry.state, State::Unseen | State::Failed).then(|| since + self.limits.probe_after)
-    }
-
-    /// Since when the application owes, and how long it may.
-    fn application_timeout(&self, connection: &Connection) -> Option<(Time, Duration)> {
-        let floor = Duration::from_millis(self.cluster.detector.timeout_floor_ms.max(1));
-        let ceiling = Duration::from_millis(self.cluster.detector.timeout_ceiling_ms.max(1)).max(floor);
-        let (floor, ceiling) = connection.timeouts(floor, ceiling);
-        match connection.owed() {
-            Owed::Nothing => None,
-            Owed::Read(since) => Some((since, ceiling)),
-            Owed::Start(kind, since) => Some((since, self.kinds.get(kind).start.timeout(floor, ceiling))),
-            Owed::More(kind, since) => {
-                let timeout = self.kinds.get(kind).gap.timeout(floor, ceiling);
-                Some((since, own_timeout(connection, floor).map_or(timeout, |own| timeout.min(own))))
-            }
-        }
     }
 
     /// Puts a flow where its next deadline is, if that is earlier than where it stands.
@@ -101,6 +76,7 @@ impl Engine {
     /// Does what is due. Call it when the log has been read to its end and all probe answers are in: what has arrived but
     /// not been looked at must not count as silence.
     pub fn handle_timers(&mut self, now: Time, log: &dyn LogBytes, out: &mut Vec<Action>) {
+        self.latest = now;
         self.forget(now);
         if self.live.is_none() {
             return;
@@ -127,12 +103,12 @@ impl Engine {
             return;
         }
         let Deadlines { silence, application } = self.deadlines(flow);
-        if let Some((deadline, since)) = application
-            && deadline <= now
+        if let (Some(due), Some(live)) = (application, self.live)
+            && due <= now
         {
-            return self.handle_timeout(flow, since, now, log, out);
+            return self.handle_late(flow, live, now, log, out);
         }
-        let mut next = application.map(|(deadline, _)| deadline);
+        let mut next = application;
         if let Some(due) = silence {
             let backend = self.backends.get_mut(&flow.backend).filter(|_| due <= now);
             let again = backend.map_or(due, |backend| backend.health.handle_silence(now));
@@ -141,33 +117,6 @@ impl Engine {
         let (Some(next), Some(entry)) = (next, self.entries.get_mut(&flow)) else { return };
         entry.queued = Some(next);
         self.timers.insert((next, flow));
-    }
-
-    /// The host may live, but the application is later than it ever was. If others of the same backend get on, only this
-    /// connection has failed.
-    fn handle_timeout(
-        &mut self,
-        flow: Flow,
-        since: Time,
-        now: Time,
-        log: &dyn LogBytes,
-        out: &mut Vec<Action>,
-    ) {
-        self.counters.timeouts += 1;
-        // If the suspicion is wrong, the answer that would have taught so never comes: the wait itself is the lesson.
-        match self.connection(flow).map(Connection::owed) {
-            Some(Owed::Start(kind, _)) => self.kinds.learn(kind, Some(now.since(since)), None),
-            Some(Owed::More(kind, _)) => self.kinds.learn(kind, None, Some(now.since(since))),
-            Some(Owed::Nothing | Owed::Read(_)) | None => {}
-        }
-        let Some(backend) = self.backends.get_mut(&flow.backend) else { return };
-        backend.timeouts += 1;
-        let evidence = Evidence::ApplicationTimeout;
-        if backend.progressed <= since || backend.timeouts >= 2 {
-            self.fail_backend(flow.backend, evidence, since, now, log, out);
-        } else {
-            self.fail(vec![flow], evidence, since, false, now, log, out);
-        }
     }
 
     /// A probe met with something.
@@ -181,6 +130,7 @@ impl Engine {
         out: &mut Vec<Action>,
     ) {
         let mut outputs = vec![];
+        self.counters.probes_not_sent += u64::from(answer == Answer::NotSent);
         if let Some(entry) = self.backends.get_mut(&backend) {
             entry.health.handle_answer(id, answer, now, &mut outputs);
         }
@@ -201,8 +151,20 @@ impl Engine {
                     self.counters.probes += 1;
                     out.push(Action::Probe(backend, id, question));
                 }
-                Output::Found(Finding::Up) => out.push(Action::BackendUp(backend)),
-                Output::Found(Finding::Serves) => self.handle_serves(backend, now, out),
+                Output::KeepAlive => self.keep_alive(backend, out),
+                Output::Found(Finding::Up) => self.handle_up(backend, out),
+                Output::Found(Finding::Serves) => self.handle_serves(backend, now, log, out),
+                Output::Found(Finding::Answers(asked)) => self.handle_answers(backend, asked),
+                Output::Found(Finding::AnswersNot(asked)) => {
+                    self.handle_answers_not(backend, asked, now, log, out);
+                }
+                // The adaptive timeouts know better how long what it is busy with may take.
+                Output::Found(Finding::HeartbeatMute) if self.busy(backend) => {}
+                Output::Found(Finding::Gone) => {
+                    if let Some(entry) = self.backends.get_mut(&backend) {
+                        entry.down_by_timeout = false;
+                    }
+                }
                 Output::Found(finding) => {
                     let (evidence, since) = self.evidence(backend, finding, now);
                     self.fail_backend(backend, evidence, since, now, log, out);
@@ -218,8 +180,37 @@ impl Engine {
         match finding {
             Finding::ServesNot => suspicion.unwrap_or((Evidence::PrematureReset, now)),
             Finding::ServiceGone => (Evidence::PrematureReset, silent),
-            Finding::HeartbeatLost => (Evidence::Heartbeat, now),
-            Finding::HostSilent | Finding::Serves | Finding::Up => (Evidence::HostSilent, silent),
+            Finding::HeartbeatLost | Finding::HeartbeatMute => (Evidence::Heartbeat, now),
+            Finding::HostUnreachable => (Evidence::Unreachable, silent),
+            _ => (Evidence::HostSilent, silent),
+        }
+    }
+
+    /// It works again. What only its application's silence had spoken against was alive all the time.
+    fn handle_up(&mut self, backend: SocketAddr, out: &mut Vec<Action>) {
+        if let Some(entry) = self.backends.get_mut(&backend) {
+            self.counters.wrong_suspicions += u64::from(std::mem::take(&mut entry.down_by_timeout));
+        }
+        out.push(Action::BackendUp(backend));
+    }
+
+    /// It has been asked for something that it has not delivered in full.
+    fn busy(&self, backend: SocketAddr) -> bool {
+        let busy = |flow: &Flow| {
+            let concerned = self.entries.get(flow).is_some_and(Entry::concerned);
+            concerned && self.connection(*flow).is_some_and(|connection| connection.request().is_some())
+        };
+        self.backends.get(&backend).is_some_and(|entry| entry.flows.iter().any(busy))
+    }
+
+    /// Asks the backend's kernel on the connection that has waited longest.
+    fn keep_alive(&mut self, backend: SocketAddr, out: &mut Vec<Action>) {
+        let Some(entry) = self.backends.get(&backend) else { return };
+        let open = entry.flows.iter().filter_map(|flow| self.connection(*flow));
+        let silent = open.filter_map(|connection| Some((connection.silent_since()?, connection)));
+        if let Some((_, connection)) = silent.min_by_key(|(since, _)| *since) {
+            out.push(Action::KeepAlive(connection.keep_alive()));
+            self.counters.keep_alives += 1;
         }
     }
 
@@ -228,11 +219,4 @@ impl Engine {
         let flows = self.backends.get(&backend)?.flows.iter();
         flows.filter_map(|flow| self.connection(*flow)?.silent_since()).min()
     }
-}
-
-/// A long response that may be run again without harm need not wait for its kind to be known: ten times its own longest
-/// gap is suspicious enough.
-fn own_timeout(connection: &Connection, floor: Duration) -> Option<Duration> {
-    let telling = connection.read_only() && connection.body_bytes() >= TELLING_BYTES;
-    telling.then(|| (connection.longest_gap().unwrap_or_default() * 10).max(2 * floor))
 }

@@ -69,7 +69,8 @@ impl Managers {
     fn handle_message(&mut self, peer: PeerId, message: &ToLog, now: Time, engine: &mut Engine) {
         match message {
             ToLog::Subscribe { epoch } => self.subscribe(peer, *epoch, now, engine),
-            ToLog::Ended { .. } if !self.subscribed.contains(&peer) => self.fenced += 1,
+            ToLog::Ended { .. } | ToLog::Wanted(_) if !self.subscribed.contains(&peer) => self.fenced += 1,
+            ToLog::Wanted(wanted) => engine.handle_wanted(wanted, now),
             ToLog::Ended { client, backend } => engine.handle_ended(*client, *backend),
             // The operator's, on this host only.
             ToLog::Reload => {}

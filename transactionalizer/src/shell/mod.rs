@@ -16,6 +16,7 @@ use cluster::control::{Done, FromLog, ToLog, ToLogger};
 use cluster::lock::DaemonLock;
 use cluster::runtime::{Runtime, segment_log};
 use cluster::server::{Incoming, Server};
+use netfilter::raw::RawSender;
 use packet::Time;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use transactionalizer::engine::{Action, Engine};
@@ -39,6 +40,8 @@ pub(crate) struct Shell {
     managers: Managers,
     status: Server,
     prober: Prober,
+    /// For probes on connections.
+    sender: Option<RawSender>,
     actions: Vec<Action>,
     /// Barriers that hold, each with the number of the record up to which the log must be read before it counts.
     barriers: Vec<(u64, u64)>,
@@ -70,7 +73,8 @@ impl Shell {
             link: JudgeLink::new(runtime.socket("nfq-logger")),
             managers: Managers::new(managers, runtime.clone()),
             status,
-            prober: Prober::new(cluster.service.address),
+            prober: Prober::new(&cluster),
+            sender: open_sender(),
             engine: Engine::new(cluster, now()),
             actions: vec![],
             barriers: vec![],
@@ -179,6 +183,12 @@ impl Shell {
                 tracing::info!("backend {backend} answers again");
                 self.managers.tell(&FromLog::BackendUp { backend });
             }
+            Action::KeepAlive(packet) => {
+                // One that is lost is one that is not answered; the others decide.
+                if let Some(sender) = &mut self.sender {
+                    let _ = sender.send(&packet);
+                }
+            }
             Action::Probe(backend, id, question) => {
                 if let Some((backend, id, answer)) = self.prober.start(backend, id, question, now()) {
                     self.engine.handle_probe(backend, id, answer, now(), &self.bytes, &mut self.actions);
@@ -265,14 +275,21 @@ impl Shell {
     }
 
     fn reload(&mut self) -> Done {
-        let Self { configuration, engine, managers, node, .. } = self;
+        let Self { configuration, engine, managers, node, prober, .. } = self;
         let identity = configuration.identity(node);
         configuration.reload(|_, new| {
             managers.replace_identity(identity?);
+            prober.configure(new);
             engine.handle_reload(new.clone(), now());
             Ok(())
         })
     }
+}
+
+/// Without it a host whose queue of new connections is full looks like a dead one.
+fn open_sender() -> Option<RawSender> {
+    let sender = RawSender::open(0);
+    sender.inspect_err(|error| tracing::warn!("no probes on connections (CAP_NET_RAW?): {error}")).ok()
 }
 
 /// Which of these are ready.

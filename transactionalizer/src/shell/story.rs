@@ -9,6 +9,7 @@ fn words(evidence: Evidence) -> &'static str {
         Evidence::HostSilent => "answers no probe",
         Evidence::ApplicationTimeout => "exceeded its adaptive timeout",
         Evidence::Heartbeat => "answers no heartbeat",
+        Evidence::Unreachable => "is unreachable",
     }
 }
 

@@ -1,5 +1,5 @@
 //! A client, a backend and a log in memory around the engine.
-#![allow(dead_code, unreachable_pub, missing_docs)]
+#![allow(dead_code, unreachable_pub, missing_docs, clippy::unnecessary_wraps)]
 
 use std::net::SocketAddr;
 
@@ -76,6 +76,7 @@ pub struct World {
     pub fences_are_slow: bool,
     pub barriers: Vec<u64>,
     pub probes: Vec<(SocketAddr, ProbeId, Question)>,
+    pub b2_lives: bool,
 }
 
 /// One connection's numbers.
@@ -123,6 +124,7 @@ impl World {
             fences_are_slow: false,
             barriers: vec![],
             probes: vec![],
+            b2_lives: true,
         }
     }
 
@@ -186,7 +188,9 @@ impl World {
 
     pub fn answer(&mut self, answer: &impl Fn(Question) -> Option<Answer>) {
         for (backend, id, question) in std::mem::take(&mut self.probes) {
-            if let Some(answer) = answer(question) {
+            // The other backend is nobody's subject, unless a test connects to it.
+            let other = backend == b2() && self.b2_lives;
+            if let Some(answer) = if other { lives(question) } else { answer(question) } {
                 let mut out = vec![];
                 self.engine.handle_probe(backend, id, answer, self.now, &self.log, &mut out);
                 self.take(out);
@@ -261,4 +265,19 @@ pub fn response(body: usize) -> Vec<u8> {
     let mut bytes = format!("HTTP/1.1 200 OK\r\nContent-Length: {body}\r\n\r\n").into_bytes();
     bytes.extend((0..body).map(|i| (i * 7 + i / 256) as u8));
     bytes
+}
+
+/// What probes of a backend that works meet with.
+pub fn lives(question: Question) -> Option<Answer> {
+    Some(if question == Question::Application { Answer::Answered } else { Answer::Accepted })
+}
+
+/// Its kernel accepts, its application does not answer.
+pub fn frozen(_: Question) -> Option<Answer> {
+    Some(Answer::Accepted)
+}
+
+/// Nothing answers.
+pub fn dead(_: Question) -> Option<Answer> {
+    None
 }

@@ -15,12 +15,11 @@ const FIXED: &[&str] = &[
     "splice.queues",
     "splice.connections",
     "splice.idle_timeout_s",
-    "detector",
 ];
 
 impl Cluster {
     /// Whether `new`, read from `file`, may replace this configuration while the daemons run. Routes, pools, backends,
-    /// tags, recovery and most of the splice's limits may change.
+    /// tags, detector, recovery and most of the splice's limits may change.
     ///
     /// # Errors
     /// Each key that differs and may not.

@@ -123,9 +123,15 @@ const DETECTOR: &[Key] = &[
     may("probe_interval_ms", Kind::Integer(1, MINUTE_MS)),
     may("probe_failures", Kind::Integer(1, 100)),
     may("heartbeat_ms", Kind::Integer(10, HOUR_MS)),
+    may("check", Kind::OneOf(&["http", "tcp"])),
+    may("check_path", Kind::Text),
+    may("check_host", Kind::Text),
+    may("check_status_below", Kind::Integer(100, 600)),
     may("heartbeat_successes", Kind::Integer(1, 1000)),
+    may("heartbeat_successes_most", Kind::Integer(1, 1000)),
     may("timeout_floor_ms", Kind::Integer(1, 10 * MINUTE_MS)),
     may("timeout_ceiling_ms", Kind::Integer(1, 10 * MINUTE_MS)),
+    may("timeout_longest_ms", Kind::Integer(1, 24 * HOUR_MS)),
     may("kinds", Kind::Integer(1, MIB)),
 ];
 
