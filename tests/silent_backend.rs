@@ -115,7 +115,8 @@ fn a_wrong_suspicion_is_harmless_and_counted() -> Result<()> {
         let node = lab.serving_any()?;
         lab.fail(node, Fault::Freeze)?;
         curl.read_to(200_000_000)?;
-        let counter = |name: &str| Ok(lab.log_status()?.counters.get(name).copied().unwrap_or_default());
+        let counter =
+            |name: &str| anyhow::Ok(lab.log_status()?.counters.get(name).copied().unwrap_or_default());
         ensure!(counter("failed")? == 1, "the frozen server was not given up");
         ensure!(counter("wrong_suspicions")? == 0, "nobody can know yet");
         lab.heal(node)?;

@@ -140,7 +140,9 @@ impl Prepared {
         let now = SystemTime::now();
         match self {
             Self::Signals(processes, signal) => {
-                processes.iter().for_each(|process| process.signal(signal));
+                for process in processes {
+                    process.signal(signal);
+                }
             }
             Self::Silence(mut child) => {
                 child.stdin.take().context("no standard input")?.write_all(b"COMMIT\n")?;

@@ -9,7 +9,7 @@ use cluster::control::{Evidence, HealthState};
 use common::{CONFIG, Conn, World, b1, conn, dead, frozen, get, lives, response};
 use packet::Flags;
 use proptest::prelude::*;
-use transactionalizer::detector::probing::{Answer, Question};
+use transactionalizer::detector::probing::Answer;
 use transactionalizer::engine::Action;
 
 /// Sends request number `i` of a keep-alive connection; gives the stream offsets before it.
@@ -141,9 +141,13 @@ fn long_polls_neither_fail_nor_slow_down_the_detection_of_others() {
 fn a_busy_machine_is_not_a_failed_backend() {
     let mut world = World::new();
     let conns: Vec<Conn> = (0..4).map(|i| conn(5000 + i, b1())).collect();
-    conns.iter().for_each(|conn| world.open(*conn));
+    for conn in &conns {
+        world.open(*conn);
+    }
     for i in 0..20 {
-        conns.iter().for_each(|conn| serve(&mut world, *conn, i, 2));
+        for conn in &conns {
+            serve(&mut world, *conn, i, 2);
+        }
     }
     for i in 20..40 {
         let (asked, at) = conns.iter().map(|conn| ask(&mut world, *conn, i)).last().unwrap();

@@ -178,10 +178,9 @@ impl Probing {
                 self.not_sent += 1;
                 None
             }
-            Answer::Bad => Some(Verdict::Refused),
             Answer::Answered => Some(Verdict::Alive),
             Answer::Accepted | Answer::Closed if self.question == Question::Host => Some(Verdict::Alive),
-            Answer::Refused | Answer::Closed => Some(Verdict::Refused),
+            Answer::Refused | Answer::Closed | Answer::Bad => Some(Verdict::Refused),
             Answer::Accepted => {
                 self.accepted.get_or_insert(now);
                 None

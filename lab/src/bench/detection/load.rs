@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 
 use crate::chance::Chance;
 use crate::http::{Behaviour, Connection, End};
@@ -46,7 +46,7 @@ struct Shared {
 /// All clients.
 pub(super) struct Load {
     shared: Arc<Shared>,
-    clients: Vec<JoinHandle<Result<()>>>,
+    clients: Vec<JoinHandle<()>>,
 }
 
 impl Load {
@@ -86,7 +86,7 @@ impl Load {
     fn end(&mut self) -> Result<()> {
         self.shared.stop.store(true, Ordering::Relaxed);
         let ends: Vec<_> = self.clients.drain(..).map(JoinHandle::join).collect();
-        ends.into_iter().try_for_each(|end| end.map_err(|_| anyhow!("a client panicked"))?)
+        ends.into_iter().try_for_each(|end| end.map_err(|_| anyhow!("a client panicked")))
     }
 }
 
@@ -109,7 +109,7 @@ impl Client {
         self.shared.stop.load(Ordering::Relaxed)
     }
 
-    fn run(mut self) -> Result<()> {
+    fn run(mut self) {
         while !self.stopped() {
             let behaviour = Behaviour {
                 rate: (self.work == Work::Download).then_some(20_000_000),
@@ -132,7 +132,6 @@ impl Client {
                 thread::sleep(LOOK);
             }
         }
-        Ok(())
     }
 
     /// Until it breaks or the load ends.
@@ -144,7 +143,8 @@ impl Client {
                 if !std::mem::replace(settled, true) {
                     shared.settled.fetch_add(1, Ordering::Relaxed);
                 }
-                if shared.stop.load(Ordering::Relaxed) { bail!("the load ends") } else { Ok(()) }
+                ensure!(!shared.stop.load(Ordering::Relaxed), "the load ends");
+                Ok(())
             })?;
             if response.end != End::Complete || response.status != 200 {
                 bail!("{response:?}");
