@@ -185,6 +185,8 @@ impl World {
                 self.tell_managers(&FromLog::BackendUp { backend });
             }
             Action::Probe(backend, id, question) => self.probe(backend, id, question),
+            // As good as lost on its way: the other probes decide.
+            Action::KeepAlive(_) => {}
             Action::Unreported(flow, evidence) => {
                 self.note(|| format!("UNREPORTED {} on {}: {evidence:?}", flow.client, flow.backend));
                 self.excuse(flow.client, "its failure was found while no manager listened");
@@ -252,6 +254,7 @@ impl World {
                 let status = FromLog::Status(self.reader.engine.status());
                 self.send_on(Channel::Reports, End::Client, session, Message::FromLog(status));
             }
+            ToLog::Wanted(wanted) => self.reader.engine.handle_wanted(wanted, self.now),
             ToLog::Reload => {}
         }
         self.reader.engine.handle_managers(self.reader.subscribed.len());
