@@ -81,20 +81,14 @@ fn backends(backends: &[BackendView]) -> String {
 /// The detector's view: `down for 12 s, 1 of 3 good heartbeats, 2 recent failures`.
 fn health(health: &BackendHealth) -> String {
     let BackendHealth { state, since_ms, good, needed, flaps, late, margin, .. } = health;
-    let mut text = state.name().to_owned();
-    if matches!(state, HealthState::Down | HealthState::Returning) {
-        text += &format!(" for {}, {good} of {needed} good heartbeats", duration(since_ms * 1000));
-    }
-    if *late > 0 {
-        text += &format!(", {late} late");
-    }
-    if *flaps > 0 {
-        text += &format!(", {flaps} recent failures");
-    }
-    if *margin > 1 {
-        text += &format!(", patience x{margin}");
-    }
-    text
+    let coming = matches!(state, HealthState::Down | HealthState::Returning);
+    let parts = [
+        coming.then(|| format!(" for {}, {good} of {needed} good heartbeats", duration(since_ms * 1000))),
+        (*late > 0).then(|| format!(", {late} late")),
+        (*flaps > 0).then(|| format!(", {flaps} recent failures")),
+        (*margin > 1).then(|| format!(", patience x{margin}")),
+    ];
+    state.name().to_owned() + &parts.into_iter().flatten().collect::<String>()
 }
 
 fn recoveries(manager: &ManagerStatus, now_ms: u64) -> String {
