@@ -15,7 +15,7 @@ use crate::connection::{Connection, Owed};
 use crate::detector::kinds::{Bounds, Part, Patience};
 use crate::spans::LogBytes;
 
-use super::table::Late;
+use super::table::{Entry, Late};
 use super::{Action, Engine};
 
 /// Body bytes after which a response tells by itself how regularly it comes.
@@ -42,7 +42,7 @@ impl Engine {
     /// When the application's debt is to be looked at.
     pub(super) fn application_due(&self, flow: Flow, live: Time) -> Option<Time> {
         let debt = self.debt(flow, live)?;
-        let again = self.entries.get(&flow)?.late.filter(|late| late.since == debt.since);
+        let again = self.entries.get(&flow)?.late().filter(|late| late.since == debt.since);
         Some(again.map_or(debt.since + debt.timeout, |late| late.next))
     }
 
@@ -102,13 +102,13 @@ impl Engine {
         backend.health.ask_application(patience, now);
         let next = if now < debt.limit { debt.limit.min(now + debt.timeout) } else { now + patience };
         if let Some(entry) = self.entries.get_mut(&flow) {
-            entry.late = Some(Late { next, ..late });
+            entry.late = Some(Box::new(Late { next, ..late }));
         }
         self.schedule(flow);
     }
 
     fn note_late(&mut self, flow: Flow, debt: &Debt, now: Time) -> Late {
-        let known = self.entries.get(&flow).and_then(|entry| entry.late);
+        let known = self.entries.get(&flow).and_then(Entry::late);
         if let Some(late) = known.filter(|late| late.since == debt.since) {
             return late;
         }
@@ -147,7 +147,7 @@ impl Engine {
 
     /// A segment was logged: what was late may have come after all, or may not be wanted any more.
     pub(super) fn check_late(&mut self, flow: Flow, from_backend: bool, now: Time) {
-        let Some(late) = self.entries.get(&flow).and_then(|entry| entry.late) else { return };
+        let Some(late) = self.entries.get(&flow).and_then(Entry::late) else { return };
         let debt = self.live.and_then(|live| self.debt(flow, live));
         if debt.is_some_and(|debt| debt.since == late.since) {
             return;
@@ -183,7 +183,7 @@ impl Engine {
         if entry.progressed > asked {
             return;
         }
-        let late = entry.late.iter().filter_map(|flow| self.entries.get(flow)?.late);
+        let late = entry.late.iter().filter_map(|flow| self.entries.get(flow)?.late());
         // Nothing is overdue any more: nobody asks.
         if let Some(since) = late.map(|late| late.since).min() {
             self.counters.timeouts += 1;

@@ -106,13 +106,18 @@ pub(super) struct Entry {
     pub(super) ending: bool,
     /// A failure was found while nobody listened; it is not looked for again.
     pub(super) given_up: bool,
-    /// The application's debt that is overdue.
-    pub(super) late: Option<Late>,
+    /// The application's debt that is overdue; few connections have one.
+    pub(super) late: Option<Box<Late>>,
     /// Its backend has been fenced under this barrier; it is reported when the fence holds.
     pub(super) failing: Option<u64>,
 }
 
 impl Entry {
+    /// The application's debt that is overdue.
+    pub(super) fn late(&self) -> Option<Late> {
+        self.late.as_deref().copied()
+    }
+
     /// A failure of the backend would matter to the client.
     pub(super) fn concerned(&self) -> bool {
         let state = match &self.state {
