@@ -182,6 +182,14 @@ impl Direction {
         true
     }
 
+    /// The sender of this stream takes data from a segment with this acknowledgement: neither of what it has not sent, nor
+    /// older than any window reaches back (RFC 5961 §5.2). Everything that was sent on is logged.
+    pub fn acceptable_ack(&self, ack: Seq) -> bool {
+        let offset = self.offset(ack);
+        let oldest = self.acked as i64 - i64::from(self.greatest_window.max(65_535));
+        (oldest..=(self.delivered + u64::from(self.finished())) as i64).contains(&offset)
+    }
+
     /// A RST at `seq` is one that the receiver may take (RFC 5961 §3.2, seen from the middle): between what it has
     /// acknowledged and what was sent.
     pub fn acceptable_reset(&self, seq: Seq) -> bool {
@@ -226,6 +234,16 @@ mod tests {
         stream.handle_fin(stream.seq(6));
         assert!(stream.handle_ack(stream.seq(7), 10), "the FIN's own");
         assert_eq!(stream.acked(), 6);
+    }
+
+    #[test]
+    fn acknowledgements_from_nowhere_make_their_data_unacceptable() {
+        let mut stream = direction();
+        push(&mut stream, 0, b"abcdef");
+        stream.handle_ack(stream.seq(4), 10);
+        assert!(stream.acceptable_ack(stream.seq(6)) && stream.acceptable_ack(stream.seq(0)));
+        assert!(!stream.acceptable_ack(stream.seq(7)), "never sent");
+        assert!(!stream.acceptable_ack(stream.seq(0) - 65_532), "older than any window");
     }
 
     #[test]

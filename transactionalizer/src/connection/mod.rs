@@ -160,10 +160,13 @@ impl Connection {
             return true;
         }
         self.client_reset = false;
+        let acceptable = segment.flags().ack() && self.backend.acceptable_ack(segment.ack());
         let plausible = self.take_ack(segment, now);
-        self.take_client_data(segment, now, rules);
-        if segment.flags().fin() {
-            self.client.handle_fin(segment.seq() + segment.payload().len() as u32);
+        if acceptable {
+            self.take_client_data(segment, now, rules);
+            if segment.flags().fin() {
+                self.client.handle_fin(segment.seq() + segment.payload().len() as u32);
+            }
         }
         self.note_debt(now);
         plausible
@@ -215,14 +218,15 @@ impl Connection {
         if segment.flags().rst() {
             return true;
         }
+        let acceptable = segment.flags().ack() && self.client.acceptable_ack(segment.ack());
         let plausible = !segment.flags().ack() || self.client.handle_ack(segment.ack(), segment.window());
         let closed = self.client.acked() == self.client.delivered() && self.client.room() < LITTLE_ROOM;
         self.starved = if closed { self.starved.or(Some(now)) } else { None };
-        if !segment.payload().is_empty() {
+        if acceptable && !segment.payload().is_empty() {
             self.note_gap(now);
             self.take_backend_data(segment, record, now);
         }
-        if segment.flags().fin() {
+        if acceptable && segment.flags().fin() {
             self.backend.handle_fin(segment.seq() + segment.payload().len() as u32);
         }
         self.note_debt(now);
