@@ -1,6 +1,8 @@
 //! Data that an endpoint would refuse for its acknowledgement (RFC 9293 §3.10.7.4, RFC 5961 §5.2) is no part of the stream:
 //! the first copy that counts is the first that its receiver takes.
 
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use cluster::control::Evidence;
