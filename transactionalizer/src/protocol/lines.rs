@@ -27,6 +27,9 @@ pub(super) struct Lines {
     /// The request is complete, but it has not been said yet.
     complete: bool,
     outstanding: usize,
+    /// The server speaks first.
+    greets: bool,
+    /// It has not done so yet.
     greeting: bool,
     answer: AnswerState,
     progress: Progress,
@@ -48,6 +51,7 @@ impl Lines {
             line: Vec::new(),
             complete: false,
             outstanding: 0,
+            greets: config.greeting,
             greeting: config.greeting,
             answer: AnswerState::Between,
             progress: Progress::default(),
@@ -117,5 +121,9 @@ impl Protocol for Lines {
 
     fn is_blank(&self, byte: u8) -> bool {
         byte.is_ascii_whitespace() || self.ends.request.contains(&byte)
+    }
+
+    fn bound_to_server(&self) -> Option<&'static str> {
+        self.greets.then_some("the server greets: an alternate would greet again")
     }
 }

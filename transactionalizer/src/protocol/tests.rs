@@ -12,6 +12,14 @@ fn service(protocol: ProtocolName) -> Service {
     Service { address: "10.0.0.1:80".parse().unwrap(), protocol, lines, records }
 }
 
+#[test]
+fn only_lines_without_a_greeting_are_continued() {
+    let mut service = service(ProtocolName::Lines);
+    assert!(new(&service).bound_to_server().is_some());
+    service.lines.greeting = false;
+    assert_eq!(new(&service).bound_to_server(), None);
+}
+
 /// `true`: the client's bytes.
 type Turn<'a> = (bool, &'a [u8]);
 
