@@ -55,7 +55,8 @@ fn cluster(name: &str, certificates: PathBuf, settings: &Settings) -> Cluster {
         proxies: BTreeMap::from([("proxy".to_owned(), Proxy { address: IpAddr::V4(Node::Proxy.address()) })]),
         loggers: BTreeMap::from([("logger".to_owned(), logger)]),
         splice: Splice { path, ..Splice::default() },
-        detector: Detector::default(),
+        // Failures on purpose, one after the other: what has been healed is used again soon, also the tenth time.
+        detector: Detector { heartbeat_successes: 1, heartbeat_successes_most: 1, ..Detector::default() },
         recovery: Recovery::default(),
         tags: vec![reads(), stores()],
     }

@@ -149,9 +149,8 @@ pub(super) fn measure(
     Ok(samples.flat_map(|(kind, samples)| quantiles(kind, &samples)).chain(rows).collect())
 }
 
-/// One good heartbeat brings a backend back: nothing that is measured depends on it, and rounds are shorter.
 fn settings(kind: Kind, plan: &Plan) -> Settings {
-    let mut set = vec!["detector.heartbeat_successes=1".to_owned()];
+    let mut set = Vec::new();
     if kind == Kind::Idle {
         set.push(format!("detector.heartbeat_ms={IDLE_HEARTBEAT_MS}"));
     }

@@ -107,11 +107,7 @@ impl Condition {
     pub(super) fn settings(self, front: Front) -> Settings {
         let (loss, reorder) = if self == Self::Lossy { (0.01, 0.005) } else { (0.0, 0.0) };
         let link = LinkSettings { rtt: self.rtt(), loss, reorder, seed: 1, ..LinkSettings::default() };
-        let set = [
-            "logger.logger.ring_bytes=67108864",
-            "detector.heartbeat_ms=100",
-            "detector.heartbeat_successes=1",
-        ];
+        let set = ["logger.logger.ring_bytes=67108864", "detector.heartbeat_ms=100"];
         Settings {
             nodes: nodes(&[], link.active()),
             link,
