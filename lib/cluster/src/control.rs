@@ -8,13 +8,23 @@
 //! each daemon <run>/DAEMON.sock      ◄── resplice status
 //! ```
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use packet::SynOptions;
 use serde::{Deserialize, Serialize};
 
 use crate::config::BackendState;
+
+mod report;
+mod status;
+
+pub use report::{
+    BEYOND_BYTES, ClientWindow, ConnectionReport, PartialResponse, PendingRequest, TAIL_BYTES, Tags,
+};
+pub use status::{
+    BackendHealth, BackendStatus, ConnectionStatus, HealthState, LogStatus, LoggerStatus, ManagerStatus,
+    ProxyStatus, RecoveryRecord,
+};
 
 /// A client's address and port: with the service, the name of a connection everywhere.
 pub type Client = SocketAddr;
@@ -54,107 +64,6 @@ pub enum ToLogger {
     Status,
     /// Read the configuration anew. Answered with [`Done`].
     Reload,
-}
-
-/// Logger to whoever asked [`ToLogger::Status`] or [`ToLogger::Fences`].
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LoggerStatus {
-    /// Counters by name.
-    pub counters: BTreeMap<String, u64>,
-    /// The flows of which nothing passes, if asked for.
-    pub fenced: Vec<Flow>,
-}
-
-/// Tags of a transaction (paper §3.1).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Tags {
-    /// The same request and state always give the same response.
-    pub deterministic: bool,
-    /// Does not change the application's state.
-    pub read_only: bool,
-    /// Running it twice has the effect of running it once.
-    pub idempotent: bool,
-    /// Its response can be had again from where it was broken off: it need not be logged whole.
-    pub large_file: bool,
-}
-
-/// A request whose response is not fully logged.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PendingRequest {
-    /// Its place on the client's connection, from 1.
-    pub ordinal: u32,
-    /// For messages, like `GET /files/1m`.
-    pub summary: String,
-    /// What the rules say of it.
-    pub tags: Tags,
-    /// Response fields whose values may differ, if a rule says so; otherwise those of `[recovery]`.
-    pub volatile_headers: Option<Vec<String>>,
-    /// All of it has been logged; otherwise `bytes` is its beginning.
-    pub complete: bool,
-    /// As the client sent it, head and body.
-    pub bytes: Vec<u8>,
-}
-
-/// What has been logged of the response of T_L + 1: p = `head.len() + body_bytes`.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct PartialResponse {
-    /// The head as logged, to the empty line, or as far as it came.
-    pub head: Vec<u8>,
-    /// The empty line has been logged.
-    pub head_complete: bool,
-    /// Bytes after the head (of the message as sent: chunk framing included).
-    pub body_bytes: u64,
-    /// xxh3-128 of those bytes.
-    pub body_hash: u128,
-    /// The last of those bytes, at most [`TAIL_BYTES`], to check a `Range` answer against.
-    pub tail: Vec<u8>,
-}
-
-/// Bytes of [`PartialResponse::tail`] at most.
-pub const TAIL_BYTES: usize = 16 << 10;
-
-/// A client's receive window as its acknowledgements offered it, bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct ClientWindow {
-    /// From Ack_CL on.
-    pub now: u32,
-    /// The largest one; 0: none was logged.
-    pub most: u32,
-}
-
-/// Bytes of [`ConnectionReport::beyond`], holes included, at most.
-pub const BEYOND_BYTES: usize = 1 << 20;
-
-/// One connection of a failed backend, as far as it was logged (paper §4.2).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ConnectionReport {
-    /// Which one.
-    pub flow: Flow,
-    /// What the client offered in its SYN, as the backend saw it; `None` if the log began later.
-    pub options: Option<SynOptions>,
-    /// T_L: ordinal of the last transaction whose response is fully logged; 0: none.
-    pub t_l: u32,
-    /// Ack_TL: the sequence number after T_L's last response byte.
-    pub ack_tl: u32,
-    /// Ack_CL: the client's last acknowledgement that was logged.
-    pub ack_cl: u32,
-    /// What the client takes.
-    pub client_window: ClientWindow,
-    /// S: the client's next sequence number, one after its last logged byte.
-    pub client_next: u32,
-    /// The client's FIN was logged (it sits at `client_next`, which does not count it).
-    pub client_fin: bool,
-    /// Requests T_L + 1 and following, in order; the last may be incomplete.
-    pub pending: Vec<PendingRequest>,
-    /// What was logged of the response of T_L + 1.
-    pub partial: PartialResponse,
-    /// Response bytes `[Ack_CL, Ack_TL + p)`, still in the log.
-    pub unacked: Vec<u8>,
-    /// Response bytes that passed behind a hole: each piece's distance from Ack_TL + p, ascending, and its bytes. The client may
-    /// have them, though p does not count them. At most [`BEYOND_BYTES`].
-    pub beyond: Vec<(u64, Vec<u8>)>,
-    /// Why this connection cannot be recovered, if so.
-    pub unrecoverable: Option<String>,
 }
 
 /// What made the detector declare a failure.
@@ -230,66 +139,6 @@ pub enum ToLog {
     Reload,
     /// What the operator wants of each backend.
     Wanted(Vec<(SocketAddr, BackendState)>),
-}
-
-/// State of the transactionalizer.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LogStatus {
-    /// Backends and whether they are up.
-    pub backends: Vec<(SocketAddr, bool)>,
-    /// The same in detail.
-    pub health: Vec<BackendHealth>,
-    /// Counters by name.
-    pub counters: BTreeMap<String, u64>,
-}
-
-/// How the detector sees a backend.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum HealthState {
-    /// In use.
-    Up,
-    /// In use, but something is owed for too long: its host or its application is being asked.
-    Suspected,
-    /// Failed.
-    Down,
-    /// Failed, and good heartbeats come again.
-    Returning,
-    /// The operator's: it is neither asked nor declared.
-    Maintenance,
-}
-
-impl HealthState {
-    /// For people and programs.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Up => "up",
-            Self::Suspected => "suspected",
-            Self::Down => "down",
-            Self::Returning => "returning",
-            Self::Maintenance => "maintenance",
-        }
-    }
-}
-
-/// A backend as the detector sees it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct BackendHealth {
-    /// Where it listens.
-    pub address: SocketAddr,
-    /// In one word.
-    pub state: HealthState,
-    /// Milliseconds since it last failed or came back.
-    pub since_ms: u64,
-    /// Good heartbeats in a row since it failed,
-    pub good: u32,
-    /// of so many that it needs to be used again.
-    pub needed: u32,
-    /// Recent failures: the more, the more good heartbeats it needs.
-    pub flaps: u32,
-    /// Connections on which its application is overdue.
-    pub late: u64,
-    /// How many times longer than usual it may take, after suspicions that were wrong.
-    pub margin: u32,
 }
 
 /// What of the alternate's response the client already has (or gets from the log), and how it is recognised.
@@ -448,54 +297,6 @@ pub enum FromProxy {
     },
 }
 
-/// State of a proxy.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ProxyStatus {
-    /// At most 10,000 of them.
-    pub connections: Vec<ConnectionStatus>,
-    /// Connections known, also those left out above.
-    pub total: u64,
-    /// All that are configured, and those that still have connections.
-    pub backends: Vec<BackendStatus>,
-    /// Counters by name.
-    pub counters: BTreeMap<String, u64>,
-}
-
-/// One backend at the proxy.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct BackendStatus {
-    /// `None`: it is not configured any more.
-    pub name: Option<String>,
-    /// Where it listens.
-    pub address: SocketAddr,
-    /// What the operator wants of it.
-    pub state: BackendState,
-    /// It failed, and does not answer again yet.
-    pub down: bool,
-    /// Connections that are with it now.
-    pub connections: u64,
-}
-
-impl BackendStatus {
-    /// New connections may go to it.
-    pub fn serves(&self) -> bool {
-        self.name.is_some() && self.state == BackendState::Up && !self.down
-    }
-}
-
-/// One connection at the proxy.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ConnectionStatus {
-    /// The client.
-    pub client: Client,
-    /// Its present backend.
-    pub backend: Option<SocketAddr>,
-    /// `syn-received`, `collecting`, `connecting`, `spliced-kernel`, `spliced-userspace`, `recovering`, `answering`.
-    pub state: String,
-    /// How often it was re-spliced.
-    pub resplices: u32,
-}
-
 /// Asked of the recovery manager's socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ToManager {
@@ -503,46 +304,4 @@ pub enum ToManager {
     Status,
     /// Read the configuration anew. Answered with [`Done`].
     Reload,
-}
-
-/// State of a recovery manager.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ManagerStatus {
-    /// The last recoveries, newest last.
-    pub recoveries: Vec<RecoveryRecord>,
-    /// Connected to the proxy's splice daemon.
-    pub proxy_connected: bool,
-    /// Loggers, and whether they are connected.
-    pub loggers: Vec<(String, bool)>,
-    /// Backends the manager believes to be down.
-    pub down: Vec<SocketAddr>,
-    /// Counters by name.
-    pub counters: BTreeMap<String, u64>,
-}
-
-/// One finished recovery, for people.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RecoveryRecord {
-    /// Unix time in milliseconds.
-    pub at_ms: u64,
-    /// The client and the failed backend.
-    pub flow: Flow,
-    /// The alternate, if one was tried.
-    pub alternate: Option<SocketAddr>,
-    /// How the failure was noticed.
-    pub evidence: Evidence,
-    /// Microseconds from the evidence to the failure notice's arrival.
-    pub noticed_us: u64,
-    /// T_L.
-    pub t_l: u32,
-    /// p.
-    pub p: u64,
-    /// The request that was in progress, if any.
-    pub request: Option<String>,
-    /// Whether and how it ended, in words.
-    pub outcome: String,
-    /// The client kept its connection.
-    pub ok: bool,
-    /// Steps and the microseconds from the failure notice's arrival to their end.
-    pub steps: Vec<(String, u64)>,
 }

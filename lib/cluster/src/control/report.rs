@@ -1,0 +1,98 @@
+//! A failed connection as the log knows it.
+
+use packet::SynOptions;
+use serde::{Deserialize, Serialize};
+
+use super::Flow;
+
+/// Tags of a transaction (paper §3.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Tags {
+    /// The same request and state always give the same response.
+    pub deterministic: bool,
+    /// Does not change the application's state.
+    pub read_only: bool,
+    /// Running it twice has the effect of running it once.
+    pub idempotent: bool,
+    /// Its response can be had again from where it was broken off: it need not be logged whole.
+    pub large_file: bool,
+}
+
+/// A request whose response is not fully logged.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PendingRequest {
+    /// Its place on the client's connection, from 1.
+    pub ordinal: u32,
+    /// For messages, like `GET /files/1m`.
+    pub summary: String,
+    /// What the rules say of it.
+    pub tags: Tags,
+    /// Response fields whose values may differ, if a rule says so; otherwise those of `[recovery]`.
+    pub volatile_headers: Option<Vec<String>>,
+    /// All of it has been logged; otherwise `bytes` is its beginning.
+    pub complete: bool,
+    /// As the client sent it, head and body.
+    pub bytes: Vec<u8>,
+}
+
+/// What has been logged of the response of T_L + 1: p = `head.len() + body_bytes`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct PartialResponse {
+    /// The head as logged, to the empty line, or as far as it came.
+    pub head: Vec<u8>,
+    /// The empty line has been logged.
+    pub head_complete: bool,
+    /// Bytes after the head (of the message as sent: chunk framing included).
+    pub body_bytes: u64,
+    /// xxh3-128 of those bytes.
+    pub body_hash: u128,
+    /// The last of those bytes, at most [`TAIL_BYTES`], to check a `Range` answer against.
+    pub tail: Vec<u8>,
+}
+
+/// Bytes of [`PartialResponse::tail`] at most.
+pub const TAIL_BYTES: usize = 16 << 10;
+
+/// A client's receive window as its acknowledgements offered it, bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct ClientWindow {
+    /// From Ack_CL on.
+    pub now: u32,
+    /// The largest one; 0: none was logged.
+    pub most: u32,
+}
+
+/// Bytes of [`ConnectionReport::beyond`], holes included, at most.
+pub const BEYOND_BYTES: usize = 1 << 20;
+
+/// One connection of a failed backend, as far as it was logged (paper §4.2).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConnectionReport {
+    /// Which one.
+    pub flow: Flow,
+    /// What the client offered in its SYN, as the backend saw it; `None` if the log began later.
+    pub options: Option<SynOptions>,
+    /// T_L: ordinal of the last transaction whose response is fully logged; 0: none.
+    pub t_l: u32,
+    /// Ack_TL: the sequence number after T_L's last response byte.
+    pub ack_tl: u32,
+    /// Ack_CL: the client's last acknowledgement that was logged.
+    pub ack_cl: u32,
+    /// What the client takes.
+    pub client_window: ClientWindow,
+    /// S: the client's next sequence number, one after its last logged byte.
+    pub client_next: u32,
+    /// The client's FIN was logged (it sits at `client_next`, which does not count it).
+    pub client_fin: bool,
+    /// Requests T_L + 1 and following, in order; the last may be incomplete.
+    pub pending: Vec<PendingRequest>,
+    /// What was logged of the response of T_L + 1.
+    pub partial: PartialResponse,
+    /// Response bytes `[Ack_CL, Ack_TL + p)`, still in the log.
+    pub unacked: Vec<u8>,
+    /// Response bytes that passed behind a hole: each piece's distance from Ack_TL + p, ascending, and its bytes. The client may
+    /// have them, though p does not count them. At most [`BEYOND_BYTES`].
+    pub beyond: Vec<(u64, Vec<u8>)>,
+    /// Why this connection cannot be recovered, if so.
+    pub unrecoverable: Option<String>,
+}
