@@ -39,4 +39,5 @@ pub mod rng;
 pub mod run;
 pub mod scenario;
 pub mod windows;
+pub mod wire;
 pub mod world;
