@@ -1,6 +1,7 @@
 //! What has been measured so far, kept in a file so that an interrupted run can go on.
 
 use std::collections::BTreeMap;
+use std::fmt::{Debug, Display};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -11,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::rows::Samples;
 
 /// One number of a benchmark, and which of its measurements yields it.
-pub(super) trait Figure: Copy + Ord + Serialize + DeserializeOwned {
+pub(super) trait Figure: Copy + Ord + Debug + Serialize + DeserializeOwned {
     /// Who is measured.
     type Contender: Copy + Eq + Serialize + DeserializeOwned;
     /// A run of a load.
@@ -59,8 +60,34 @@ impl<F: Figure> Log<F> {
     }
 
     /// How many measurements there are.
-    pub(super) fn len(&self) -> usize {
+    fn len(&self) -> usize {
         self.record.taken.len()
+    }
+
+    /// Measures in turn what is not there yet.
+    pub(super) fn fill(
+        &mut self,
+        steps: impl Iterator<Item = (usize, F::Measure, F::Contender)>,
+        progress: &mut dyn FnMut(&str),
+        mut measure: impl FnMut(&Self, usize, F::Measure, F::Contender) -> Result<Figures<F>>,
+    ) -> Result<()>
+    where
+        F::Contender: Display,
+    {
+        let steps: Vec<_> = steps.collect();
+        let total = steps.len();
+        if self.len() > 0 {
+            progress(&format!("{} of {total} measurements are there already", self.len()));
+        }
+        for (number, (round, what, contender)) in (1..).zip(steps) {
+            if self.has(round, contender, what) {
+                continue;
+            }
+            let result = measure(self, round, what, contender);
+            progress(&format!("{number}/{total} round {round}, {contender}: {}", told(&result)));
+            self.add(round, contender, what, result)?;
+        }
+        Ok(())
     }
 
     /// Whether this was measured.
@@ -126,11 +153,22 @@ impl<F: Figure> Record<F> {
     }
 }
 
+/// The figures in short, or the reason why there are none.
+fn told<F: Figure>(result: &Result<Figures<F>>) -> String {
+    match result {
+        Ok(figures) => {
+            let figures = figures.iter().map(|(figure, value)| format!("{figure:?} {value:.3}"));
+            figures.collect::<Vec<_>>().join(", ")
+        }
+        Err(error) => format!("failed: {error:#}"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
     enum Number {
         Bulk,
         Idle,

@@ -17,7 +17,7 @@ use contenders::Hop;
 pub use measures::Measure;
 
 use super::rows::Row;
-use super::splice::{allow_many_files, pin, told};
+use super::splice::{allow_many_files, pin};
 use super::taken::Log;
 use crate::lab::Lab;
 
@@ -72,20 +72,9 @@ pub(super) fn measure(
     allow_many_files()?;
     let mut log = Log::open(log, &plan.identity(version), resume);
     let mut hops = Hops { base: lab.name().to_owned(), up: BTreeMap::new() };
-    let (total, mut number) = (plan.steps().count(), 0);
-    if log.len() > 0 {
-        progress(&format!("{} of {total} measurements are there already", log.len()));
-    }
-    for (round, measure, contender) in plan.steps() {
-        number += 1;
-        if log.has(round, contender, measure) {
-            continue;
-        }
-        let result =
-            hops.get(contender, measure).and_then(|hop| hop.measure(measure, plan.length, &processors));
-        progress(&format!("{number}/{total} round {round}, {contender}: {}", told(&result)));
-        log.add(round, contender, measure, result)?;
-    }
+    log.fill(plan.steps(), progress, |_, _, measure, contender| {
+        hops.get(contender, measure).and_then(|hop| hop.measure(measure, plan.length, &processors))
+    })?;
     Ok(table::rows(plan, &log.finish()))
 }
 

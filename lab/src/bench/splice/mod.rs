@@ -95,31 +95,10 @@ pub fn measure(
     allow_many_files()?;
     let mut log = Log::open(log, &plan.identity(version), resume);
     let mut labs = Labs { base: lab.name().to_owned(), up: BTreeMap::new() };
-    let (total, mut number) = (plan.steps().count(), 0);
-    if log.len() > 0 {
-        progress(&format!("{} of {total} measurements are there already", log.len()));
-    }
-    for (round, measure, contender) in plan.steps() {
-        number += 1;
-        if log.has(round, contender, measure) {
-            continue;
-        }
-        let result = labs.measure(&plan, contender, measure, log.figure(round, contender, Figure::Requests));
-        progress(&format!("{number}/{total} round {round}, {contender}: {}", told(&result)));
-        log.add(round, contender, measure, result)?;
-    }
+    log.fill(plan.steps(), progress, |log, round, measure, contender| {
+        labs.measure(&plan, contender, measure, log.figure(round, contender, Figure::Requests))
+    })?;
     Ok(table::rows(&plan, &log.finish()))
-}
-
-/// The figures in short, or the reason why there are none.
-pub(super) fn told<F: std::fmt::Debug>(result: &Result<BTreeMap<F, f64>>) -> String {
-    match result {
-        Ok(figures) => {
-            let figures = figures.iter().map(|(figure, value)| format!("{figure:?} {value:.3}"));
-            figures.collect::<Vec<_>>().join(", ")
-        }
-        Err(error) => format!("failed: {error:#}"),
-    }
 }
 
 /// The contenders' labs, brought up when first needed.
