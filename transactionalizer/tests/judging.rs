@@ -103,9 +103,25 @@ fn idle_close_of_a_serving_backend_is_released() {
     let mut world = World::new();
     let (conn, asked, replied) = idle(&mut world, 5000);
     let hold = world.backend_flags(conn, Flags::FIN, replied, b"", asked).unwrap();
+    world.run(99, |_| Some(Answer::Answered));
     assert_eq!(world.actions, []);
-    world.run(2, |_| Some(Answer::Answered));
+    world.run(3, |_| Some(Answer::Answered));
     assert_eq!(world.actions, [Action::Release(hold)]);
+}
+
+/// Its last process still accepts while the others are dead already.
+#[test]
+fn idle_close_of_a_dying_backend_is_a_failure() {
+    let mut world = World::new();
+    let (conn, asked, replied) = idle(&mut world, 5000);
+    let hold = world.backend_flags(conn, Flags::FIN, replied, b"", asked).unwrap();
+    world.run(60, |_| Some(Answer::Answered));
+    assert_eq!(world.actions, []);
+    world.run(60, |_| Some(Answer::Refused));
+    assert_eq!(world.actions[0], Action::Suppress(hold));
+    let failures = world.failures();
+    assert_eq!((failures[0].evidence, failures[0].backend_down), (Evidence::PrematureFin, true));
+    assert_eq!(failures[0].connections[0].flow, conn.flow);
 }
 
 #[test]
@@ -194,7 +210,7 @@ fn what_ends_together_with_a_failed_connection_died_with_the_same_worker() {
     // Much later, the healthy one ends by itself.
     world.run(500, |_| Some(Answer::Answered));
     let hold = world.backend_flags(healthy, Flags::FIN, replied, b"", asked_quiet).unwrap();
-    world.run(3, |_| Some(Answer::Answered));
+    world.run(102, |_| Some(Answer::Answered));
     assert_eq!(world.actions.last(), Some(&Action::Release(hold)));
 }
 

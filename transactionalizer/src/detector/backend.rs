@@ -106,6 +106,8 @@ pub struct Backend {
     opinion: Option<Probing>,
     /// The opinion was asked for again after its first probe had been sent: a new one is needed.
     ask_again: bool,
+    /// The opinion is asked for again at this moment.
+    opinion_due: Option<Time>,
     /// Whether the application answers, and since when that is asked.
     application: Option<(Probing, Time)>,
     heartbeat: Option<Probing>,
@@ -127,6 +129,7 @@ impl Backend {
             backoff: limits.probe_after,
             opinion: None,
             ask_again: false,
+            opinion_due: None,
             application: None,
             heartbeat: None,
             heartbeat_due: now + limits.heartbeat,
@@ -209,6 +212,11 @@ impl Backend {
         }
     }
 
+    /// Somebody needs to know whether it still serves at that moment.
+    pub fn ask_opinion_at(&mut self, due: Time) {
+        self.opinion_due = Some(self.opinion_due.map_or(due, |earlier| earlier.min(due)));
+    }
+
     fn new_opinion(&self) -> Probing {
         Probing::new(Question::Service, self.limits.probe_interval, self.limits.probe_failures)
     }
@@ -254,6 +262,9 @@ impl Backend {
         } else if out.len() > before && self.silence.as_ref().is_some_and(Probing::doubtful) {
             out.push(Output::KeepAlive);
         }
+        if self.opinion_due.take_if(|due| *due <= now).is_some() {
+            self.ask_opinion();
+        }
         if let Some(verdict) = step(self.opinion.as_mut(), Question::Service, now, next_id, out) {
             self.end_opinion(verdict, out);
             // A renewed question starts at once.
@@ -275,7 +286,8 @@ impl Backend {
         let heartbeat = self.heartbeat.as_mut().map_or(self.heartbeat_due, |probing| probing.due(now));
         let application = self.application.as_mut().map(|(probing, _)| probing);
         let probings = [self.silence.as_mut(), self.opinion.as_mut(), application].into_iter().flatten();
-        probings.map(|probing| probing.due(now)).fold(heartbeat, Time::min)
+        let questions = probings.map(|probing| probing.due(now));
+        questions.chain(self.opinion_due).fold(heartbeat, Time::min)
     }
 
     fn end_silence(&mut self, verdict: Verdict, now: Time, out: &mut Vec<Output>) {

@@ -1,5 +1,6 @@
 //! Held segments: judged at once, after a second opinion, or when what they overtook has come.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -15,6 +16,9 @@ use super::{Action, Engine};
 
 /// What ends within this time of a connection that certainly failed ends with the same process (a worker of the backend).
 const ONE_DEATH: Duration = Duration::from_millis(100);
+/// The end of a connection on which nothing is owed is kept from the client for this long: a dying server's processes end
+/// one after the other, and as long as one is left, the backend seems to serve.
+const IDLE_END: Duration = Duration::from_millis(100);
 /// Held segments of one flow at most: a backend repeats its FIN. Further ones are suppressed.
 const MAX_HELD: usize = 16;
 
@@ -163,10 +167,17 @@ impl Engine {
         log: &dyn LogBytes,
         out: &mut Vec<Action>,
     ) {
+        let recent = self.recent_idle_ends(backend, now);
         let Some(entry) = self.backends.get_mut(&backend) else { return };
-        entry.suspicion = None;
-        let death = entry.premature;
         let asking = std::mem::take(&mut entry.asking);
+        let death = entry.premature;
+        if let Some(since) = recent.values().min() {
+            entry.health.ask_opinion_at(*since + IDLE_END);
+        } else {
+            entry.suspicion = None;
+        }
+        let (recent, asking) = asking.into_iter().partition(|flow| recent.contains_key(flow));
+        entry.asking = recent;
         let (died, ended): (Vec<Flow>, Vec<Flow>) =
             asking.into_iter().partition(|flow| death.is_some_and(|death| self.died_with(*flow, death)));
         for flow in ended {
@@ -179,6 +190,19 @@ impl Engine {
             self.counters.worker_ends += died.len() as u64;
             self.fail(died, Evidence::PrematureFin, death, false, now, log, out);
         }
+    }
+
+    /// Flows whose undecided end, with nothing owed, is younger than [`IDLE_END`], and when it came. Those that ended together
+    /// with a certain failure are decided already.
+    fn recent_idle_ends(&self, backend: SocketAddr, now: Time) -> BTreeMap<Flow, Time> {
+        let Some(entry) = self.backends.get(&backend) else { return BTreeMap::new() };
+        let end = |flow: &Flow| {
+            let held = self.entries.get(flow)?.held.last()?.time;
+            let idle = self.connection(*flow)?.situation().response == InProgress::Nothing;
+            let decided = entry.premature.is_some_and(|death| self.died_with(*flow, death));
+            (idle && !decided && now.since(held) < IDLE_END).then_some((*flow, held))
+        };
+        entry.asking.iter().filter_map(end).collect()
     }
 
     /// The flow's undecided end came together with a certain failure. An update whose response may have been whole is not
