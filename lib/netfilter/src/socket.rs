@@ -199,7 +199,8 @@ pub(crate) const POOL: usize = 32;
 
 impl Pool {
     pub(crate) fn new(buffer_bytes: usize) -> Self {
-        Self { bytes: vec![0; POOL * buffer_bytes], buffer_bytes }
+        // Not zeros, which would be pages that are only made when first used: in the middle of a burst.
+        Self { bytes: vec![u8::MAX; POOL * buffer_bytes], buffer_bytes }
     }
 
     /// Receives what is waiting, at most [`POOL`] datagrams, and gives each to `handle`; `None` for one that

@@ -12,10 +12,11 @@ const VERDICT_HEADER: u16 = 2;
 const PAYLOAD: u16 = 10;
 const NF_DROP: u32 = 0;
 const NF_ACCEPT: u32 = 1;
-/// Pending bytes from which a push sends by itself.
-const FLUSH_FROM: usize = 512 << 10;
+/// Pending bytes from which a push sends by itself: a copy of 64 KiB costs far more than a syscall, and memory that many large
+/// packets have once needed stays.
+const FLUSH_FROM: usize = 64 << 10;
 /// The kernel takes one `sendto` up to this size (it doubles the value); more than [`FLUSH_FROM`] and one packet.
-pub(super) const SEND_BUFFER: usize = 1 << 20;
+pub(super) const SEND_BUFFER: usize = 256 << 10;
 
 /// What shall become of a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
