@@ -2,6 +2,7 @@
 //! that owns the client; a shard for each queue does the rest.
 #![allow(clippy::disallowed_methods, reason = "this module is a shell: it owns threads")]
 
+mod asking;
 mod kernel;
 mod mailbox;
 mod managers;
@@ -28,12 +29,13 @@ use daemon::{Configuration, Epoch, now};
 use netfilter::conntrack_events::{Event, EventKind, Events};
 use netfilter::timeouts::Timeouts;
 use nfq_splice::routing::Routing;
-use nfq_splice::{CLOSED_LINGER, HALF_CLOSED_IDLE, Settings, merge};
+use nfq_splice::{CLOSED_LINGER, HALF_CLOSED_IDLE, Settings};
 use nft_rules::placement::queue_of;
 use nft_rules::{PROXY_QUEUE, SPLICED_MARK, proxy_queues};
 use packet::Time;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
+use asking::Asking;
 use kernel::Kernel;
 use mailbox::{Mailbox, Post};
 use shard::{FromShard, Restored, Shard, ToShard};
@@ -57,7 +59,7 @@ pub(crate) struct Shell {
     shards: Vec<Post<ToShard>>,
     threads: Vec<JoinHandle<()>>,
     mailbox: Mailbox<FromShard>,
-    asking: Asking,
+    asking: Asking<PeerId>,
     configuration: Configuration,
     /// What the shards know of backends, but for the connections.
     routing: Routing,
@@ -78,13 +80,6 @@ struct Ready {
     stop: bool,
     events: bool,
     peers: bool,
-}
-
-/// A status that is being put together: who wants it, and the parts that came.
-#[derive(Default)]
-struct Asking {
-    peers: Vec<PeerId>,
-    parts: Vec<ProxyStatus>,
 }
 
 impl Shell {
@@ -128,7 +123,7 @@ impl Shell {
             shards,
             threads,
             mailbox,
-            asking: Asking::default(),
+            asking: Asking::new(),
             configuration,
             routing: settings.routing,
             orders_file,
@@ -157,6 +152,9 @@ impl Shell {
                 let _ = self.reload();
             }
             self.hear()?;
+            if self.asking.deadline().is_some_and(|deadline| now() >= deadline) {
+                self.answer();
+            }
         }
         self.shards.iter().for_each(|shard| shard.send(ToShard::Stop));
         for thread in self.threads {
@@ -180,7 +178,9 @@ impl Shell {
         let own = fds.len();
         let interest = self.server.interest();
         fds.extend(interest.into_iter().map(|(fd, flags)| PollFd::from_borrowed_fd(fd, flags)));
-        let timeout = resting.then(|| Timespec::try_from(pause).ok()).flatten();
+        let answer = self.asking.deadline().map(|deadline| deadline.since(now()));
+        let timeout = resting.then_some(pause).into_iter().chain(answer).min();
+        let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
         match poll(&mut fds, timeout.as_ref()) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(error).context("poll"),
@@ -239,7 +239,7 @@ impl Shell {
 
     fn forget(&mut self, peer: PeerId) {
         self.subscribers.retain(|known| *known != peer);
-        self.asking.peers.retain(|known| *known != peer);
+        self.asking.forget(&peer);
     }
 
     fn handle_message(&mut self, peer: PeerId, message: ToProxy) {
@@ -284,13 +284,13 @@ impl Shell {
         }
     }
 
-    /// Who asks while parts are awaited gets the same answer.
+    /// A shard that has no room for the question is one whose part does not come.
     fn ask(&mut self, peer: PeerId) {
-        if self.asking.peers.is_empty() {
-            self.asking.parts.clear();
-            self.shards.iter().for_each(|shard| shard.send(ToShard::Status));
+        if let Some(round) = self.asking.ask(peer, now()) {
+            for shard in &self.shards {
+                shard.offer(ToShard::Status(round));
+            }
         }
-        self.asking.peers.push(peer);
     }
 
     /// What the shards have to tell. The first that ends ends the daemon: nobody else reads its queue.
@@ -299,7 +299,7 @@ impl Shell {
         for message in messages {
             match message {
                 FromShard::Tell(message) => self.tell(&message),
-                FromShard::Status(part) => self.answer(part),
+                FromShard::Status(round, part) => self.add_to_answer(round, part),
                 FromShard::Former(former) => self.former.extend(former),
                 FromShard::Ended(result) => return result.and(Err(anyhow!("a queue's thread ended"))),
             }
@@ -307,15 +307,17 @@ impl Shell {
         Ok(())
     }
 
-    fn answer(&mut self, part: ProxyStatus) {
-        self.asking.parts.push(part);
-        if self.asking.parts.len() < self.shards.len() {
-            return;
+    fn add_to_answer(&mut self, round: u64, part: ProxyStatus) {
+        if self.asking.take(round, part, self.shards.len()) {
+            self.answer();
         }
-        let mut status = merge(std::mem::take(&mut self.asking.parts));
+    }
+
+    fn answer(&mut self) {
+        let (mut status, peers) = self.asking.finish(self.shards.len());
         status.counters.insert("managers_fenced".to_owned(), self.fenced);
         let status = FromProxy::Status(status);
-        for peer in std::mem::take(&mut self.asking.peers) {
+        for peer in peers {
             self.server.send(peer, &status);
         }
     }

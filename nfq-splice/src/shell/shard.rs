@@ -40,8 +40,8 @@ pub(super) enum ToShard {
     Present(Arc<BTreeSet<Client>>),
     /// Another configuration: its part.
     Reload(Box<Settings>),
-    /// Asks for its part of the status.
-    Status,
+    /// Asks for its part of the status, of that round.
+    Status(u64),
     /// Asks it to end.
     Stop,
 }
@@ -51,7 +51,7 @@ pub(super) enum FromShard {
     /// For the recovery managers.
     Tell(FromProxy),
     /// The answer to [`ToShard::Status`].
-    Status(ProxyStatus),
+    Status(u64, ProxyStatus),
     /// The answer to [`ToShard::Reload`]: backends that the configuration does not name any more but connections need.
     Former(Vec<SocketAddr>),
     /// Its thread has ended.
@@ -214,9 +214,9 @@ impl Shard {
                     let former = self.engine.routing().former().collect();
                     self.tell(FromShard::Former(former));
                 }
-                ToShard::Status => {
+                ToShard::Status(round) => {
                     let status = self.status();
-                    self.tell(FromShard::Status(status));
+                    self.tell(FromShard::Status(round, status));
                 }
                 ToShard::Stop => return Ok(true),
             }
