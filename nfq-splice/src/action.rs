@@ -61,6 +61,17 @@ pub enum EntryState {
     Missing,
 }
 
+/// What the end of an entry means for its client's connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// It has ended.
+    Yes,
+    /// It may have, or the entry was an earlier connection's: the kernel knows.
+    Perhaps,
+    /// The entry was an earlier connection's.
+    No,
+}
+
 /// What the shell must do, in this order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {

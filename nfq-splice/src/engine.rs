@@ -8,7 +8,7 @@ use cluster::config::BackendState;
 use cluster::control::{Client, FromProxy, Outcome, ProxyStatus, RecoveryOrder};
 use packet::{Flags, PacketError, Seq, TcpSegment, Time};
 
-use crate::action::{Action, EntryState, KernelSplice, Stage, Verdict};
+use crate::action::{Action, Ended, EntryState, KernelSplice, Stage, Verdict};
 use crate::common::{Core, Settings};
 use crate::flow::{Closing, Flow, Splice, State};
 use crate::leg::ClientLeg;
@@ -24,6 +24,9 @@ const FRESH_DELAY: Duration = Duration::from_secs(2);
 
 /// When a connection was spliced is known so exactly.
 const SPLICED_ERROR: Duration = Duration::from_millis(1);
+
+/// An entry is in the kernel, and any earlier one of the same client gone, so long after it was asked for: with room to spare.
+const SPLICED_BEFORE: Duration = Duration::from_secs(1);
 
 /// All connections of one proxy.
 pub struct Engine {
@@ -243,11 +246,13 @@ impl Engine {
         self.table.kernel_clients()
     }
 
-    /// Whether the end of an entry of this client, known at `known`, may be that of its present connection: the kernel
-    /// translates it, and did so before.
-    pub fn may_have_ended(&self, client: Client, known: Time) -> bool {
-        let spliced = self.table.kernel_seen(client, self.core.now);
-        spliced.is_some_and(|spliced| spliced <= known + SPLICED_ERROR)
+    /// Whether an entry of this client that ended between `begin` and `end` was that of its present connection.
+    pub fn judge_ended(&self, client: Client, (begin, end): (Time, Time)) -> Ended {
+        match self.table.kernel_seen(client, self.core.now) {
+            Some(spliced) if spliced + SPLICED_BEFORE <= begin => Ended::Yes,
+            Some(spliced) if spliced <= end + SPLICED_ERROR => Ended::Perhaps,
+            Some(_) | None => Ended::No,
+        }
     }
 
     /// New connections avoid a backend, or may use it again.

@@ -38,7 +38,7 @@ pub mod take_in;
 mod timers;
 mod window;
 
-pub use action::{Action, EntryState, KernelSplice, Stage, Verdict};
+pub use action::{Action, Ended, EntryState, KernelSplice, Stage, Verdict};
 pub use batch::Batch;
 pub use common::Settings;
 pub use engine::Engine;

@@ -72,6 +72,8 @@ pub(crate) struct Shell {
     former: BTreeSet<SocketAddr>,
     /// Conntrack events are left to gather until then.
     next_events: Time,
+    /// All events of before have been read.
+    events_read: Time,
 }
 
 /// What is to be looked at.
@@ -131,6 +133,7 @@ impl Shell {
             fenced: 0,
             former,
             next_events: Time::default(),
+            events_read: now(),
         })
     }
 
@@ -196,7 +199,7 @@ impl Shell {
 
     fn watch_entries(&mut self) -> Result<()> {
         let mut destroyed = vec![Vec::new(); self.shards.len()];
-        let mut lost = false;
+        let (began, mut all, mut lost) = (now(), false, false);
         for _ in 0..EVENTS {
             match self.events.next().context("conntrack events")? {
                 Some(Event::Change(change))
@@ -208,12 +211,16 @@ impl Shell {
                 }
                 Some(Event::Change(_)) => {}
                 Some(Event::Overrun) => lost = true,
-                None => break,
+                None => {
+                    all = true;
+                    break;
+                }
             }
         }
-        let known = now();
+        let between = (self.events_read, now());
+        self.events_read = if all { began } else { self.events_read };
         for (shard, clients) in self.shards.iter().zip(destroyed).filter(|(_, clients)| !clients.is_empty()) {
-            shard.send(ToShard::Destroyed(known, clients));
+            shard.send(ToShard::Destroyed(between, clients));
         }
         if lost { self.compare_entries() } else { Ok(()) }
     }

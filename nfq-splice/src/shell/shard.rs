@@ -11,7 +11,7 @@ use cluster::config::Cluster;
 use cluster::control::{Client, FromProxy, ProxyStatus, ToProxy};
 use daemon::{now, time_of_day};
 use netfilter::queue::{BATCH, Queue, QueueConfig, QueuedPacket, Verdicts, queue_counters};
-use nfq_splice::{Batch, Engine, KernelSplice, Parked, Secret, Settings};
+use nfq_splice::{Batch, Ended, Engine, KernelSplice, Parked, Secret, Settings};
 use nft_rules::placement::queue_of;
 use packet::{Seq, Time};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -34,8 +34,8 @@ const DENSE: Duration = Duration::from_micros(500);
 pub(super) enum ToShard {
     /// A message that concerns one of its clients, or all shards.
     Control(ToProxy),
-    /// Conntrack entries of these clients are gone, as was known at this time.
-    Destroyed(Time, Vec<Client>),
+    /// Conntrack entries of these clients have ended between these times.
+    Destroyed((Time, Time), Vec<Client>),
     /// Events were lost: these clients have entries.
     Present(Arc<BTreeSet<Client>>),
     /// Another configuration: its part.
@@ -207,7 +207,7 @@ impl Shard {
         for message in messages {
             match message {
                 ToShard::Control(message) => self.handle_message(message),
-                ToShard::Destroyed(known, clients) => self.handle_destroyed(known, &clients)?,
+                ToShard::Destroyed(between, clients) => self.handle_destroyed(between, &clients)?,
                 ToShard::Present(present) => self.compare_entries(&present)?,
                 ToShard::Reload(settings) => {
                     self.engine.handle_reload(*settings);
@@ -237,10 +237,15 @@ impl Shard {
         }
     }
 
-    /// An entry may have been replaced meanwhile.
-    fn handle_destroyed(&mut self, known: Time, clients: &[Client]) -> Result<()> {
+    /// The kernel is only asked for an entry that may have been replaced meanwhile.
+    fn handle_destroyed(&mut self, between: (Time, Time), clients: &[Client]) -> Result<()> {
         for client in clients {
-            if self.engine.may_have_ended(*client, known) && !self.kernel.has_entry(*client)? {
+            let ended = match self.engine.judge_ended(*client, between) {
+                Ended::Yes => true,
+                Ended::No => false,
+                Ended::Perhaps => !self.kernel.has_entry(*client)?,
+            };
+            if ended {
                 self.engine.handle_entry_destroyed(now(), *client);
             }
         }
@@ -250,7 +255,7 @@ impl Shard {
     fn compare_entries(&mut self, present: &BTreeSet<Client>) -> Result<()> {
         let ended: Vec<Client> =
             self.engine.kernel_clients().filter(|client| !present.contains(client)).collect();
-        self.handle_destroyed(now(), &ended)
+        self.handle_destroyed((Time::default(), now()), &ended)
     }
 
     fn status(&self) -> ProxyStatus {
