@@ -202,19 +202,25 @@ impl Core {
         recovery.note(self.now, if taking.comparison.taken() > 0 { "compared" } else { "ready" });
         let taken_in = taking.taken();
         let TakingIn { leg, replay, .. } = *taking;
-        let start = leg.irs + 1 + taken_in as u32;
+        let at = recovery.point;
+        let absorbed = recovery.absorb(&flow.leg, beyond, fin);
+        let (beyond, left_fin) = if absorbed { (&[][..], false) } else { (beyond, fin) };
+        let start = leg.irs + 1 + taken_in as u32 + recovery.point.since(at) as u32;
         let delta = recovery.point.0.wrapping_sub(start.0);
         let window = flow.leg.room(recovery.point);
         let granted = replay.granted(recovery.client_ack(), leg.window);
         let debts = debts(&mut recovery, replay, &leg, start);
         let next = recovery.isn() + 1;
         let client_end = recovery.client_ack() + recovery.held.len() as u32;
-        let server_end = recovery.point + beyond.len() as u32 + u32::from(fin);
+        let server_end = recovery.point + beyond.len() as u32 + u32::from(left_fin);
         let allowed = self.settings.splice.hold_bytes as u32;
         self.splice(flow, &leg, delta, debts, Window::new(next, client_end, server_end, allowed));
         flow.resplices += 1;
+        if let State::Spliced(splice) = &mut flow.state {
+            splice.closing.server_fin = absorbed && fin;
+        }
         self.release(flow, &recovery, &leg, start, window);
-        self.forward_beyond(flow, &recovery, beyond, fin, granted);
+        self.forward_beyond(flow, &recovery, beyond, left_fin, granted);
         recovery.note(self.now, "re-spliced");
         self.counters.count("connections_respliced");
         let outcome = Outcome::Respliced {
@@ -229,6 +235,7 @@ impl Core {
     fn release(&mut self, flow: &mut Flow, recovery: &Recovery, leg: &BackendLeg, start: Seq, window: u32) {
         let first = Seq(recovery.order.client_next);
         if let State::Spliced(crate::flow::Splice { debts: Some(debts), .. }) = &mut flow.state {
+            self.pay_client(&flow.leg, debts);
             self.pay_backend(&flow.leg, debts);
         }
         self.forward_client_bytes(&flow.leg, leg, first, &recovery.held, start, window);
@@ -280,5 +287,6 @@ fn debts(recovery: &mut Recovery, replay: Sender, leg: &BackendLeg, start: Seq) 
         leg: BackendLeg { irs: start - 1, ..leg.clone() },
         point: recovery.point,
         client_next,
+        absorbed: 0,
     }))
 }

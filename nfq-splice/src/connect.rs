@@ -129,6 +129,7 @@ impl Core {
                 leg: to.clone(),
                 point: setup.iss + 1,
                 client_next,
+                absorbed: 0,
             })
         })
     }

@@ -116,6 +116,8 @@ pub(crate) struct Debts {
     pub(crate) point: Seq,
     /// One after the client's bytes that the proxy owes or the backend has acknowledged: the client need not repeat them.
     pub(crate) client_next: Seq,
+    /// Bytes that were taken over since the splice because the client had no room for them.
+    pub(crate) absorbed: usize,
 }
 
 /// How far a connection that the proxy translates itself has been closed.

@@ -33,6 +33,7 @@ mod setup;
 mod share;
 mod splice;
 mod stateless;
+mod surplus;
 mod table;
 pub mod take_in;
 mod timers;

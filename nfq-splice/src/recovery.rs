@@ -98,6 +98,7 @@ impl Core {
             flow.leg.acked = first;
         }
         let bridge = Bridge::new(std::mem::take(&mut order.beyond));
+        let unseen = splice.kernel;
         let resend = self.resend(flow, splice, first, bytes);
         let limit = self.settings.splice.hold_bytes;
         let recovery = Recovery {
@@ -116,6 +117,9 @@ impl Core {
         };
         flow.state = State::Recovering(Box::new(recovery));
         self.pay_from_log(flow);
+        if unseen {
+            self.ask_client(flow);
+        }
         self.connect_alternate(flow);
     }
 

@@ -130,6 +130,11 @@ impl Sender {
         self.bytes.extend_from_slice(bytes);
     }
 
+    /// A FIN follows what is owed.
+    pub(crate) fn finish(&mut self) {
+        self.fin = true;
+    }
+
     /// More bytes, which others may have sent already: they may be acknowledged, and the path carries them.
     pub fn append_known(&mut self, bytes: &[u8]) {
         self.bytes.extend_from_slice(bytes);

@@ -214,6 +214,13 @@ impl Core {
             }
             self.pay_backend(&flow.leg, debts);
             if segment.seq().before(debts.point - splice.delta) && !segment.payload().is_empty() {
+                self.counters.count("taken_in_again_dropped");
+                return self.acknowledge_taken_in(flow, segment);
+            }
+            let most = self.settings.splice.hold_bytes;
+            if debts.absorb(&flow.leg, segment, splice.delta, most) {
+                splice.closing.server_fin |= segment.flags().fin();
+                self.pay_client(&flow.leg, debts);
                 return self.acknowledge_taken_in(flow, segment);
             }
         }

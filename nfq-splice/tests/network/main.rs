@@ -7,4 +7,5 @@ mod fields;
 mod icmp;
 mod large;
 mod options;
+mod windows;
 mod world;
