@@ -2,26 +2,30 @@
 //! empty, then sleep until [`Manager::poll_timeout`] at most.
 
 mod alternates;
+mod batch;
 mod finish;
 mod inputs;
 mod recent;
 mod recovery;
 mod resets;
+mod waiting;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use cluster::config::{self, BackendState, Cluster};
-use cluster::control::{Client, ManagerStatus, RecoveryRecord, ToLog, ToProxy};
+use cluster::control::{Client, ManagerStatus, RecoveryOrder, RecoveryRecord, ToLog, ToProxy};
 use packet::Time;
 
 use crate::Story;
-use alternates::Alternates;
+use alternates::{Alternates, Down};
+use batch::Batch;
 use recent::Recent;
 pub(crate) use recovery::End;
 use recovery::Recovery;
 use resets::Resets;
+use waiting::Waiting;
 
 /// The present, on both clocks.
 #[derive(Debug, Clone, Copy)]
@@ -92,6 +96,7 @@ pub struct Manager {
     /// Orders that the proxy has not ended, also replaced ones.
     orders: BTreeMap<u64, Client>,
     deadlines: BTreeSet<(Time, Client)>,
+    waiting: Waiting,
     report_bytes: usize,
     resets: Resets,
     recent: Recent,
@@ -100,6 +105,7 @@ pub struct Manager {
     epoch: u64,
     /// The later manager's epoch: this one does nothing any more.
     fenced_by: Option<u64>,
+    batch: Batch,
     actions: VecDeque<Action>,
     counters: BTreeMap<&'static str, u64>,
 }
@@ -121,6 +127,7 @@ impl Manager {
             active: BTreeMap::new(),
             orders: BTreeMap::new(),
             deadlines: BTreeSet::new(),
+            waiting: Waiting::default(),
             report_bytes: 0,
             resets: Resets::new(limits.waiting_resets),
             recent: Recent::new(limits.recent),
@@ -128,6 +135,7 @@ impl Manager {
             next_order: epoch,
             epoch,
             fenced_by: None,
+            batch: Batch::default(),
             actions: VecDeque::new(),
             counters: COUNTERS.into_iter().map(|name| (name, 0)).collect(),
         }
@@ -135,9 +143,14 @@ impl Manager {
 
     /// The next thing to do, in order. `now` stamps the moment at which an order leaves.
     pub fn poll_action(&mut self, now: Time) -> Option<Action> {
+        if self.actions.is_empty() {
+            self.send_batch();
+        }
         let action = self.actions.pop_front()?;
-        if let Action::ToProxy(ToProxy::Recover(order)) = &action {
-            self.stamp(order.id, now);
+        if let Action::ToProxy(ToProxy::Recover(orders)) = &action {
+            for order in orders {
+                self.stamp(order.id, now);
+            }
         }
         Some(action)
     }
@@ -154,6 +167,7 @@ impl Manager {
             self.counters.iter().map(|(name, n)| ((*name).to_owned(), *n)).collect();
         counters.insert("fenced".to_owned(), u64::from(self.fenced_by.is_some()));
         counters.insert("recoveries_running".to_owned(), self.active.len() as u64);
+        counters.insert("recoveries_waiting".to_owned(), self.waiting.len() as u64);
         counters.insert("orders_open".to_owned(), self.orders.len() as u64);
         counters.insert("report_bytes_held".to_owned(), self.report_bytes as u64);
         ManagerStatus {
@@ -175,7 +189,22 @@ impl Manager {
 
     fn ask_proxy(&mut self, message: ToProxy) {
         if self.proxy_connected {
+            self.send_batch();
             self.actions.push_back(Action::ToProxy(message));
+        }
+    }
+
+    /// Orders that come together leave together.
+    fn ask_to_recover(&mut self, order: RecoveryOrder) {
+        if self.proxy_connected && self.batch.push(order) {
+            self.send_batch();
+        }
+    }
+
+    fn send_batch(&mut self) {
+        let orders = self.batch.take();
+        if !orders.is_empty() {
+            self.actions.push_back(Action::ToProxy(ToProxy::Recover(orders)));
         }
     }
 
@@ -200,14 +229,10 @@ impl Manager {
     }
 
     /// Marks a backend for new connections, here and at the proxy.
-    fn set_backend(&mut self, backend: SocketAddr, down_by: Option<LoggerId>) {
-        if self.alternates.set(backend, down_by) {
-            self.ask_proxy(ToProxy::Backend { backend, up: down_by.is_none() });
-            self.tell(if down_by.is_some() {
-                Story::BackendDown(backend)
-            } else {
-                Story::BackendUp(backend)
-            });
+    fn set_backend(&mut self, backend: SocketAddr, down: Option<Down>) {
+        if self.alternates.set(backend, down) {
+            self.ask_proxy(ToProxy::Backend { backend, up: down.is_none() });
+            self.tell(if down.is_some() { Story::BackendDown(backend) } else { Story::BackendUp(backend) });
         }
     }
 }
@@ -218,13 +243,14 @@ fn recovery_settings(cluster: &Cluster) -> (config::Recovery, config::Recovery) 
     (config.clone(), config::Recovery { range_from_bytes: u64::MAX, ..config })
 }
 
-const COUNTERS: [&str; 13] = [
+const COUNTERS: [&str; 14] = [
     "alternates_failed",
     "clients_gone",
     "log_messages_dropped",
     "log_messages_old",
     "proxy_messages_unknown",
     "recoveries_refused_at_limit",
+    "recoveries_at_alternate_limit",
     "recoveries_superseded",
     "recoveries_timed_out",
     "reports_repeated",

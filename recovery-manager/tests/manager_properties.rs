@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that fails here has failed")]
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use cluster::config::Cluster;
@@ -22,6 +22,7 @@ const LOGGER: LoggerId = LoggerId(0);
 enum Input {
     Failed {
         down: bool,
+        silent: bool,
         backend: u8,
         clients: Vec<(u16, u32, bool)>,
         repeated: bool,
@@ -39,8 +40,16 @@ enum Input {
 
 fn input() -> impl Strategy<Value = Input> {
     let clients = vec((0..8_u16, 0..3_u32, prop::bool::weighted(0.2)), 0..4);
-    let failed = (prop::bool::weighted(0.2), 1..=4_u8, clients, prop::bool::weighted(0.1))
-        .prop_map(|(down, backend, clients, repeated)| Input::Failed { down, backend, clients, repeated });
+    let (down, repeated) = (prop::bool::weighted(0.2), prop::bool::weighted(0.1));
+    let failed = (down, any::<bool>(), 1..=4_u8, clients, repeated).prop_map(
+        |(down, silent, backend, clients, repeated)| Input::Failed {
+            down,
+            silent,
+            backend,
+            clients,
+            repeated,
+        },
+    );
     prop_oneof![
         5 => failed,
         2 => (1..=4_u8).prop_map(Input::BackendUp),
@@ -63,7 +72,7 @@ fn manager() -> Manager {
         "[cluster]\nname = \"t\"\n[service]\naddress = \"192.0.2.1:80\"\n[[route]]\npool = \"web\"\n\
          [pool.web]\nbackends = [\"b1\", \"b2\", \"b3\"]\n[pool.one]\nbackends = [\"b4\"]\n{backends}\
          [proxy.p]\naddress = \"127.0.0.1\"\n[logger.l]\ncontrol = \"127.0.0.1:7001\"\n\
-         [recovery]\ntimeout_ms = 1000\n"
+         [recovery]\ntimeout_ms = 1000\nalternate_limit = 2\n"
     );
     let limits = Limits { recoveries: LIMIT, recent: 4, waiting_resets: 4, ..Limits::default() };
     Manager::new(&Cluster::parse(&text, "test").unwrap(), limits, 1)
@@ -102,7 +111,8 @@ struct Model {
     number: u64,
     proxy: bool,
     log: bool,
-    down: BTreeSet<SocketAddr>,
+    /// Called down, and whether only for its silence.
+    down: BTreeMap<SocketAddr, bool>,
     orders: Vec<RecoveryOrder>,
     by_id: BTreeMap<u64, RecoveryOrder>,
     noticed: usize,
@@ -117,7 +127,7 @@ impl Model {
             number: 0,
             proxy: false,
             log: false,
-            down: BTreeSet::new(),
+            down: BTreeMap::new(),
             orders: Vec::new(),
             by_id: BTreeMap::new(),
             noticed: 0,
@@ -131,8 +141,8 @@ impl Model {
 
     fn apply(&mut self, input: Input) {
         match input {
-            Input::Failed { down, backend: failed, clients, repeated } => {
-                self.fail(down, failed, &clients, repeated);
+            Input::Failed { down, silent, backend: failed, clients, repeated } => {
+                self.fail(down.then_some(silent), silent, failed, &clients, repeated);
             }
             Input::BackendUp(n) if self.log => {
                 self.down.remove(&backend(n));
@@ -162,21 +172,27 @@ impl Model {
         self.check_actions();
     }
 
-    fn fail(&mut self, backend_down: bool, failed: u8, clients: &[(u16, u32, bool)], repeated: bool) {
+    fn fail(
+        &mut self,
+        down: Option<bool>,
+        silent: bool,
+        failed: u8,
+        clients: &[(u16, u32, bool)],
+        repeated: bool,
+    ) {
         if !self.log {
             return;
         }
         self.number += u64::from(!repeated || self.number == 0);
-        if backend_down && !repeated {
-            self.down.insert(backend(failed));
-        }
+        let down = down.filter(|_| !repeated);
+        self.down.extend(down.map(|silent| (backend(failed), silent)));
         let connections =
             clients.iter().map(|(client, epoch, update)| report(*client, failed, *epoch, *update)).collect();
         let message = FromLog::Failed {
             number: self.number,
-            evidence: Evidence::HostSilent,
+            evidence: if silent { Evidence::HostSilent } else { Evidence::PrematureFin },
             noticed_us: 0,
-            backend_down: backend_down && !repeated,
+            backend_down: down.is_some(),
             backend: backend(failed),
             connections,
         };
@@ -204,12 +220,17 @@ impl Model {
     }
 
     fn check_actions(&mut self) {
+        // Orders that were decided on while the proxy was away follow a greeting.
+        let mut greeted = false;
         while let Some(action) = self.manager.poll_action(self.now().monotonic) {
             match action {
                 Action::ToProxy(message) => {
                     assert!(self.proxy, "the proxy is not there for {message:?}");
-                    if let ToProxy::Recover(order) = message {
-                        self.check_order(*order);
+                    greeted |= matches!(message, ToProxy::Subscribe { .. });
+                    if let ToProxy::Recover(orders) = message {
+                        for order in orders {
+                            self.check_order(order, greeted);
+                        }
                     }
                 }
                 Action::ToLog(logger, message) => {
@@ -228,7 +249,23 @@ impl Model {
         assert_eq!(self.noticed - self.ended, running, "each failure ends exactly once");
     }
 
-    fn check_order(&mut self, order: RecoveryOrder) {
+    /// It is up, or was only silent and there is nobody else.
+    fn check_alternate(&self, order: &RecoveryOrder, earlier: bool) {
+        let Some(silent) = self.down.get(&order.alternate) else { return };
+        assert!(silent, "{} is down", order.alternate);
+        let tried = |address| {
+            let same = |earlier: &&RecoveryOrder| {
+                (earlier.flow, earlier.client_next) == (order.flow, order.client_next)
+            };
+            self.orders.iter().filter(same).any(|earlier| earlier.alternate == address)
+        };
+        let others = (1..=3).map(backend).filter(|other| *other != order.flow.backend);
+        let better: Vec<_> =
+            others.filter(|other| !self.down.contains_key(other) && !tried(*other)).collect();
+        assert!(earlier || better.is_empty(), "{} is down, {better:?} are not", order.alternate);
+    }
+
+    fn check_order(&mut self, order: RecoveryOrder, earlier: bool) {
         assert_ne!(order.alternate, order.flow.backend);
         if let Some(first) = self.by_id.get(&order.id) {
             assert_eq!(first, &order, "the same number, another order");
@@ -236,7 +273,7 @@ impl Model {
         }
         let newest = self.orders.iter().rfind(|earlier| earlier.flow.client == order.flow.client);
         assert!(newest.is_none_or(|earlier| earlier.id < order.id), "a client's orders go back in time");
-        assert!(!self.down.contains(&order.alternate), "{} is down", order.alternate);
+        self.check_alternate(&order, earlier);
         self.by_id.insert(order.id, order.clone());
         self.orders.push(order);
     }
@@ -258,6 +295,7 @@ proptest! {
         prop_assert_eq!(model.manager.poll_timeout(), None);
         prop_assert_eq!(model.noticed, model.ended);
         let counters = model.manager.status().counters;
+        prop_assert_eq!(counters["recoveries_waiting"], 0);
         prop_assert_eq!((counters["orders_open"], counters["report_bytes_held"]), (0, 0));
     }
 }

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use cluster::config::{BackendState, Cluster};
 use cluster::control::{
     ClientWindow, ConnectionReport, Evidence, Flow, FromLog, FromProxy, PartialResponse, PendingRequest,
-    Tags, ToProxy,
+    RecoveryOrder, Tags, ToProxy,
 };
 use packet::Time;
 use recovery_manager::{Action, Limits, LoggerId, Manager, Now};
@@ -69,8 +69,9 @@ impl Bench {
         let mut alternates = Vec::new();
         while let Some(action) = self.manager.poll_action(NOW.monotonic) {
             match action {
-                Action::ToProxy(ToProxy::Recover(order)) => {
-                    alternates.push((1..9).find(|n| backend(*n) == order.alternate));
+                Action::ToProxy(ToProxy::Recover(orders)) => {
+                    let number = |order: &RecoveryOrder| (1..9).find(|n| backend(*n) == order.alternate);
+                    alternates.extend(orders.iter().map(number));
                 }
                 Action::ToProxy(ToProxy::Reset { .. }) => alternates.push(None),
                 _ => {}

@@ -107,7 +107,7 @@ fn drain(manager: &mut Manager, now: Now) -> (Vec<String>, Option<u64>) {
         match action {
             Action::Tell(story) if story.is_bad() => lines.push(format!("WARN {story}")),
             Action::Tell(story) => lines.push(format!("INFO {story}")),
-            Action::ToProxy(ToProxy::Recover(it)) => order = Some(it.id),
+            Action::ToProxy(ToProxy::Recover(orders)) => order = orders.first().map(|it| it.id),
             _ => {}
         }
     }

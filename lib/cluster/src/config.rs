@@ -257,6 +257,8 @@ pub struct Recovery {
     pub kept_bytes: usize,
     /// Time for one recovery, milliseconds; then the client is reset.
     pub timeout_ms: u64,
+    /// Connections that one alternate takes over at a time; further ones wait for their turn.
+    pub alternate_limit: usize,
     /// Recoveries remembered for `resplice status`.
     pub history: usize,
 }
@@ -269,6 +271,7 @@ impl Default for Recovery {
             request_bytes: 1 << 20,
             kept_bytes: 256 << 20,
             timeout_ms: 10_000,
+            alternate_limit: 256,
             history: 256,
         }
     }

@@ -215,8 +215,8 @@ pub enum ToProxy {
         /// The manager's; a later one fences it.
         epoch: u64,
     },
-    /// Fence, re-send, replay, compare, re-splice. Idempotent by order id.
-    Recover(Box<RecoveryOrder>),
+    /// Fence, re-send, replay, compare, re-splice: connections that failed together. Idempotent by order id.
+    Recover(Vec<RecoveryOrder>),
     /// Fence, and reset the client.
     Reset {
         /// Whose connection, and which backend failed it: a connection already on another backend is left alone.

@@ -22,7 +22,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
-use cluster::control::{Client, FromProxy, Outcome, ProxyStatus, ToProxy};
+use cluster::control::{Client, FromProxy, Outcome, ProxyStatus, RecoveryOrder, ToProxy};
 use cluster::lock::DaemonLock;
 use cluster::server::{Incoming, PeerId, Server};
 use daemon::{Configuration, Epoch, now};
@@ -257,7 +257,7 @@ impl Shell {
             {
                 self.refuse(peer);
             }
-            ToProxy::Recover(order) => self.post(order.flow.client, ToProxy::Recover(order)),
+            ToProxy::Recover(orders) => self.post_orders(orders),
             ToProxy::Reset { flow, end, reason } => {
                 tracing::warn!(client = %flow.client, backend = %flow.backend, reason, "client reset");
                 self.post(flow.client, ToProxy::Reset { flow, end, reason });
@@ -288,6 +288,19 @@ impl Shell {
     fn post(&self, client: Client, message: ToProxy) {
         if let Some(shard) = self.shards.get(self.index(client)) {
             shard.send(ToShard::Control(message));
+        }
+    }
+
+    /// To each shard those of its clients, in one message.
+    fn post_orders(&self, orders: Vec<RecoveryOrder>) {
+        let mut parts = vec![Vec::new(); self.shards.len()];
+        for order in orders {
+            if let Some(part) = parts.get_mut(self.index(order.flow.client)) {
+                part.push(order);
+            }
+        }
+        for (shard, part) in self.shards.iter().zip(parts).filter(|(_, part)| !part.is_empty()) {
+            shard.send(ToShard::Control(ToProxy::Recover(part)));
         }
     }
 

@@ -205,6 +205,10 @@ impl Shard {
     fn serve(&mut self) -> Result<bool> {
         let messages: Vec<ToShard> = self.mailbox.take().collect();
         for message in messages {
+            // What else comes asks the kernel, which must know all by then.
+            if !matches!(message, ToShard::Control(_)) {
+                self.act()?;
+            }
             match message {
                 ToShard::Control(message) => self.handle_message(message),
                 ToShard::Destroyed(between, clients) => self.handle_destroyed(between, &clients)?,
@@ -220,14 +224,18 @@ impl Shard {
                 }
                 ToShard::Stop => return Ok(true),
             }
-            self.act()?;
         }
+        self.act()?;
         Ok(false)
     }
 
     fn handle_message(&mut self, message: ToProxy) {
         match message {
-            ToProxy::Recover(order) => self.engine.handle_order(now(), *order),
+            ToProxy::Recover(orders) => {
+                for order in orders {
+                    self.engine.handle_order(now(), order);
+                }
+            }
             ToProxy::Reset { flow, end, .. } => self.engine.handle_reset(now(), flow, end.map(Seq)),
             ToProxy::Backend { backend, up } => self.engine.handle_backend_state(backend, up),
             ToProxy::Want { backend, state } => {

@@ -12,7 +12,9 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use cluster::control::{Client as ClientAddress, Evidence, FromLog, FromProxy, Outcome, ToProxy};
+use cluster::control::{
+    Client as ClientAddress, Evidence, FromLog, FromProxy, Outcome, RecoveryOrder, ToProxy,
+};
 use nfq_splice::{Action, Engine, KernelSplice, Parked, Secret, Settings, Stage, Verdict};
 use packet::{Seq, TcpSegment, Time};
 use recovery_manager::{LoggerId, Manager, Now};

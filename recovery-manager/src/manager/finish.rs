@@ -1,8 +1,9 @@
 //! Orders, retries and ends.
 
-use cluster::control::{Client, Flow, Outcome, TakeIn, ToLog, ToProxy};
+use cluster::control::{Client, Flow, Outcome, TakeIn, ToLog};
 use packet::Time;
 
+use super::alternates::Choice;
 use super::recent::{Ended, Fingerprint};
 use super::recovery::{Attempt, End, Failure};
 use super::resets::Reset;
@@ -19,15 +20,41 @@ impl Manager {
         self.tell(story);
     }
 
-    /// Orders the recovery on the next alternate, or resets the client if there is none or there is no plan.
+    /// Orders the recovery on the next alternate, lets it wait until one has room, or resets the client if there is none or there is no
+    /// plan.
     pub(super) fn order_next(&mut self, now: Time, client: Client) {
-        let Some(recovery) = self.active.get(&client) else { return };
-        let chosen = self.alternates.choose(recovery.failure.report.flow.backend, &recovery.tried);
-        if let (None, Some(why)) = (chosen, &recovery.last_failure) {
+        let Some(recovery) = self.active.get_mut(&client) else { return };
+        let failed = recovery.failure.report.flow.backend;
+        let alternate = match self.alternates.choose(failed, &recovery.tried, now) {
+            Choice::Take(alternate) => Some(alternate),
+            Choice::Nobody => None,
+            Choice::Wait if recovery.waiting.is_some() => return,
+            Choice::Wait => {
+                recovery.waiting = Some(self.waiting.push(failed, client));
+                return self.count("recoveries_at_alternate_limit");
+            }
+        };
+        if let Some(place) = recovery.waiting.take() {
+            self.waiting.remove(place);
+        }
+        if let (None, Some(why)) = (alternate, &recovery.last_failure) {
             let reason = format!("no alternate is left ({why})");
             return self.finish(now, client, &End::Reset(reason));
         }
-        self.order(now, client, chosen.as_slice(), false);
+        self.order(now, client, alternate.as_slice(), false);
+    }
+
+    /// What waits for an alternate to have room is asked anew whether one has.
+    pub(super) fn order_waiting(&mut self, now: Time) {
+        loop {
+            let before = self.waiting.len();
+            for client in self.waiting.first() {
+                self.order_next(now, client);
+            }
+            if self.waiting.len() == before {
+                return;
+            }
+        }
     }
 
     fn order(&mut self, now: Time, client: Client, alternates: &[std::net::SocketAddr], whole: bool) {
@@ -59,7 +86,7 @@ impl Manager {
     fn send_order(&mut self, client: Client, steps: Steps, id: u64) {
         let Some(recovery) = self.active.get(&client) else { return };
         let order = steps.into_order(id, &recovery.failure.report);
-        self.ask_proxy(ToProxy::Recover(Box::new(order)));
+        self.ask_to_recover(order);
     }
 
     /// The same order again, for a proxy that may not have got it.
@@ -105,6 +132,9 @@ impl Manager {
     /// Ends a recovery: the client's fate to the proxy, the outcome to the log and to people.
     pub(super) fn finish(&mut self, now: Time, client: Client, end: &End) {
         let Some(recovery) = self.active.remove(&client) else { return };
+        if let Some(place) = recovery.waiting {
+            self.waiting.remove(place);
+        }
         self.deadlines.remove(&(recovery.deadline, client));
         self.report_bytes = self.report_bytes.saturating_sub(recovery.failure.bytes());
         for (id, _) in recovery.replaced.iter().copied().chain(recovery.attempt.map(|a| (a.id, a.alternate)))

@@ -6,6 +6,7 @@ use cluster::config::{BackendState, Cluster};
 use cluster::control::{Client, FromLog, FromProxy, LogStatus, Outcome, ToLog, ToProxy};
 use packet::Time;
 
+use super::alternates::Down;
 use super::recent::Fingerprint;
 use super::recovery::{End, Failure, Recovery};
 use super::resets::Resets;
@@ -48,6 +49,11 @@ impl Manager {
 
     /// A message from a transactionalizer.
     pub fn handle_log(&mut self, now: Now, logger: LoggerId, message: FromLog) {
+        self.take_from_log(now, logger, message);
+        self.order_waiting(now.monotonic);
+    }
+
+    fn take_from_log(&mut self, now: Now, logger: LoggerId, message: FromLog) {
         match message {
             FromLog::Fenced { epoch } => self.fence(epoch),
             _ if self.fenced_by.is_some() => {}
@@ -56,7 +62,7 @@ impl Manager {
                     return self.count("log_messages_old");
                 }
                 if backend_down {
-                    self.set_backend(backend, Some(logger));
+                    self.set_backend(backend, Some(Down::new(logger, evidence, now.monotonic)));
                 }
                 for report in connections {
                     self.begin(now, Failure { report, logger, evidence, noticed_us });
@@ -166,11 +172,17 @@ impl Manager {
     pub fn handle_proxy_disconnected(&mut self, now: Time) {
         self.proxy_connected = false;
         self.resets.handle_disconnected(now);
+        self.batch.take();
         self.actions.retain(|action| !matches!(action, Action::ToProxy(_)));
     }
 
     /// A message from the splice daemon.
     pub fn handle_proxy(&mut self, now: Now, message: FromProxy) {
+        self.take_from_proxy(now, message);
+        self.order_waiting(now.monotonic);
+    }
+
+    fn take_from_proxy(&mut self, now: Now, message: FromProxy) {
         let (id, outcome) = match message {
             FromProxy::Fenced { epoch } => return self.fence(epoch),
             _ if self.fenced_by.is_some() => return,
@@ -223,9 +235,11 @@ impl Manager {
             return;
         }
         self.actions.clear();
+        self.batch.take();
         self.active.clear();
         self.orders.clear();
         self.deadlines.clear();
+        self.waiting.clear();
         self.report_bytes = 0;
         self.resets = Resets::new(self.limits.waiting_resets);
         self.tell(Story::Fenced { by: epoch });
@@ -247,6 +261,7 @@ impl Manager {
             let reason = self.timeout_reason(client);
             self.finish(now, client, &End::Reset(reason));
         }
+        self.order_waiting(now);
         *self.counters.entry("resets_given_up").or_default() += self.resets.handle_timeout(now);
     }
 
@@ -256,7 +271,7 @@ impl Manager {
         match attempt {
             _ if !self.proxy_connected => format!("nfq-splice was not reachable for {limit} ms"),
             Some(attempt) => format!("no re-splice to {} within {limit} ms", attempt.alternate),
-            None => format!("no re-splice within {limit} ms"),
+            None => format!("no alternate had room within {limit} ms"),
         }
     }
 }

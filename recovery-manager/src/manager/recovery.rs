@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use cluster::control::{ConnectionReport, Evidence, Outcome, RecoveryRecord};
 use packet::Time;
 
+use super::waiting::Place;
 use super::{LoggerId, Now};
 use crate::plan::p;
 
@@ -54,6 +55,8 @@ pub(super) struct Recovery {
     pub(super) started: Now,
     pub(super) deadline: Time,
     pub(super) attempt: Option<Attempt>,
+    /// It waits for an alternate to have room.
+    pub(super) waiting: Option<Place>,
     /// Alternates that failed.
     pub(super) tried: Vec<SocketAddr>,
     pub(super) last_failure: Option<String>,
@@ -71,6 +74,7 @@ impl Recovery {
             started,
             deadline,
             attempt: None,
+            waiting: None,
             tried: Vec::new(),
             last_failure: None,
             replaced: Vec::new(),

@@ -6,13 +6,8 @@ use super::*;
 fn many_connections_are_spread_over_the_alternates() {
     let mut bench = Bench::new();
     bench.fail(0, true, 1, (1..=50).map(|port| report(port, 1)).collect());
-    let (proxy, _) = bench.told(0);
-    let to = |n| {
-        let is =
-            |message: &&ToProxy| matches!(message, ToProxy::Recover(order) if order.alternate == backend(n));
-        proxy.iter().filter(is).count()
-    };
-    assert_eq!((to(2), to(3)), (25, 25));
+    let orders = bench.orders(0);
+    assert_eq!((to(&orders, 2), to(&orders, 3)), (25, 25));
 }
 
 #[test]
@@ -20,17 +15,13 @@ fn ended_recoveries_are_no_burden_to_an_alternate() {
     let mut bench = Bench::new();
     bench.fail(0, true, 3, vec![]);
     bench.fail(0, true, 1, (1..=9).map(|port| report(port, 1)).collect());
-    for message in bench.told(0).0 {
-        if let ToProxy::Recover(order) = message {
-            bench.end(1, order.id, respliced());
-        }
+    for order in bench.orders(0) {
+        bench.end(1, order.id, respliced());
     }
     bench.manager.handle_log(at(2), L1, FromLog::BackendUp { backend: backend(3) });
     bench.told(2);
     bench.fail(3, true, 1, (11..=14).map(|port| report(port, 1)).collect());
-    let to_b3 =
-        |message: &&ToProxy| matches!(message, ToProxy::Recover(order) if order.alternate == backend(3));
-    assert_eq!(bench.told(3).0.iter().filter(to_b3).count(), 2);
+    assert_eq!(to(&bench.orders(3), 3), 2);
 }
 
 #[test]
@@ -51,8 +42,7 @@ fn the_end_of_a_failed_attempt_is_no_new_failure() {
 fn the_next_alternate_is_tried_and_none_twice() {
     let mut bench = Bench::new();
     bench.fail(0, true, 1, vec![report(1, 1)]);
-    let (proxy, _) = bench.told(0);
-    let ToProxy::Recover(first) = &proxy[1] else { panic!() };
+    let first = bench.order(0);
     bench.end(1, first.id, unreachable());
     let second = bench.order(1);
     assert_ne!(first.alternate, second.alternate);
@@ -109,7 +99,7 @@ fn an_alternate_that_fails_in_mid_recovery_is_left_for_the_next() {
     let failed = if first.alternate == backend(2) { 2 } else { 3 };
     bench.fail(1, true, failed, vec![report(1, failed)]);
     let (proxy, _) = bench.told(1);
-    let [ToProxy::Backend { .. }, ToProxy::Recover(second)] = proxy.as_slice() else { panic!("{proxy:?}") };
+    let [second] = <[_; 1]>::try_from(orders(&proxy)).unwrap();
     assert_eq!(second.flow, first.flow, "the client has nothing of the alternate yet");
     assert_ne!(second.alternate, first.alternate);
     bench.end(2, first.id, unreachable());
@@ -165,11 +155,88 @@ fn a_backend_that_the_proxy_had_chosen_itself_and_that_failed_is_not_lost() {
     assert_eq!(bench.told(2), (vec![], vec![]));
     bench.end(3, second.id, Outcome::Gone("on another backend".to_owned()));
     let (proxy, log) = bench.told(3);
-    let [ToProxy::Recover(third)] = proxy.as_slice() else { panic!("{proxy:?}") };
+    let [third] = <[_; 1]>::try_from(orders(&proxy)).unwrap();
     assert_eq!((third.flow.backend, third.flow.client), (backend(chosen), client(1)));
     assert!(matches!(third.take_in, TakeIn::Range { .. }), "the newer report counts");
     assert_eq!(log, [], "the client's connection goes on");
     bench.end(4, third.id, respliced());
     assert_eq!(bench.told(4).1, ended(1, Some(third.alternate)));
     assert_eq!(bench.counter("recoveries_running"), 0);
+}
+
+/// One after the other or together: three of four go to the backend of weight 3.
+#[test]
+fn alternates_are_chosen_by_weight() {
+    let weighted = CLUSTER.replace("100.3:80\"", "100.3:80\"\nweight = 3");
+    let mut together = Bench::of(&weighted, Limits::default());
+    together.fail(0, true, 1, (1..=80).map(|port| report(port, 1)).collect());
+    let orders = together.orders(0);
+    assert_eq!((to(&orders, 2), to(&orders, 3)), (20, 60));
+    let mut single = Bench::of(&weighted, Limits::default());
+    let mut orders = Vec::new();
+    for port in 1..=80 {
+        single.fail(0, false, 1, vec![report(port, 1)]);
+        let order = single.order(0);
+        single.end(0, order.id, respliced());
+        single.told(0);
+        orders.push(order);
+    }
+    assert_eq!((to(&orders, 2), to(&orders, 3)), (20, 60));
+}
+
+fn to(orders: &[RecoveryOrder], n: u8) -> usize {
+    orders.iter().filter(|order| order.alternate == backend(n)).count()
+}
+
+#[test]
+fn no_alternate_is_overrun_and_who_waits_keeps_its_place() {
+    let mut bench = Bench::of(&format!("{CLUSTER}alternate_limit = 4\n"), Limits::default());
+    bench.fail(0, true, 1, (1..=20).map(|port| report(port, 1)).collect());
+    let mut orders = bench.orders(0);
+    assert_eq!((to(&orders, 2), to(&orders, 3)), (4, 4));
+    let waiting = bench.manager.status().counters["recoveries_waiting"];
+    assert_eq!((waiting, bench.counter("recoveries_at_alternate_limit")), (12, 12));
+    for place in 0..20 {
+        bench.end(1, orders[place].id, respliced());
+        orders.extend(bench.orders(1));
+    }
+    let ports: Vec<u16> = orders.iter().map(|order| order.flow.client.port()).collect();
+    assert_eq!(ports, (1..=20).collect::<Vec<_>>());
+    assert_eq!((bench.counter("resplices"), bench.counter("recoveries_waiting")), (20, 0));
+}
+
+#[test]
+fn who_waits_goes_on_when_its_alternate_fails_and_is_reset_in_time() {
+    let mut bench = Bench::of(&format!("{CLUSTER}alternate_limit = 1\n"), Limits::default());
+    bench.fail(0, true, 3, vec![]);
+    bench.fail(0, true, 1, vec![report(1, 1), report(2, 1)]);
+    assert_eq!(bench.orders(0).len(), 1);
+    bench.fail(1, true, 2, vec![]);
+    let resets = bench.told(1).0.iter().filter(|message| matches!(message, ToProxy::Reset { .. })).count();
+    assert!(resets >= 2, "nobody is left");
+    let mut bench = Bench::of(&format!("{CLUSTER}alternate_limit = 1\n"), Limits::default());
+    bench.fail(0, true, 3, vec![]);
+    bench.fail(0, true, 1, vec![report(1, 1)]);
+    bench.fail(500, false, 1, vec![report(2, 1)]);
+    bench.told(500);
+    bench.manager.handle_timeout(Time::from_millis(1000));
+    assert_eq!(to(&bench.orders(1000), 2), 1, "the first one's time is up, the second has its place");
+    assert_eq!(bench.manager.poll_timeout(), Some(Time::from_millis(1500)));
+}
+
+/// A bad link makes living hosts seem dead: one that was only silent is asked before the client is reset, after all others.
+#[test]
+fn a_silent_backend_is_the_last_resort() {
+    let mut bench = Bench::new();
+    bench.fail_by(0, Evidence::HostSilent, true, 2, vec![]);
+    bench.fail_by(0, Evidence::HostSilent, true, 1, vec![report(1, 1)]);
+    let [first] = <[_; 1]>::try_from(bench.orders(0)).unwrap();
+    assert_eq!(first.alternate, backend(3));
+    bench.end(1, first.id, unreachable());
+    let second = bench.order(1);
+    assert_eq!(second.alternate, backend(2));
+    bench.end(2, second.id, unreachable());
+    assert!(bench.reset(2).starts_with("no alternate is left"));
+    bench.fail_by(20_000, Evidence::HostSilent, false, 3, vec![report(2, 3)]);
+    assert_eq!(bench.reset(20_000), "no alternate backend is up", "silent for so long it is dead");
 }

@@ -105,7 +105,11 @@ impl Bench {
     }
 
     fn with(limits: Limits) -> Self {
-        let cluster = Cluster::parse(CLUSTER, "test").unwrap();
+        Self::of(CLUSTER, limits)
+    }
+
+    fn of(cluster: &str, limits: Limits) -> Self {
+        let cluster = Cluster::parse(cluster, "test").unwrap();
         let mut bench = Self { manager: Manager::new(&cluster, limits, 100), number: 0 };
         bench.manager.handle_proxy_connected();
         bench.manager.handle_log_connected(L1);
@@ -131,10 +135,12 @@ impl Bench {
     }
 
     fn order(&mut self, ms: u64) -> RecoveryOrder {
-        match self.told(ms).0.as_slice() {
-            [ToProxy::Recover(order)] => (**order).clone(),
-            other => panic!("{other:?}"),
-        }
+        let [order] = <[_; 1]>::try_from(self.orders(ms)).unwrap();
+        order
+    }
+
+    fn orders(&mut self, ms: u64) -> Vec<RecoveryOrder> {
+        orders(&self.told(ms).0)
     }
 
     fn reset(&mut self, ms: u64) -> String {
@@ -145,10 +151,21 @@ impl Bench {
     }
 
     fn fail(&mut self, ms: u64, down: bool, failed: u8, connections: Vec<ConnectionReport>) {
+        self.fail_by(ms, Evidence::PrematureFin, down, failed, connections);
+    }
+
+    fn fail_by(
+        &mut self,
+        ms: u64,
+        evidence: Evidence,
+        down: bool,
+        failed: u8,
+        connections: Vec<ConnectionReport>,
+    ) {
         self.number += 1;
         let message = FromLog::Failed {
             number: self.number,
-            evidence: Evidence::PrematureFin,
+            evidence,
             noticed_us: 50,
             backend_down: down,
             backend: backend(failed),
@@ -170,6 +187,15 @@ impl Bench {
     }
 }
 
+/// Of all messages.
+fn orders(told: &[ToProxy]) -> Vec<RecoveryOrder> {
+    let orders = |message: &ToProxy| match message {
+        ToProxy::Recover(orders) => orders.clone(),
+        _ => Vec::new(),
+    };
+    told.iter().flat_map(orders).collect()
+}
+
 fn respliced() -> Outcome {
     Outcome::Respliced { resent: 3, taken_in: 4, steps: vec![("re-spliced".to_owned(), 500)] }
 }
@@ -187,7 +213,8 @@ fn a_recovery_from_notice_to_record() {
     let mut bench = Bench::new();
     bench.fail(10, true, 1, vec![report(1, 1)]);
     let (proxy, _) = bench.told(10);
-    let [ToProxy::Backend { up: false, .. }, ToProxy::Recover(order)] = proxy.as_slice() else { panic!() };
+    let [ToProxy::Backend { up: false, .. }, ToProxy::Recover(orders)] = proxy.as_slice() else { panic!() };
+    let [order] = orders.as_slice() else { panic!() };
     bench.end(12, order.id, respliced());
     assert_eq!(bench.told(12).1, ended(1, Some(order.alternate)));
     let record = bench.last();

@@ -76,7 +76,7 @@ fn orders_and_resets_wait_for_the_proxy() {
     assert!(proxy.contains(&ToProxy::Backend { backend: backend(1), up: false }));
     let of = |port| {
         move |message: &ToProxy| match message {
-            ToProxy::Recover(order) => order.flow.client == client(port),
+            ToProxy::Recover(orders) => orders.iter().any(|order| order.flow.client == client(port)),
             ToProxy::Reset { flow, .. } => flow.client == client(port),
             _ => false,
         }

@@ -210,7 +210,7 @@ impl Proxy {
 
     pub(crate) fn order(&mut self) -> RecoveryOrder {
         match self.read() {
-            ToProxy::Recover(order) => *order,
+            ToProxy::Recover(mut orders) if orders.len() == 1 => orders.remove(0),
             other => panic!("{other:?}"),
         }
     }

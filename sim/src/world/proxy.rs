@@ -104,13 +104,15 @@ impl World {
             return;
         }
         match message {
-            ToProxy::Recover(order) => {
-                self.note_order(&order);
-                let client = order.flow.client;
-                self.recovered.insert(client);
-                self.proxy.orders.insert(order.id, client);
-                self.checks.recovering(client, Seq(order.client_next));
-                self.proxy.engine.handle_order(self.now, *order);
+            ToProxy::Recover(orders) => {
+                for order in orders {
+                    self.note_order(&order);
+                    let client = order.flow.client;
+                    self.recovered.insert(client);
+                    self.proxy.orders.insert(order.id, client);
+                    self.checks.recovering(client, Seq(order.client_next));
+                    self.proxy.engine.handle_order(self.now, order);
+                }
             }
             ToProxy::Reset { flow, end, reason } => {
                 self.note(|| format!("RESET {} on {}: {reason}", flow.client, flow.backend));

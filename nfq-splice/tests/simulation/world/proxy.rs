@@ -3,34 +3,40 @@
 use super::*;
 
 impl World {
+    fn order_one(&mut self, order: RecoveryOrder) {
+        self.note(|| {
+            format!(
+                "ORDER {} {} -> {}: replay {} resend {} from {} {}",
+                order.id,
+                order.flow.client,
+                order.alternate,
+                order.replay.len(),
+                order.resend.len(),
+                order.resend_from,
+                short(&order.take_in)
+            )
+        });
+        let client = order.flow.client;
+        // A date behind a hole is compared like everything there.
+        let dated = |(_, piece): &(u64, Vec<u8>)| {
+            let text = String::from_utf8_lossy(piece);
+            ["Date: ", " 2026 ", "GMT"].iter().any(|part| text.contains(part))
+        };
+        if order.beyond.iter().any(dated) {
+            self.dated.insert(order.id);
+        }
+        self.bridged += u32::from(!order.beyond.is_empty());
+        self.orders.insert(order.id, client);
+        self.checks.recovering(client, Seq(order.client_next));
+        self.engine.handle_order(self.now, order);
+    }
+
     pub(super) fn order(&mut self, message: ToProxy) {
         match message {
-            ToProxy::Recover(order) => {
-                self.note(|| {
-                    format!(
-                        "ORDER {} {} -> {}: replay {} resend {} from {} {}",
-                        order.id,
-                        order.flow.client,
-                        order.alternate,
-                        order.replay.len(),
-                        order.resend.len(),
-                        order.resend_from,
-                        short(&order.take_in)
-                    )
-                });
-                let client = order.flow.client;
-                // A date behind a hole is compared like everything there.
-                let dated = |(_, piece): &(u64, Vec<u8>)| {
-                    let text = String::from_utf8_lossy(piece);
-                    ["Date: ", " 2026 ", "GMT"].iter().any(|part| text.contains(part))
-                };
-                if order.beyond.iter().any(dated) {
-                    self.dated.insert(order.id);
+            ToProxy::Recover(orders) => {
+                for order in orders {
+                    self.order_one(order);
                 }
-                self.bridged += u32::from(!order.beyond.is_empty());
-                self.orders.insert(order.id, client);
-                self.checks.recovering(client, Seq(order.client_next));
-                self.engine.handle_order(self.now, *order);
             }
             ToProxy::Reset { flow, end, reason } => {
                 self.note(|| format!("RESET {}: {reason}", flow.client));
