@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use lab::Lab;
 use lab::bench::splice::{Contender, Measure, Plan};
-use lab::bench::{Bench, Order, Outcome, bench, detection, log, recovery};
+use lab::bench::{Bench, Order, Outcome, bench, detection, log, recovery, soak};
 
 const LENGTH: Duration = Duration::from_millis(100);
 
@@ -73,7 +73,8 @@ fn order(bench: Bench) -> Order {
     let (plan, log) = (Plan::new(1, LENGTH), log::Plan::new(1, LENGTH));
     let recovery = recovery::Plan::new(0);
     let detection = detection::Plan::new(0, Duration::ZERO);
-    Order { bench, plan, log, detection, recovery, resume: false, output: std::path::PathBuf::new() }
+    let soak = soak::Plan::new(Duration::ZERO);
+    Order { bench, plan, log, soak, detection, recovery, resume: false, output: std::path::PathBuf::new() }
 }
 
 fn run(name: &str, order: Order, expected: &[&str]) -> Result<()> {

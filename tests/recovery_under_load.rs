@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use lab::Lab;
 use lab::bench::splice::Plan;
-use lab::bench::{Bench, Order, bench, detection, log, recovery};
+use lab::bench::{Bench, Order, bench, detection, log, recovery, soak};
 
 #[test]
 fn no_kind_of_load_notices_more_than_a_pause() -> Result<()> {
@@ -18,6 +18,7 @@ fn no_kind_of_load_notices_more_than_a_pause() -> Result<()> {
         plan: Plan::new(1, Duration::from_secs(1)),
         recovery: recovery::Plan::short(),
         log: log::Plan::new(1, Duration::from_secs(1)),
+        soak: soak::Plan::new(Duration::ZERO),
         detection: detection::Plan::new(0, Duration::ZERO),
         resume: false,
         output: dir.join("recovery"),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use lab::bench::{Bench, Order, detection, log, recovery, splice};
+use lab::bench::{Bench, Order, detection, log, recovery, soak, splice};
 use lab::settings::{
     Front, LinkSettings, Path, Settings, nodes, parse_bytes, parse_duration, parse_rate, parse_share,
 };
@@ -72,6 +72,14 @@ pub(crate) enum Verb {
     /// Accept all packets of a queue, for `bench log`.
     #[command(hide = true)]
     AcceptAll { queue: u16 },
+    /// Read a segment log and verify it, for `bench soak`.
+    #[command(hide = true)]
+    ReadLog {
+        log: PathBuf,
+        /// Sleep until lapped, again and again.
+        #[arg(long)]
+        slow: bool,
+    },
     /// The emulator of the client's link, started by `up`.
     #[command(hide = true)]
     LinkEmulator { settings: String },
@@ -168,9 +176,9 @@ pub(crate) struct Measure {
     /// Of detection: override in `cluster.toml`, like `detector.probe_after_ms=50`.
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
-    /// Of splice and log: length of each measurement.
-    #[arg(long, value_parser = parse_duration, default_value = "2s")]
-    length: Duration,
+    /// Of splice and log: length of each measurement, by default 2s. Of soak: of all of it, by default 600s.
+    #[arg(long, value_parser = parse_duration)]
+    length: Option<Duration>,
     /// Of splice and log: only these contenders.
     #[arg(long, value_delimiter = ',')]
     contenders: Vec<String>,
@@ -192,8 +200,9 @@ impl Measure {
         let name = self.what.to_possible_value().map(|value| value.get_name().to_owned());
         let output = || PathBuf::from("target/bench").join(name.unwrap_or_default());
         let rounds = self.rounds.unwrap_or(5);
-        let mut plan = splice::Plan::new(rounds, self.length);
-        let mut log = log::Plan::new(rounds, self.length);
+        let length = self.length.unwrap_or(Duration::from_secs(2));
+        let mut plan = splice::Plan::new(rounds, length);
+        let mut log = log::Plan::new(rounds, length);
         let healthy = Duration::from_secs(self.healthy);
         let mut detection = detection::Plan::new(self.rounds.unwrap_or(200), healthy);
         choose(&mut detection.kinds, &self.kinds)?;
@@ -211,6 +220,7 @@ impl Measure {
             detection,
             recovery: self.recovery.clone(),
             log,
+            soak: soak::Plan::new(self.length.unwrap_or(Duration::from_secs(600))),
             resume: self.resume,
             output: self.output.clone().unwrap_or_else(output),
         })

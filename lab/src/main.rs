@@ -85,6 +85,7 @@ fn run(cli: &Cli) -> Result<ExitCode> {
         }
         Verb::Fetch(arguments) => return measure(&lab, arguments),
         Verb::AcceptAll { queue } => accept_all::accept_all(*queue)?,
+        Verb::ReadLog { log, slow } => bench::soak::read_log(log, *slow)?,
         Verb::LinkEmulator { settings } => link::emulate(serde_json::from_str(settings)?)?,
     }
     Ok(ExitCode::SUCCESS)

@@ -5,6 +5,7 @@ pub mod log;
 mod output;
 pub mod recovery;
 mod rows;
+pub mod soak;
 pub mod splice;
 mod taken;
 mod usage;
@@ -28,6 +29,8 @@ pub enum Bench {
     Splice,
     /// The logger beside plain forwarding and other ways to record.
     Log,
+    /// The logger at full speed for long: does the log have every byte?
+    Soak,
     /// Thousands of failing servers under a mixed load: what clients notice, beside other proxies.
     Recovery,
     /// The time from a failure to its declaration, and failures declared that were none.
@@ -43,6 +46,8 @@ pub struct Order {
     pub plan: splice::Plan,
     /// How `log` is measured.
     pub log: log::Plan,
+    /// How `soak` is done.
+    pub soak: soak::Plan,
     /// How `detection` is measured.
     pub detection: detection::Plan,
     /// How `recovery` is measured.
@@ -91,6 +96,7 @@ pub fn bench(lab: &Lab, order: &Order, progress: &mut dyn FnMut(&str)) -> Result
             let version = version(&commit, Daemon::NfqSplice)?;
             splice::measure(lab, &order.plan, &version, (&log, order.resume), progress)?
         }
+        Bench::Soak => soak::measure(lab, &order.soak, progress)?,
         Bench::Log => {
             let version = version(&commit, Daemon::NfqLogger)?;
             log::measure(lab, &order.log, &version, (&log, order.resume), progress)?
