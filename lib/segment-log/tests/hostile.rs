@@ -29,14 +29,74 @@ fn refusals(path: &LogPath) -> (Refusal, Refusal) {
     (Reader::open(path).unwrap_err().refusal, Writer::open(path, RING).unwrap_err().refusal)
 }
 
+/// Overwrites bytes of the file.
+fn change(path: &LogPath, at: u64, bytes: &[u8]) {
+    OpenOptions::new().write(true).open(path).unwrap().write_all_at(bytes, at).unwrap();
+}
+
+/// Gives the file's header another version, with the right checksum.
+fn set_version(path: &LogPath, version: u32) {
+    let mut bytes = [0; FILE_HEADER_BYTES];
+    OpenOptions::new().read(true).open(path).unwrap().read_exact_at(&mut bytes, 0).unwrap();
+    let header = FileHeader { version, ..FileHeader::from_bytes(bytes) }.sealed();
+    change(path, 0, &header.to_bytes());
+}
+
 #[test]
-fn every_message_names_the_file_and_a_remedy() {
+fn every_message_names_the_file_what_is_wrong_and_a_remedy() {
+    type Damage = fn(&LogPath);
+    let cases: [(Damage, &str); 6] = [
+        (|path| change(path, 0, &[7; 100]), "not a segment log: name the right file"),
+        (
+            |path| set_version(path, VERSION - 1),
+            "stop its writer, remove it and start the writer of this version",
+        ),
+        (|path| change(path, 20, &[1]), "corrupt (checksum of the file header); stop its writer, remove it"),
+        (
+            |path| change(path, CONTROL_OFFSET as u64, &[0xff; 56]),
+            "corrupt (alignment of the log); stop its writer, remove it",
+        ),
+        (
+            |path| OpenOptions::new().write(true).open(path).unwrap().set_len(5000).unwrap(),
+            "truncated: 5000 bytes instead of 20480; stop",
+        ),
+        (
+            |path| fs::set_permissions(path, fs::Permissions::from_mode(0o666)).unwrap(),
+            "writable by others: somebody else made this file; remove it",
+        ),
+    ];
+    for (damage, remedy) in cases {
+        let path = LogPath::new();
+        drop(written(&path));
+        damage(&path);
+        let message = Writer::open(&path, RING).unwrap_err().to_string();
+        assert!(message.contains(path.to_str().unwrap()) && message.contains(remedy), "{message}");
+    }
     let path = LogPath::new();
-    fs::write(&path, vec![7; 100]).unwrap();
-    let message = Reader::open(&path).unwrap_err().to_string();
-    assert!(message.contains(path.to_str().unwrap()) && message.contains("name the right file"), "{message}");
     let message = Writer::open(&path, 5000).unwrap_err().to_string();
     assert!(message.contains("change ring_bytes"), "{message}");
+}
+
+/// Every byte of the newest record's header, and of those that follow it to the end: the writer does not go on from it.
+#[test]
+fn a_log_whose_records_are_damaged_is_not_written_on() {
+    let path = LogPath::new();
+    let mut writer = written(&path);
+    let newest = writer.append(RecordMeta::default(), b"the last one").unwrap().bytes();
+    drop(writer);
+    let intact = fs::read(&path).unwrap();
+    let header = (4096 + newest % RING) as usize;
+    for at in header..header + 64 {
+        change(&path, at as u64, &[!intact[at]]);
+        let (refusal, mut reader) =
+            (Writer::open(&path, RING).unwrap_err().refusal, Reader::open(&path).unwrap());
+        assert!(matches!(refusal, Refusal::Corrupt(_)), "byte {}: {refusal}", at - header);
+        let end = std::iter::repeat_with(|| reader.next().map(|record| record.is_some()))
+            .find(|result| !matches!(result, Ok(true)));
+        assert!(matches!(end, Some(Err(ReadError::Corrupt { .. }))), "byte {}: {end:?}", at - header);
+        change(&path, at as u64, &[intact[at]]);
+    }
+    assert_eq!(Writer::open(&path, RING).unwrap().epoch(), 2);
 }
 
 #[test]
@@ -69,12 +129,15 @@ fn other_versions_and_sizes_are_refused() {
     let path = LogPath::new();
     drop(written(&path));
     assert!(matches!(Writer::open(&path, 2 * RING).unwrap_err().refusal, Refusal::OtherSize { .. }));
-    let file = OpenOptions::new().read(true).write(true).open(&path).unwrap();
-    let mut bytes = [0; FILE_HEADER_BYTES];
-    file.read_exact_at(&mut bytes, 0).unwrap();
-    let other = FileHeader { version: VERSION + 1, ..FileHeader::from_bytes(bytes) }.sealed();
-    file.write_all_at(&other.to_bytes(), 0).unwrap();
-    assert!(matches!(refusals(&path), (Refusal::Version { .. }, Refusal::Version { .. })));
+    for version in [VERSION - 1, VERSION + 1, 0, u32::MAX] {
+        set_version(&path, version);
+        let right = |refusal: &Refusal| matches!(refusal, Refusal::Version { found, expected } if (*found, *expected) == (version, VERSION));
+        let (reader, writer) = refusals(&path);
+        assert!(right(&reader) && right(&writer), "{version}: {reader} {writer}");
+    }
+    // Nothing of it was touched.
+    set_version(&path, VERSION);
+    assert_eq!(Writer::open(&path, RING).unwrap().epoch(), 2);
 }
 
 #[test]
