@@ -141,7 +141,7 @@ fn with_options(flow: Flow, seq: u32, field: &[u8], payload: &[u8]) -> Vec<u8> {
     let room = field.len().next_multiple_of(4);
     let body = [field, &vec![0; room - field.len()], payload].concat();
     let mut packet = SegmentBuilder { seq: Seq(seq), ack: Some(Seq(501)), payload: &body, ..ends }.build();
-    packet[32] = ((20 + room) / 4 << 4) as u8;
+    packet[32] = (5 + room as u8 / 4) << 4;
     packet::fill_checksum(&mut packet).unwrap();
     assert_eq!(OPTIONS + body.len(), packet.len());
     packet
@@ -170,7 +170,9 @@ proptest! {
         let (mut bench, flow) = opened(Limits::default());
         let mut packet = segment(flow.client, flow.backend, 101, ACK, &[7; 20]);
         let original = packet.clone();
-        changes.iter().for_each(|(at, value)| packet[*at] = *value);
+        for (at, value) in &changes {
+            packet[*at] = *value;
+        }
         if repaired {
             let _ = packet::fill_checksum(&mut packet);
         }

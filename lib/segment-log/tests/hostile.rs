@@ -86,15 +86,15 @@ fn a_log_whose_records_are_damaged_is_not_written_on() {
     drop(writer);
     let intact = fs::read(&path).unwrap();
     let header = (4096 + newest % RING) as usize;
-    for at in header..header + 64 {
-        change(&path, at as u64, &[!intact[at]]);
+    for (at, byte) in intact.iter().enumerate().skip(header).take(64) {
+        change(&path, at as u64, &[!byte]);
         let (refusal, mut reader) =
             (Writer::open(&path, RING).unwrap_err().refusal, Reader::open(&path).unwrap());
         assert!(matches!(refusal, Refusal::Corrupt(_)), "byte {}: {refusal}", at - header);
         let end = std::iter::repeat_with(|| reader.next().map(|record| record.is_some()))
             .find(|result| !matches!(result, Ok(true)));
         assert!(matches!(end, Some(Err(ReadError::Corrupt { .. }))), "byte {}: {end:?}", at - header);
-        change(&path, at as u64, &[intact[at]]);
+        change(&path, at as u64, &[*byte]);
     }
     assert_eq!(Writer::open(&path, RING).unwrap().epoch(), 2);
 }

@@ -92,7 +92,7 @@ impl User {
         let mut command = Command::new(format!("/proc/self/fd/{}", program.as_raw_fd()));
         command.args(["--exact", "as_another_user", "--nocapture", "--test-threads=1"]);
         command.env(ROLE, role).env(PATH, &**path).current_dir("/").uid(user).gid(group);
-        let mut child = command.stdout(Stdio::piped()).spawn().expect("are you root?");
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
         Self(child, lines)
     }

@@ -11,7 +11,7 @@ mod sum;
 mod verdict;
 
 use std::net::SocketAddrV4;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Barrier;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -162,7 +162,7 @@ impl<'a> Watch<'a> {
 }
 
 /// The number of the last record, once no more come.
-fn settled(log: &PathBuf) -> Result<u64> {
+fn settled(log: &Path) -> Result<u64> {
     let reader = Reader::open(log)?;
     let (mut last, mut since) = (reader.stats()?.newest, Instant::now());
     while since.elapsed() < QUIET {

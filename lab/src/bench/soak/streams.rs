@@ -109,12 +109,16 @@ impl Streams {
         self.account.laps += 1;
         self.account.lost_records += records;
         self.account.lost_bytes += bytes;
-        self.open.values_mut().for_each(|connection| connection.lapped = true);
+        for connection in self.open.values_mut() {
+            connection.lapped = true;
+        }
     }
 
     pub(super) fn finish(mut self) -> Account {
         let ports: Vec<u16> = self.open.keys().copied().collect();
-        ports.into_iter().for_each(|port| self.close(port));
+        for port in ports {
+            self.close(port);
+        }
         self.account
     }
 }
