@@ -1,5 +1,7 @@
 //! Chunked transfer coding (RFC 9112 §7.1): only where it ends, the data stay where they are.
 
+use crate::extension::Extension;
+
 /// Longest line that announces a chunk, extensions included, bytes.
 const MAX_CHUNK_LINE: usize = 4 << 10;
 /// Longest trailer section, bytes.
@@ -22,7 +24,7 @@ enum State {
     Size,
     /// Blanks after the size, that only an extension may follow.
     Blank,
-    Extension,
+    Extension(Extension),
     SizeLf,
     Data,
     DataCr,
@@ -72,7 +74,7 @@ impl Chunked {
     fn step(&mut self, byte: u8) -> Result<State, &'static str> {
         self.line += 1;
         match self.state {
-            State::SizeStart | State::Size | State::Blank | State::Extension | State::SizeLf => {
+            State::SizeStart | State::Size | State::Blank | State::Extension(_) | State::SizeLf => {
                 self.size_line(byte)
             }
             State::TrailerStart | State::TrailerName | State::TrailerValue | State::TrailerLf => {
@@ -92,10 +94,12 @@ impl Chunked {
         match (self.state, byte) {
             (State::SizeStart | State::Size, b) if b.is_ascii_hexdigit() => self.digit(b),
             (State::Size | State::Blank, b' ' | b'\t') => Ok(State::Blank),
-            (State::Size | State::Blank, b';') | (State::Extension, b'\t' | b' '..=b'~' | 0x80..) => {
-                Ok(State::Extension)
+            (State::Size | State::Blank, b';') => Ok(State::Extension(Extension::Start)),
+            (State::Size, b'\r') => Ok(State::SizeLf),
+            (State::Extension(extension), b'\r') if extension.complete() => Ok(State::SizeLf),
+            (State::Extension(extension), _) => {
+                extension.step(byte).map(State::Extension).ok_or("malformed chunk extension")
             }
-            (State::Size | State::Extension, b'\r') => Ok(State::SizeLf),
             (State::SizeLf, b'\n') => {
                 Ok(self.next_line(if self.left == 0 { State::TrailerStart } else { State::Data }))
             }

@@ -12,6 +12,7 @@
 mod body;
 mod chunked;
 mod compare;
+mod extension;
 mod field;
 mod framer;
 mod head;
