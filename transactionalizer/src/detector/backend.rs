@@ -2,93 +2,20 @@
 
 use std::time::Duration;
 
-use cluster::config::{Check, Detector};
+use cluster::config::Check;
 use cluster::control::HealthState;
 use packet::Time;
 
+use super::application::ApplicationCheck;
+use super::finding::{Finding, Output};
 use super::hysteresis::Hysteresis;
-use super::probing::{Answer, ProbeId, Probing, Question, Step, Verdict};
-
-/// What was found out about a backend.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Finding {
-    /// Its host answered no probe while something was owed.
-    HostSilent,
-    /// The network called its host unreachable while something was owed.
-    HostUnreachable,
-    /// Its host answers, but refuses connections, while something was owed.
-    ServiceGone,
-    /// The second opinion that was asked for: it serves.
-    Serves,
-    /// The second opinion that was asked for: it does not.
-    ServesNot,
-    /// The application answers the operator's check, asked at this moment.
-    Answers(Time),
-    /// It does not.
-    AnswersNot(Time),
-    /// Idle heartbeats failed.
-    HeartbeatLost,
-    /// Its application accepts, but answers no heartbeats: frozen, or busy with what it was asked before.
-    HeartbeatMute,
-    /// It is down, and that was no mistake: its service is gone.
-    Gone,
-    /// Heartbeats succeed again.
-    Up,
-}
-
-/// What a backend wants done.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Output {
-    /// Send a probe.
-    Probe(ProbeId, Question),
-    /// A first probe of its host was not answered: ask on a connection, too. A host whose queue of new connections is full
-    /// drops SYNs, but answers there.
-    KeepAlive,
-    /// React.
-    Found(Finding),
-}
-
-/// Durations in force, from `[detector]`.
-#[derive(Debug, Clone, Copy)]
-pub struct Limits {
-    /// Silence before a host is probed.
-    pub probe_after: Duration,
-    probe_interval: Duration,
-    probe_failures: u32,
-    heartbeat: Duration,
-    /// Good heartbeats that bring a backend back: at first, and at most when it fails again and again.
-    pub(super) successes: (u32, u32),
-    check: Check,
-}
+use super::limits::Limits;
+use super::probing::{Answer, ProbeId, Probing, Question, Verdict, step};
 
 /// Probes of a heartbeat, within its interval.
 const HEARTBEAT_PROBES: u32 = 3;
 /// Heartbeats in a row that find a live host without its service.
 const BAD_HEARTBEATS: u32 = 2;
-
-impl Limits {
-    /// Zeros count as one, so that no timer runs hot.
-    pub fn new(config: &Detector) -> Self {
-        let millis = |value: u64| Duration::from_millis(value.max(1));
-        let successes = config.heartbeat_successes.max(1);
-        Self {
-            probe_after: millis(config.probe_after_ms),
-            probe_interval: millis(config.probe_interval_ms),
-            probe_failures: config.probe_failures.clamp(1, 100),
-            heartbeat: millis(config.heartbeat_ms),
-            successes: (successes, config.heartbeat_successes_most.max(successes)),
-            check: config.check,
-        }
-    }
-
-    /// How an application is asked.
-    fn application(&self) -> Question {
-        match self.check {
-            Check::Http => Question::Application,
-            Check::Tcp => Question::Service,
-        }
-    }
-}
 
 /// A backend as the detector sees it.
 #[derive(Debug)]
@@ -108,8 +35,7 @@ pub struct Backend {
     ask_again: bool,
     /// The opinion is asked for again at this moment.
     opinion_due: Option<Time>,
-    /// Whether the application answers, and since when that is asked.
-    application: Option<(Probing, Time)>,
+    application: ApplicationCheck,
     heartbeat: Option<Probing>,
     heartbeat_due: Time,
     failures: u32,
@@ -130,7 +56,7 @@ impl Backend {
             opinion: None,
             ask_again: false,
             opinion_due: None,
-            application: None,
+            application: ApplicationCheck::new(),
             heartbeat: None,
             heartbeat_due: now + limits.heartbeat,
             failures: 0,
@@ -155,7 +81,8 @@ impl Backend {
             Self { maintenance: true, .. } => HealthState::Maintenance,
             Self { up: false, .. } if self.hysteresis.good() > 0 => HealthState::Returning,
             Self { up: false, .. } => HealthState::Down,
-            Self { silence: Some(_), .. } | Self { application: Some(_), .. } => HealthState::Suspected,
+            Self { silence: Some(_), .. } => HealthState::Suspected,
+            Self { application, .. } if application.underway() => HealthState::Suspected,
             _ => HealthState::Up,
         }
     }
@@ -223,8 +150,12 @@ impl Backend {
 
     /// Somebody needs to know within `patience` whether its application answers.
     pub fn ask_application(&mut self, patience: Duration, now: Time) {
-        let question = || Probing::new(self.limits.application(), patience, 1);
-        self.application.get_or_insert_with(|| (question(), now));
+        self.application.ask(self.limits.application(), patience, now);
+    }
+
+    /// What its application has taken of late to answer such a question.
+    pub fn slowest_answer(&self, now: Time) -> Duration {
+        self.application.slowest(now)
     }
 
     /// Its failure was declared.
@@ -234,7 +165,7 @@ impl Backend {
         }
         self.up = false;
         self.silence = None;
-        self.application = None;
+        self.application.cancel();
         self.heartbeat = None;
         self.heartbeat_due = now + self.limits.heartbeat;
         self.failures = 0;
@@ -242,13 +173,12 @@ impl Backend {
 
     /// A probe met with something.
     pub fn handle_answer(&mut self, id: ProbeId, answer: Answer, now: Time, out: &mut Vec<Output>) {
-        let application = self.application.as_mut().map(|(probing, _)| probing);
         if let Some(verdict) = answer_to(self.silence.as_mut(), id, answer, now) {
             self.end_silence(verdict, now, out);
         } else if let Some(verdict) = answer_to(self.opinion.as_mut(), id, answer, now) {
             self.end_opinion(verdict, out);
-        } else if let Some(verdict) = answer_to(application, id, answer, now) {
-            self.end_application(verdict, out);
+        } else if let Some(finding) = self.application.handle_answer(id, answer, now) {
+            out.push(Output::Found(finding));
         } else if let Some(verdict) = answer_to(self.heartbeat.as_mut(), id, answer, now) {
             self.end_heartbeat(verdict, now, out);
         }
@@ -257,7 +187,7 @@ impl Backend {
     /// Does what is due. `next_id` names new probes.
     pub fn poll(&mut self, now: Time, next_id: &mut u64, out: &mut Vec<Output>) {
         let before = out.len();
-        if let Some(verdict) = step(self.silence.as_mut(), Question::Host, now, next_id, out) {
+        if let Some(verdict) = step(self.silence.as_mut(), now, next_id, out) {
             self.end_silence(verdict, now, out);
         } else if out.len() > before && self.silence.as_ref().is_some_and(Probing::doubtful) {
             out.push(Output::KeepAlive);
@@ -265,18 +195,14 @@ impl Backend {
         if self.opinion_due.take_if(|due| *due <= now).is_some() {
             self.ask_opinion();
         }
-        if let Some(verdict) = step(self.opinion.as_mut(), Question::Service, now, next_id, out) {
+        if let Some(verdict) = step(self.opinion.as_mut(), now, next_id, out) {
             self.end_opinion(verdict, out);
             // A renewed question starts at once.
-            step(self.opinion.as_mut(), Question::Service, now, next_id, out);
+            step(self.opinion.as_mut(), now, next_id, out);
         }
-        let application = self.application.as_mut().map(|(probing, _)| probing);
-        if let Some(verdict) = step(application, self.limits.application(), now, next_id, out) {
-            self.end_application(verdict, out);
-        }
+        self.application.poll(now, next_id, out);
         self.start_heartbeat(now);
-        let question = self.heartbeat_question();
-        if let Some(verdict) = step(self.heartbeat.as_mut(), question, now, next_id, out) {
+        if let Some(verdict) = step(self.heartbeat.as_mut(), now, next_id, out) {
             self.end_heartbeat(verdict, now, out);
         }
     }
@@ -284,9 +210,8 @@ impl Backend {
     /// When [`Backend::poll`] is due.
     pub fn due(&mut self, now: Time) -> Time {
         let heartbeat = self.heartbeat.as_mut().map_or(self.heartbeat_due, |probing| probing.due(now));
-        let application = self.application.as_mut().map(|(probing, _)| probing);
-        let probings = [self.silence.as_mut(), self.opinion.as_mut(), application].into_iter().flatten();
-        let questions = probings.map(|probing| probing.due(now));
+        let probings = [self.silence.as_mut(), self.opinion.as_mut()].into_iter().flatten();
+        let questions = probings.map(|probing| probing.due(now)).chain(self.application.due(now));
         questions.chain(self.opinion_due).fold(heartbeat, Time::min)
     }
 
@@ -312,12 +237,6 @@ impl Backend {
             _ => out.push(Output::Found(Finding::ServesNot)),
         }
         self.ask_again = false;
-    }
-
-    fn end_application(&mut self, verdict: Verdict, out: &mut Vec<Output>) {
-        let Some((_, asked)) = self.application.take() else { return };
-        let good = verdict == Verdict::Alive;
-        out.push(Output::Found(if good { Finding::Answers(asked) } else { Finding::AnswersNot(asked) }));
     }
 
     /// While it is up and traffic flows there are no heartbeats (paper §3.5).
@@ -368,24 +287,4 @@ impl Backend {
 
 fn answer_to(probing: Option<&mut Probing>, id: ProbeId, answer: Answer, now: Time) -> Option<Verdict> {
     probing.filter(|probing| probing.owns(id))?.handle_answer(answer, now)
-}
-
-fn step(
-    probing: Option<&mut Probing>,
-    question: Question,
-    now: Time,
-    next_id: &mut u64,
-    out: &mut Vec<Output>,
-) -> Option<Verdict> {
-    let probing = probing?;
-    match probing.poll(now) {
-        Step::Wait(_) => None,
-        Step::Done(verdict) => Some(verdict),
-        Step::Send => {
-            *next_id += 1;
-            probing.handle_sent(ProbeId(*next_id), now);
-            out.push(Output::Probe(ProbeId(*next_id), question));
-            None
-        }
-    }
 }

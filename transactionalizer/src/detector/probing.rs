@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use packet::Time;
 
+use super::finding::Output;
+
 /// Names a probe between the engine and its shell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct ProbeId(pub u64);
@@ -79,7 +81,10 @@ pub struct Probing {
     attempts: u32,
     sent: Vec<ProbeId>,
     due: Time,
-    accepted: Option<Time>,
+    /// How long an accepted connection is watched.
+    watch: Duration,
+    /// Until when the accepted connection is watched.
+    settled: Option<Time>,
     forgiven: u32,
     /// Of those sent: how many could not be.
     not_sent: u32,
@@ -98,22 +103,29 @@ impl Probing {
             attempts,
             sent: vec![],
             due,
-            accepted: None,
+            watch: interval,
+            settled: None,
             forgiven: 0,
             not_sent: 0,
             unreachable: 0,
         }
     }
 
+    /// The same, but the application has so much time for its answer once a connection was accepted.
+    #[must_use]
+    pub fn watching(self, watch: Duration) -> Self {
+        Self { watch, ..self }
+    }
+
     /// A first probe has gone unanswered.
     pub fn doubtful(&self) -> bool {
-        self.sent.len() > 1 && self.accepted.is_none()
+        self.sent.len() > 1 && self.settled.is_none()
     }
 
     /// What to do at `now`.
     pub fn poll(&mut self, now: Time) -> Step {
-        if let Some(accepted) = self.accepted {
-            return self.poll_accepted(now, accepted);
+        if let Some(settled) = self.settled {
+            return self.poll_accepted(now, settled);
         }
         if self.sent.is_empty() {
             return Step::Send;
@@ -121,8 +133,7 @@ impl Probing {
         if now < self.due {
             return Step::Wait(self.due);
         }
-        if now.since(self.due) > self.interval && self.forgiven < FORGIVEN {
-            self.forgiven += 1;
+        if self.forgives(self.due, now) {
             self.due = now + self.interval;
             return Step::Wait(self.due);
         }
@@ -144,14 +155,28 @@ impl Probing {
         }
     }
 
-    fn poll_accepted(&self, now: Time, accepted: Time) -> Step {
-        let settled = accepted + self.interval;
-        match self.question {
-            Question::Host => Step::Done(Verdict::Alive),
-            _ if now < settled => Step::Wait(settled),
-            Question::Service => Step::Done(Verdict::Alive),
-            Question::Application => Step::Done(Verdict::Mute),
+    fn poll_accepted(&mut self, now: Time, settled: Time) -> Step {
+        if self.question == Question::Host {
+            return Step::Done(Verdict::Alive);
         }
+        if now < settled {
+            return Step::Wait(settled);
+        }
+        if self.question == Question::Service {
+            return Step::Done(Verdict::Alive);
+        }
+        if self.forgives(settled, now) {
+            let again = now + self.watch;
+            self.settled = Some(again);
+            return Step::Wait(again);
+        }
+        Step::Done(Verdict::Mute)
+    }
+
+    fn forgives(&mut self, due: Time, now: Time) -> bool {
+        let forgiven = now.since(due) > self.interval && self.forgiven < FORGIVEN;
+        self.forgiven += u32::from(forgiven);
+        forgiven
     }
 
     /// A probe was sent.
@@ -182,9 +207,29 @@ impl Probing {
             Answer::Accepted | Answer::Closed if self.question == Question::Host => Some(Verdict::Alive),
             Answer::Refused | Answer::Closed | Answer::Bad => Some(Verdict::Refused),
             Answer::Accepted => {
-                self.accepted.get_or_insert(now);
+                self.settled.get_or_insert(now + self.watch);
                 None
             }
+        }
+    }
+}
+
+/// What is due of a question, if there is one; `next_id` names a new probe.
+pub(super) fn step(
+    probing: Option<&mut Probing>,
+    now: Time,
+    next_id: &mut u64,
+    out: &mut Vec<Output>,
+) -> Option<Verdict> {
+    let probing = probing?;
+    match probing.poll(now) {
+        Step::Wait(_) => None,
+        Step::Done(verdict) => Some(verdict),
+        Step::Send => {
+            *next_id += 1;
+            probing.handle_sent(ProbeId(*next_id), now);
+            out.push(Output::Probe(ProbeId(*next_id), probing.question));
+            None
         }
     }
 }
@@ -277,6 +322,16 @@ mod tests {
         assert_eq!(probing.clone().handle_answer(Answer::Closed, at(3)), Some(Verdict::Refused));
         assert_eq!(probing.clone().handle_answer(Answer::Answered, at(3)), Some(Verdict::Alive));
         assert_eq!(probing.poll(at(21)), Step::Done(Verdict::Alive));
+    }
+
+    #[test]
+    fn a_pause_of_our_own_is_no_silence_of_an_application_either() {
+        let mut probing = sent(Question::Application).watching(Duration::from_millis(50));
+        assert_eq!(probing.handle_answer(Answer::Accepted, at(1)), None);
+        assert_eq!(probing.poll(at(50)), Step::Wait(at(51)));
+        assert_eq!(probing.poll(at(500)), Step::Wait(at(550)));
+        assert_eq!(probing.clone().handle_answer(Answer::Answered, at(501)), Some(Verdict::Alive));
+        assert_eq!(probing.poll(at(550)), Step::Done(Verdict::Mute));
     }
 
     #[test]

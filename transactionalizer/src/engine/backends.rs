@@ -5,8 +5,9 @@ use std::collections::{BTreeSet, HashSet};
 use cluster::control::{Evidence, Flow};
 use packet::Time;
 
-use crate::detector::backend::{Backend, Limits};
+use crate::detector::backend::Backend;
 use crate::detector::kinds::Pool;
+use crate::detector::limits::Limits;
 use crate::detector::margin::Margin;
 
 /// A backend and its connections.

@@ -3,7 +3,7 @@
 //! That is a suspicion, not yet a failure: a busy machine makes everything late. So the application is asked the operator's
 //! question. It does not answer, and nothing comes on any other connection meanwhile: the backend has failed. It answers:
 //! only this response is late, and its connection is given up when it is so by far. What comes after all
-//! teaches patience.
+//! teaches patience, and so do slow answers to the question, and timers of our own that were looked at late.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -26,8 +26,10 @@ const FAR_TOO_LATE: u32 = 4;
 const LEAST_LIMIT: Duration = Duration::from_secs(1);
 /// Late connections that make a backend's failure of none that progresses.
 const MANY: usize = 2;
-/// The longest wait for the answer to a check.
-const CHECK_PATIENCE: Duration = Duration::from_secs(2);
+/// A check may take so many times what the slowest one took of late,
+const AS_SLOW_AGAIN: u32 = 2;
+/// and so many times what we were late ourselves: to answer it takes an application more than one turn on a processor.
+const TURNS: u32 = 16;
 
 /// An overdue debt.
 #[derive(Debug, Clone, Copy)]
@@ -92,13 +94,16 @@ impl Engine {
     ) {
         let Some(debt) = self.debt(flow, live) else { return };
         let late = self.note_late(flow, &debt, now);
+        let bounds = self.bounds();
         let Some(backend) = self.backends.get_mut(&flow.backend) else { return };
         let alone = backend.progressed <= late.since && backend.late.len() >= MANY;
-        if now >= debt.limit && (alone || backend.answered >= late.suspected) {
+        // As long as the check is not answered, that decides.
+        if now >= debt.limit && backend.answered >= late.suspected {
             return self.give_up_late(flow, debt.since, alone, now, log, out);
         }
-        let floor = Duration::from_millis(self.cluster.detector.timeout_floor_ms.max(1));
-        let patience = (floor * backend.margin.factor(now)).min(CHECK_PATIENCE);
+        let (floor, ceiling) = (bounds.floor * backend.margin.factor(now), bounds.ceiling);
+        let slow = backend.health.slowest_answer(now) * AS_SLOW_AGAIN;
+        let patience = floor.max(slow).max(self.lateness.get(now) * TURNS).min(ceiling);
         backend.health.ask_application(patience, now);
         let next = if now < debt.limit { debt.limit.min(now + debt.timeout) } else { now + patience };
         if let Some(entry) = self.entries.get_mut(&flow) {

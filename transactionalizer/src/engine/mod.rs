@@ -18,8 +18,9 @@ use cluster::tags::TagRules;
 use packet::Time;
 
 use crate::detector::Kinds;
-use crate::detector::backend::Limits;
+use crate::detector::limits::Limits;
 use crate::detector::probing::{ProbeId, Question};
+use crate::detector::worst::Worst;
 use crate::kept::Total;
 use crate::spans::Record;
 
@@ -128,6 +129,10 @@ pub struct Engine {
     next_probe: u64,
     /// When timers were last looked at.
     latest: Time,
+    /// When that was asked to be done next.
+    awaited: Option<Time>,
+    /// How much later than asked it was done: on a busy machine we are not the only ones who wait for a processor.
+    lateness: Worst,
     /// What happened how often.
     pub counters: Counters,
 }
@@ -158,6 +163,8 @@ impl Engine {
             live: None,
             next_probe: 0,
             latest: now,
+            awaited: None,
+            lateness: Worst::new(timers::LATENESS_HALF_LIFE),
             counters: Counters::default(),
             cluster,
         }

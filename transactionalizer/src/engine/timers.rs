@@ -6,7 +6,7 @@ use std::time::Duration;
 use cluster::control::{Evidence, Flow};
 use packet::Time;
 
-use crate::detector::backend::{Finding, Output};
+use crate::detector::finding::{Finding, Output};
 use crate::detector::probing::{Answer, ProbeId};
 use crate::spans::LogBytes;
 
@@ -15,6 +15,9 @@ use super::{Action, Engine};
 
 /// A SYN repeated for longer than this is nobody's hurry any more.
 const SYN_PATIENCE: Duration = Duration::from_secs(3);
+
+/// How long it is remembered that timers were looked at late.
+pub(super) const LATENESS_HALF_LIFE: Duration = Duration::from_secs(10);
 
 /// When something is to be done about a connection.
 #[derive(Debug, Clone, Copy, Default)]
@@ -70,16 +73,22 @@ impl Engine {
         let backends = self.backends.values_mut().map(|backend| backend.health.due(now)).min();
         let connections = self.timers.first().map(|(time, _)| *time);
         let unended = self.unended.due(now, self.managers);
-        backends.into_iter().chain(connections).chain(unended).fold(now + Duration::from_secs(1), Time::min)
+        let all = backends.into_iter().chain(connections).chain(unended);
+        let due = all.fold(now + Duration::from_secs(1), Time::min);
+        self.awaited = Some(due);
+        due
     }
 
-    /// Does what is due. Call it when the log has been read to its end and all probe answers are in: what has arrived but
-    /// not been looked at must not count as silence.
+    /// Does what was due at `now`. Call it when the log has been read to its end and all probe answers are in that came
+    /// before `now`: what has arrived but not been looked at must not count as silence.
     pub fn handle_timers(&mut self, now: Time, log: &dyn LogBytes, out: &mut Vec<Action>) {
         self.latest = now;
         self.forget(now);
         if self.live.is_none() {
             return;
+        }
+        if let Some(awaited) = self.awaited.take() {
+            self.lateness.note(now.since(awaited), now);
         }
         self.fail_postponed(now, log, out);
         while let Some((time, flow)) = self.timers.first().copied().filter(|(time, _)| *time <= now) {

@@ -45,6 +45,8 @@ pub(crate) struct Shell {
     actions: Vec<Action>,
     /// Barriers that hold, each with the number of the record up to which the log must be read before it counts.
     barriers: Vec<(u64, u64)>,
+    /// When the sockets were last looked at.
+    looked: Time,
     configuration: Configuration,
     node: String,
     stop: OwnedFd,
@@ -78,6 +80,7 @@ impl Shell {
             engine: Engine::new(cluster, now()),
             actions: vec![],
             barriers: vec![],
+            looked: now(),
             configuration,
             node: node.to_owned(),
             stop,
@@ -98,7 +101,8 @@ impl Shell {
                     self.engine.fence_again(&mut self.actions);
                 }
                 self.engine.handle_fences(&self.link.poll_fenced(), now());
-                self.engine.handle_timers(now(), &self.bytes, &mut self.actions);
+                // Not later: an answer that came since would be taken for silence.
+                self.engine.handle_timers(self.looked, &self.bytes, &mut self.actions);
                 self.act();
             }
             if self.wait(drained)? {
@@ -216,9 +220,11 @@ impl Shell {
         let probes = interest.len();
         interest.extend(self.prober.interest());
         let ready = poll_ready(&interest, timeout)?;
+        let looked = now();
         if let Some(waker) = self.log.waker().filter(|_| drained) {
             waker.disarm();
         }
+        self.looked = looked;
         let any = |from: usize, to: usize| ready.get(from..to).unwrap_or_default().contains(&true);
         let (stopped, link_ready) = (any(0, 1), any(link, managers));
         let hung_up = any(1, link);

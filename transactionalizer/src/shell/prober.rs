@@ -16,7 +16,7 @@ use transactionalizer::detector::probing::{Answer, ProbeId, Question};
 /// Probes under way at most; further ones are not sent.
 const MAX_PROBES: usize = 256;
 /// A probe is given up after this time, whoever still waits for it.
-const LIFETIME: Duration = Duration::from_secs(3);
+const LIFETIME: Duration = Duration::from_secs(12);
 
 #[derive(Debug)]
 struct Probe {

@@ -1,0 +1,96 @@
+//! What makes the detector patient with applications: load, its own lateness, lost packets.
+
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use common::{Conn, World, b1, conn, frozen, get, lives, response};
+use transactionalizer::detector::probing::Question;
+
+/// Sends request number `i` of a keep-alive connection; gives the stream offsets before it.
+fn ask(world: &mut World, conn: Conn, i: u32) -> (u32, u32) {
+    let (request, reply) = (get("/a").len() as u32, response(100).len() as u32);
+    world.client(conn, i * request, &get("/a"), i * reply);
+    ((i + 1) * request, i * reply)
+}
+
+fn serve(world: &mut World, conn: Conn, i: u32, millis: u64) {
+    let (asked, at) = ask(world, conn, i);
+    world.run(millis, lives);
+    world.backend(conn, at, &response(100), asked);
+    world.client(conn, asked, b"", at + response(100).len() as u32);
+}
+
+/// Everything becomes slow at once, as on a busy machine: nothing is called failed, and patience grows.
+#[test]
+fn a_busy_machine_is_not_a_failed_backend() {
+    let mut world = World::new();
+    let conns: Vec<Conn> = (0..4).map(|i| conn(5000 + i, b1())).collect();
+    for conn in &conns {
+        world.open(*conn);
+    }
+    for i in 0..20 {
+        for conn in &conns {
+            serve(&mut world, *conn, i, 2);
+        }
+    }
+    for i in 20..40 {
+        let (asked, at) = conns.iter().map(|conn| ask(&mut world, *conn, i)).last().unwrap();
+        for conn in &conns {
+            // Not even the check is answered in time.
+            world.run(150, frozen);
+            world.backend(*conn, at, &response(100), asked);
+            world.client(*conn, asked, b"", at + response(100).len() as u32);
+        }
+    }
+    assert_eq!(world.actions, []);
+    assert!(world.counter("suspicions_withdrawn") > 0);
+    assert!(world.engine.status().health[0].margin > 1);
+}
+
+/// The check of a starved machine's application takes as long as that of a frozen one would be given.
+#[test]
+fn who_is_late_himself_gives_others_more_time() {
+    let detected_after = |late: u64| {
+        let mut world = World::new();
+        let conn = conn(5000, b1());
+        world.open(conn);
+        (0..20).for_each(|i| serve(&mut world, conn, i, 2));
+        let due = world.engine.next_timer(world.now);
+        world.now = due;
+        world.pass(late);
+        world.timers();
+        ask(&mut world, conn, 20);
+        let asked = world.now;
+        while world.failures().is_empty() {
+            world.run(1, frozen);
+        }
+        world.now.since(asked).as_millis()
+    };
+    assert!((395..=410).contains(&detected_after(0)), "{}", detected_after(0));
+    // 60 ms late: 16 times as much for an answer.
+    assert!((1150..=1170).contains(&detected_after(60)), "{}", detected_after(60));
+    assert!(detected_after(5000) <= 5300, "bounded");
+}
+
+#[test]
+fn a_check_whose_first_syn_is_lost_is_repeated_in_time() {
+    let mut world = World::new();
+    let conn = conn(5000, b1());
+    world.open(conn);
+    (0..20).for_each(|i| serve(&mut world, conn, i, 2));
+    let (asked, at) = ask(&mut world, conn, 20);
+    let mut lost = 0;
+    for _ in 0..800 {
+        world.pass(1);
+        world.timers();
+        let checks = world.probes.iter().filter(|(.., question)| *question == Question::Application).count();
+        if lost == 0 && checks > 0 {
+            lost = checks;
+            world.probes.retain(|(.., question)| *question != Question::Application);
+        }
+        world.answer(&lives);
+    }
+    assert_eq!((lost, world.failures().len()), (1, 0));
+    world.backend(conn, at, &response(100), asked);
+}
