@@ -10,6 +10,10 @@ impl World {
         let client = if from_client.is_some() { segment.source() } else { segment.destination() };
         if from_client.is_some() {
             self.log_client(client, number, &segment);
+            // What ends the old backend's connection may pass.
+            if self.fenced.contains(&(client, number)) && !segment.flags().rst() {
+                return self.note(|| format!("fence drops {}", show(&packet.bytes)));
+            }
             return self.transmit(2, Node::Backend(number), packet);
         }
         if self.fenced.contains(&(client, number)) {
