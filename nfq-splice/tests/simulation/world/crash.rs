@@ -33,7 +33,7 @@ impl World {
                 self.excuses.insert(connection.client, why);
             }
         }
-        if self.scenario.differs() {
+        if self.scenario.differs() || !self.dated.is_empty() {
             self.excuse_unknown();
         }
         self.engine = Engine::new(Settings::new(&self.scenario.cluster), Secret::new(KEY));
