@@ -211,7 +211,7 @@ impl Core {
         let granted = replay.granted(recovery.client_ack(), leg.window);
         let debts = debts(&mut recovery, replay, &leg, start);
         let next = recovery.isn() + 1;
-        let client_end = recovery.client_ack() + recovery.held.len() as u32;
+        let client_end = recovery.client_ack().max(recovery.held.end());
         let server_end = recovery.point + beyond.len() as u32 + u32::from(left_fin);
         let allowed = self.settings.splice.hold_bytes as u32;
         self.splice(flow, &leg, delta, debts, Window::new(next, client_end, server_end, allowed));
@@ -231,14 +231,17 @@ impl Core {
         self.tell(recovery.order.id, outcome);
     }
 
-    /// Held client bytes go on; without any, an acknowledgement opens the alternate's window.
+    /// Held client bytes go on, unless the alternate has to take older ones first; an acknowledgement opens its window.
     fn release(&mut self, flow: &mut Flow, recovery: &Recovery, leg: &BackendLeg, start: Seq, window: u32) {
         let first = Seq(recovery.order.client_next);
         if let State::Spliced(crate::flow::Splice { debts: Some(debts), .. }) = &mut flow.state {
             self.pay_client(&flow.leg, debts);
             self.pay_backend(&flow.leg, debts);
+            self.release_held(&flow.leg, debts);
+        } else {
+            self.forward_held(&flow.leg, &recovery.held, leg, start, window);
         }
-        self.forward_client_bytes(&flow.leg, leg, first, &recovery.held, start, window);
+        self.forward_client_bytes(&flow.leg, leg, first, &[], start, window);
     }
 
     /// In pieces of one segment, as far as the client's window goes; a FIN goes with the last one, or alone. None of it has
@@ -288,5 +291,6 @@ fn debts(recovery: &mut Recovery, replay: Sender, leg: &BackendLeg, start: Seq) 
         point: recovery.point,
         client_next,
         absorbed: 0,
+        held: recovery.held.moved_to(client_next),
     }))
 }

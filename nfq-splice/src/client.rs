@@ -64,7 +64,7 @@ impl Core {
                 return Some(flow.expected_of_splice(&splice.window?));
             }
             State::Recovering(recovery) => {
-                let limit = recovery.reassembly.next() + self.settings.splice.hold_bytes as u32;
+                let limit = recovery.held.next() + self.settings.splice.hold_bytes as u32;
                 (recovery.client_ack(), limit, acked, recovery.point + max_window)
             }
             State::Answering(answering) => {

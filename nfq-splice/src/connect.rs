@@ -8,6 +8,7 @@ use packet::{Flags, SegmentBuilder, Seq, TcpSegment};
 
 use crate::common::Core;
 use crate::flow::{Closing, Connect, Debts, Flow, Repeat, Setup, Splice, State};
+use crate::held::Held;
 use crate::leg::{self, BackendLeg, ClientLeg};
 use crate::routing::{NoBackend, Unusable};
 use crate::sender::{Piece, Sender};
@@ -130,6 +131,7 @@ impl Core {
                 point: setup.iss + 1,
                 client_next,
                 absorbed: 0,
+                held: Held::new(client_next, self.settings.splice.hold_bytes),
             })
         })
     }

@@ -5,6 +5,7 @@ use packet::{Reassembly, Seq, Time};
 use std::net::SocketAddr;
 
 use crate::bridge::Bridge;
+use crate::held::Held;
 use crate::leg::{BackendLeg, ClientLeg};
 use crate::sender::Sender;
 use crate::take_in::Comparison;
@@ -118,6 +119,8 @@ pub(crate) struct Debts {
     pub(crate) client_next: Seq,
     /// Bytes that were taken over since the splice because the client had no room for them.
     pub(crate) absorbed: usize,
+    /// What the client sent meanwhile.
+    pub(crate) held: Held,
 }
 
 /// How far a connection that the proxy translates itself has been closed.
@@ -144,8 +147,7 @@ pub(crate) struct Recovery {
     pub(crate) resend_first: Seq,
     pub(crate) resend: Sender,
     /// Client bytes beyond S that arrived meanwhile.
-    pub(crate) held: Vec<u8>,
-    pub(crate) reassembly: Reassembly,
+    pub(crate) held: Held,
     pub(crate) attempt: Attempt,
     /// What is taken in behind p.
     pub(crate) bridge: Bridge,

@@ -4,13 +4,14 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use cluster::control::{FromProxy, Outcome, RecoveryOrder};
-use packet::{Flags, Reassembly, SegmentBuilder, Seq, SynOptions, TcpSegment};
+use packet::{Flags, SegmentBuilder, Seq, SynOptions, TcpSegment};
 
 use crate::action::Action;
 use crate::bridge::Bridge;
 use crate::common::Core;
 use crate::connect::{SYN_TIMEOUT, SYN_TRIES};
 use crate::flow::{Attempt, Flow, Recovery, Repeat, Setup, Splice, State};
+use crate::held::Held;
 use crate::leg;
 use crate::sender::Sender;
 
@@ -82,6 +83,9 @@ impl Core {
         }
         let owed = splice.debts.as_ref().map(|debts| debts.to_backend.clone());
         complete(&mut order, owed.as_ref());
+        let none = Held::new(Seq(order.client_next), self.settings.splice.hold_bytes);
+        let before = splice.debts.as_ref().map(|debts| debts.held.moved_to(Seq(order.client_next)));
+        let held = before.unwrap_or(none);
         let mut first = Seq(order.resend_from) + splice.delta;
         let mut bytes = std::mem::take(&mut order.resend);
         if let Some(debts) = &splice.debts {
@@ -98,9 +102,7 @@ impl Core {
             flow.leg.acked = first;
         }
         let bridge = Bridge::new(std::mem::take(&mut order.beyond));
-        let unseen = splice.kernel;
         let resend = self.resend(flow, splice, first, bytes);
-        let limit = self.settings.splice.hold_bytes;
         let recovery = Recovery {
             arrived: self.now,
             steps: Vec::new(),
@@ -108,8 +110,7 @@ impl Core {
             point,
             resend_first: first,
             resend,
-            held: Vec::new(),
-            reassembly: Reassembly::new(Seq(order.client_next), limit),
+            held,
             attempt: Attempt::Waiting,
             bridge,
             owed,
@@ -117,9 +118,7 @@ impl Core {
         };
         flow.state = State::Recovering(Box::new(recovery));
         self.pay_from_log(flow);
-        if unseen {
-            self.ask_client(flow);
-        }
+        self.ask_client(flow);
         self.connect_alternate(flow);
     }
 
@@ -159,6 +158,7 @@ impl Core {
         } else {
             recovery.order = RecoveryOrder { resend: Vec::new(), ..order };
             complete(&mut recovery.order, recovery.owed.as_ref());
+            recovery.held = recovery.held.moved_to(Seq(recovery.order.client_next));
         }
         recovery.deadline = self.now + self.settings.recovery_timeout;
         flow.state = State::Recovering(Box::new(recovery));
@@ -189,7 +189,7 @@ impl Core {
         let State::Recovering(recovery) = &mut flow.state else { return };
         let flags = segment.flags();
         if flags.rst() {
-            let exact = segment.seq() == recovery.reassembly.next() || segment.seq() == recovery.client_ack();
+            let exact = segment.seq() == recovery.held.next() || segment.seq() == recovery.client_ack();
             let (next, window) = (recovery.client_ack(), self.settings.splice.hold_bytes as u32);
             return if exact {
                 self.client_left(flow);
@@ -201,12 +201,9 @@ impl Core {
             recovery.resend.handle_ack(self.now, segment.ack(), flow.leg.window.unwrap_or(0) as usize);
         }
         let old = segment.seq().before(recovery.client_ack());
-        let Recovery { held, reassembly, .. } = &mut **recovery;
-        if held.len() + segment.payload().len() <= self.settings.splice.hold_bytes {
-            reassembly.push(segment.seq(), segment.payload(), &mut |bytes| held.extend_from_slice(bytes));
-        } else {
-            self.counters.count("held_bytes_limit_dropped");
-        }
+        self.hold(&mut recovery.held, segment);
+        let numbers = (recovery.point, recovery.client_ack(), self.settings.splice.hold_bytes as u32);
+        self.report_gap(&flow.leg, &recovery.held, segment, numbers);
         self.pay_from_log(flow);
         if old {
             self.answer_probe(flow);

@@ -168,14 +168,17 @@ impl Core {
             }
             short = segment.flags().ack() && !segment.flags().rst() && segment.ack().before(debts.point);
         }
-        if short {
+        let holds = splice.debts.as_ref().is_some_and(|debts| debts.holds_back(segment));
+        if holds {
+            self.hold_back(flow, segment);
+        } else if short {
             self.speak_for_client(flow, segment);
         }
         let State::Spliced(splice) = &mut flow.state else { return Pass::No };
         splice.closing.client_fin |= segment.flags().fin();
         self.note_close(flow);
         self.settle_debts(flow);
-        if short { Pass::No } else { Pass::Translated(translation) }
+        if short || holds { Pass::No } else { Pass::Translated(translation) }
     }
 
     /// The backend's bytes begin at `point`: what the client lacks before it is the proxy's to repeat, and takes of its window.
@@ -216,6 +219,10 @@ impl Core {
             if segment.seq().before(debts.point - splice.delta) && !segment.payload().is_empty() {
                 self.counters.count("taken_in_again_dropped");
                 return self.acknowledge_taken_in(flow, segment);
+            }
+            // The client was told more when its first backend failed: to it this is an old acknowledgement.
+            if flow.resplices > 0 && debts.is_outdated(segment) {
+                return Pass::No;
             }
             let most = self.settings.splice.hold_bytes;
             if debts.absorb(&flow.leg, segment, splice.delta, most) {
@@ -299,6 +306,9 @@ impl Core {
     /// Once nothing is owed any more, the kernel may take over.
     fn settle_debts(&mut self, flow: &mut Flow) {
         let State::Spliced(splice) = &mut flow.state else { return };
+        if let Some(debts) = &mut splice.debts {
+            self.release_held(&flow.leg, debts);
+        }
         let paid = splice
             .debts
             .as_ref()

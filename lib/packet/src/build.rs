@@ -24,6 +24,8 @@ pub struct SegmentBuilder<'a> {
     pub syn: Option<SynOptions>,
     /// TSval and TSecr.
     pub timestamps: Option<(u32, u32)>,
+    /// One selective acknowledgement, its first byte and the one behind its last (RFC 2018).
+    pub sack: Option<(Seq, Seq)>,
     /// Data; packet and headers must stay within 65,535 bytes.
     pub payload: &'a [u8],
 }
@@ -40,6 +42,7 @@ impl SegmentBuilder<'_> {
             window: 0,
             syn: None,
             timestamps: None,
+            sack: None,
             payload: &[],
         }
     }
@@ -62,6 +65,11 @@ impl SegmentBuilder<'_> {
             field.extend([kind::NOP, kind::NOP, kind::TIMESTAMPS, 10]);
             field.extend(value.to_be_bytes());
             field.extend(echo.to_be_bytes());
+        }
+        if let Some((first, end)) = self.sack {
+            field.extend([kind::NOP, kind::NOP, kind::SACK, 10]);
+            field.extend(first.0.to_be_bytes());
+            field.extend(end.0.to_be_bytes());
         }
         field
     }

@@ -7,5 +7,6 @@ mod fields;
 mod icmp;
 mod large;
 mod options;
+mod uploads;
 mod windows;
 mod world;
