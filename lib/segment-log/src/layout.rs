@@ -10,6 +10,9 @@
 //! is contiguous: where the ring's end leaves too little room, a [`Kind::Pad`] fills it and the record begins at 0. Pads also
 //! fill gaps between records that the kernel put into the ring at a distance.
 //!
+//! **Payload left out** ([`Flags::PAYLOAD_LEFT_OUT`](crate::Flags::PAYLOAD_LEFT_OUT)): the message is the packet's IP and TCP header,
+//! followed by [`LEFT_OUT_BYTES`] that say what is missing. What the kernel put behind it is free again.
+//!
 //! **Commit.** `Control::committed` is the number of the last complete record and selects the [`Mark`] that says where it
 //! ends; the other mark is the one that the writer changes next. So a writer killed at any instruction leaves a whole mark.
 //!
@@ -18,16 +21,20 @@
 //!
 //! Everything is in the machine's byte order; a file from another order has another magic number.
 
+use crate::Flags;
 pub use crate::control::{Committed, Control, Mark};
 
 /// First bytes of every segment log.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"resplog\n");
 /// Changes with every change of this file.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// Bytes before the ring.
 pub const HEADER_BYTES: u64 = 4096;
 /// Where [`Control`] is.
 pub const CONTROL_OFFSET: usize = 256;
+/// Bytes behind the headers of a packet whose payload was left out: payload bytes (32 bits), sequence number at which the hash
+/// begins (32 bits), hash (128 bits).
+pub const LEFT_OUT_BYTES: usize = 24;
 /// Records begin and end at multiples of this.
 pub const ALIGN: u64 = 64;
 /// A ring is a multiple of this.
@@ -189,11 +196,18 @@ impl RecordHeader {
             Err("length of a record")
         } else if u64::from(self.payload_offset) < ALIGN || payload_end > total {
             Err("payload of a record")
+        } else if self.leaves_out() && (self.payload_bytes as usize) < LEFT_OUT_BYTES {
+            Err("what a record says of the payload that it leaves out")
         } else if self.kind != Kind::Segment as u16 && self.kind != Kind::Pad as u16 {
             Err("kind of a record")
         } else {
             Ok(self)
         }
+    }
+
+    /// Its message ends with what stands for the packet's payload.
+    pub fn leaves_out(&self) -> bool {
+        Flags::from_bits(self.flags).contains(Flags::PAYLOAD_LEFT_OUT)
     }
 
     /// To be skipped.

@@ -6,6 +6,8 @@
 //! * **Writing** is two steps, so that the kernel can put packets straight into the ring: [`Writer::reserve_slots`] gives
 //!   memory for many, [`Writer::commit_slot`] makes each record visible. [`Writer::flush`] wakes readers, once a batch.
 //!   A writer that is killed loses nothing that it committed: the next one attaches to the file and goes on.
+//! * **Large files**: of a packet whose payload can be had again elsewhere, [`Writer::commit_headers`] keeps the headers and a
+//!   running hash; the room that the payload took is used for what comes next.
 //! * **Reading** never blocks the writer. A [`Reader`] that falls behind by more than the ring is told exactly how many
 //!   records and bytes it lost ([`ReadError::Lapped`]) and goes on with the oldest record.
 //! * **Being seen**: a reader that [announces](Reader::announced) itself is listed with its lag while it lives.
@@ -33,5 +35,5 @@ mod atomics {
 pub use error::{OpenError, ReadError, Refusal, WriteError};
 pub use reader::{Reader, Stats};
 pub use readers::SeenReader;
-pub use record::{Flags, Position, Record, RecordMeta};
+pub use record::{Flags, LeftOut, Position, Record, RecordMeta};
 pub use writer::{Slots, Usage, Writer};

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::layout::RecordHeader;
+use crate::layout::{LEFT_OUT_BYTES, RecordHeader};
 
 /// Properties of a logged segment.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Hash)]
@@ -21,13 +21,16 @@ impl Flags {
     pub const GSO: Self = Self(8);
     /// From a backend to a client; otherwise from a client to a backend.
     pub const FROM_BACKEND: Self = Self(16);
+    /// Headers only: [`Record::left_out`] stands for the payload.
+    pub const PAYLOAD_LEFT_OUT: Self = Self(32);
 
-    const NAMES: [(Self, &'static str); 5] = [
+    const NAMES: [(Self, &'static str); 6] = [
         (Self::RETRANSMISSION, "retransmission"),
         (Self::OUT_OF_ORDER, "out-of-order"),
         (Self::HELD, "held"),
         (Self::GSO, "gso"),
         (Self::FROM_BACKEND, "from-backend"),
+        (Self::PAYLOAD_LEFT_OUT, "payload-left-out"),
     ];
 
     /// All of `other` are set.
@@ -91,16 +94,53 @@ pub struct RecordMeta {
     pub hold: u64,
 }
 
+/// What stands for a payload that is not kept, because it can be had again from where it came (paper §3.1: of a large file the
+/// location is saved).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct LeftOut {
+    /// Payload bytes of the segment, all of which are missing.
+    pub bytes: u32,
+    /// Sequence number of the first byte that `hash` covers; all from there to the segment's end were left out.
+    pub since: u32,
+    /// Running xxh3-128.
+    pub hash: u128,
+}
+
+impl LeftOut {
+    pub(crate) fn to_bytes(self) -> [u8; LEFT_OUT_BYTES] {
+        let mut out = [0; LEFT_OUT_BYTES];
+        let fields = [&self.bytes.to_ne_bytes()[..], &self.since.to_ne_bytes(), &self.hash.to_ne_bytes()];
+        for (to, from) in out.iter_mut().zip(fields.into_iter().flatten()) {
+            *to = *from;
+        }
+        out
+    }
+
+    fn from_bytes(bytes: [u8; LEFT_OUT_BYTES]) -> Self {
+        let [a, b, c, d, e, f, g, h, hash @ ..] = bytes;
+        Self {
+            bytes: u32::from_ne_bytes([a, b, c, d]),
+            since: u32::from_ne_bytes([e, f, g, h]),
+            hash: u128::from_ne_bytes(hash),
+        }
+    }
+}
+
 /// One logged segment, in the reader's memory.
 #[derive(Debug, Clone, Copy)]
 pub struct Record<'a> {
     header: RecordHeader,
     payload: &'a [u8],
+    left_out: Option<LeftOut>,
 }
 
 impl<'a> Record<'a> {
-    pub(crate) fn new(header: RecordHeader, payload: &'a [u8]) -> Self {
-        Self { header, payload }
+    /// `message` is what the header says that follows it; see [`RecordHeader::leaves_out`].
+    pub(crate) fn new(header: RecordHeader, message: &'a [u8]) -> Self {
+        let parts = message.split_last_chunk().filter(|_| header.leaves_out());
+        let (payload, left_out) =
+            parts.map_or((message, None), |(headers, last)| (headers, Some(LeftOut::from_bytes(*last))));
+        Self { header, payload, left_out }
     }
 
     /// Its number: 1 is the first record of the file, each next one is 1 more.
@@ -138,7 +178,12 @@ impl<'a> Record<'a> {
         self.header.payload_before
     }
 
-    /// The whole IP packet.
+    /// What stands for the segment's payload, if that was left out.
+    pub fn left_out(&self) -> Option<LeftOut> {
+        self.left_out
+    }
+
+    /// The whole IP packet; where its payload was [left out](Self::left_out), its IP and TCP header.
     pub fn payload(&self) -> &'a [u8] {
         self.payload
     }

@@ -12,12 +12,12 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use memmap2::{MmapMut, MmapOptions};
 
 use crate::layout::{
-    ALIGN, CONTROL_OFFSET, Committed, Control, FileHeader, HEADER_BYTES, Kind, MAGIC, RECORD_HEADER_BYTES,
-    RecordHeader, VERSION,
+    ALIGN, CONTROL_OFFSET, Committed, Control, FileHeader, HEADER_BYTES, Kind, LEFT_OUT_BYTES, MAGIC,
+    RECORD_HEADER_BYTES, RecordHeader, VERSION,
 };
 use crate::os::{self, failed};
 use crate::readers::{self, SeenReader};
-use crate::{OpenError, Position, RecordMeta, Refusal, WriteError, futex};
+use crate::{Flags, LeftOut, OpenError, Position, RecordMeta, Refusal, WriteError, futex};
 
 /// Writes segments into a segment log. Exists once per file.
 ///
@@ -285,6 +285,27 @@ impl Writer {
         self.state.end = header.position + u64::from(header.total_bytes);
         self.control().commit(self.state);
         Ok(Position(header.position))
+    }
+
+    /// As [`commit_slot`](Self::commit_slot), of a packet whose IP and TCP header is at `headers`: what `left_out` says takes the
+    /// place of its payload, of which at least [`LEFT_OUT_BYTES`] must have been reserved.
+    pub fn commit_headers(
+        &mut self,
+        meta: RecordMeta,
+        slot: usize,
+        headers: Range<usize>,
+        left_out: LeftOut,
+    ) -> Result<Position, WriteError> {
+        let reserved = self.reserved.ok_or(WriteError::NotReserved)?;
+        let end = headers.end.saturating_add(LEFT_OUT_BYTES);
+        if end > reserved.bytes || !(reserved.next..reserved.slots).contains(&slot) {
+            return Err(WriteError::NotReserved);
+        }
+        let at = self.offset(reserved.position(slot)) + RECORD_HEADER_BYTES + headers.end;
+        let place = self.map.get_mut(at..at + LEFT_OUT_BYTES).ok_or(WriteError::Corrupt)?;
+        place.copy_from_slice(&left_out.to_bytes());
+        let flags = meta.flags | Flags::PAYLOAD_LEFT_OUT;
+        self.commit_slot(RecordMeta { flags, ..meta }, slot, headers.start..end)
     }
 
     /// Both places are within what is reserved, so nobody reads there.

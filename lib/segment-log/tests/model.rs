@@ -6,7 +6,8 @@ mod common;
 
 use common::LogPath;
 use proptest::prelude::*;
-use segment_log::{Flags, Position, ReadError, Reader, RecordMeta, Slots, Writer};
+use segment_log::layout::LEFT_OUT_BYTES;
+use segment_log::{Flags, LeftOut, Position, ReadError, Reader, RecordMeta, Slots, Writer};
 
 const RING: u64 = 8192;
 
@@ -21,6 +22,8 @@ enum Step {
     WriteSlots {
         max: usize,
         fill: Vec<(usize, Option<usize>)>,
+        /// The payload is left out of every record whose number this divides; 0: of none.
+        left_out: u64,
     },
     ReserveOnly(usize),
     Read(usize),
@@ -37,8 +40,8 @@ fn step() -> impl Strategy<Value = Step> {
         after,
     });
     let slot = (0usize..40, prop::option::weighted(0.8, prop_oneof![0usize..30, 0usize..460]));
-    let slots = (500usize..600, prop::collection::vec(slot, 1..9))
-        .prop_map(|(max, fill)| Step::WriteSlots { max, fill });
+    let slots = (524usize..600, prop::collection::vec(slot, 1..9), 0u64..3)
+        .prop_map(|(max, fill, left_out)| Step::WriteSlots { max, fill, left_out });
     prop_oneof![
         10 => write,
         8 => slots,
@@ -59,11 +62,33 @@ fn record(number: u64, length: usize) -> (Vec<u8>, RecordMeta) {
     (payload_of(number, length), RecordMeta { time_ns: number * 3, flags: Flags::GSO, hold: number })
 }
 
+fn left_out_of(number: u64) -> LeftOut {
+    LeftOut { bytes: number as u32 + 1, since: u32::MAX - number as u32, hash: u128::from(number) << 77 | 5 }
+}
+
 struct Written {
     payload: Vec<u8>,
+    left_out: Option<LeftOut>,
     meta: RecordMeta,
     epoch: u32,
     position: Position,
+}
+
+impl Written {
+    fn logged_meta(&self) -> RecordMeta {
+        let flags = self.meta.flags.with(Flags::PAYLOAD_LEFT_OUT, self.left_out.is_some());
+        RecordMeta { flags, ..self.meta }
+    }
+
+    fn logged_bytes(&self) -> u64 {
+        let said = if self.left_out.is_some() { LEFT_OUT_BYTES } else { 0 };
+        (self.payload.len() + said) as u64
+    }
+
+    /// As [`Reader::read_at`] gives it.
+    fn readable(&self) -> Option<&Vec<u8>> {
+        Some(&self.payload).filter(|_| self.left_out.is_none())
+    }
 }
 
 struct System {
@@ -83,7 +108,7 @@ impl System {
         Self { path, writer, reader, written: Vec::new(), next: 0 }
     }
 
-    fn write_slots(&mut self, max: usize, fill: &[(usize, Option<usize>)]) {
+    fn write_slots(&mut self, max: usize, fill: &[(usize, Option<usize>)], left_out: u64) {
         let writer = self.writer.as_mut().unwrap();
         let Slots { memory, stride, length } = writer.reserve_slots(fill.len(), max).unwrap();
         let slots = memory.chunks_mut(stride).count();
@@ -99,8 +124,14 @@ impl System {
             let Some(length) = *length else { continue };
             let (payload, meta) = record(self.written.len() as u64, length);
             assert_eq!(writer.slot(slot)[*before..before + length], payload);
-            let position = writer.commit_slot(meta, slot, *before..before + length).unwrap();
-            self.written.push(Written { payload, meta, epoch: writer.epoch(), position });
+            let place = *before..before + length;
+            let number = self.written.len() as u64;
+            let left_out = (left_out > 0 && number.is_multiple_of(left_out)).then(|| left_out_of(number));
+            let position = match left_out {
+                Some(left_out) => writer.commit_headers(meta, slot, place, left_out).unwrap(),
+                None => writer.commit_slot(meta, slot, place).unwrap(),
+            };
+            self.written.push(Written { payload, left_out, meta, epoch: writer.epoch(), position });
         }
     }
 
@@ -110,7 +141,7 @@ impl System {
         let memory = writer.reserve(before + length + after).unwrap();
         memory[before..before + length].copy_from_slice(&payload);
         let position = writer.commit(meta, before..before + length).unwrap();
-        self.written.push(Written { payload, meta, epoch: writer.epoch(), position });
+        self.written.push(Written { payload, left_out: None, meta, epoch: writer.epoch(), position });
     }
 
     fn read(&mut self) -> bool {
@@ -127,12 +158,13 @@ impl System {
                 assert_eq!(record.epoch(), expected.epoch);
                 let meta =
                     RecordMeta { time_ns: record.time_ns(), flags: record.flags(), hold: record.hold() };
-                assert_eq!(meta, expected.meta);
+                assert_eq!(meta, expected.logged_meta());
+                assert_eq!(record.left_out(), expected.left_out);
                 self.next += 1;
             }
             Err(ReadError::Lapped { records, bytes }) => {
                 let lost = &self.written[self.next..self.next + records as usize];
-                assert_eq!(bytes, lost.iter().map(|record| record.payload.len() as u64).sum::<u64>());
+                assert_eq!(bytes, lost.iter().map(Written::logged_bytes).sum::<u64>());
                 self.next += records as usize;
                 assert!(self.next < self.written.len());
             }
@@ -144,7 +176,7 @@ impl System {
     fn apply(&mut self, step: &Step) {
         match *step {
             Step::Write { before, length, after } => self.write(before, length, after),
-            Step::WriteSlots { max, ref fill } => self.write_slots(max, fill),
+            Step::WriteSlots { max, ref fill, left_out } => self.write_slots(max, fill, left_out),
             Step::ReserveOnly(bytes) => self.writer.as_mut().unwrap().reserve(bytes).unwrap().fill(0xee),
             Step::Read(count) => (0..count).for_each(|_| _ = self.read()),
             Step::ReadAt(at) => self.read_at(at),
@@ -172,11 +204,11 @@ impl System {
     fn read_at(&self, at: usize) {
         let Some(written) = self.written.get(at % self.written.len().max(1)) else { return };
         if let Some(payload) = self.reader.read_at(written.position) {
-            assert_eq!(payload, written.payload);
+            assert_eq!(Some(&payload), written.readable());
         }
         // What fills the newest half of the ring is always there.
         let newest = self.written.last().unwrap();
-        assert_eq!(self.reader.read_at(newest.position).as_ref(), Some(&newest.payload));
+        assert_eq!(self.reader.read_at(newest.position).as_ref(), newest.readable());
     }
 }
 
