@@ -6,12 +6,14 @@
 //!
 //! * [`parse_request`]: a request head in a growing buffer, for routing.
 //! * [`RequestFramer`], [`ResponseFramer`]: where messages begin and end in a stream that arrives in pieces.
+//! * [`continuation`]: whether the rest of a body can be asked for alone.
 //! * [`range_request`]: a request changed to ask for the rest of a response, for recovery.
 //! * [`compare_heads`]: whether two executions gave the same response head, but for volatile values.
 
 mod body;
 mod chunked;
 mod compare;
+mod continuation;
 mod extension;
 mod field;
 mod framer;
@@ -23,6 +25,7 @@ mod response;
 mod response_framer;
 
 pub use compare::compare_heads;
+pub use continuation::{Continuation, continuation};
 pub use field::Fields;
 pub use framer::{Event, RequestFramer, Step};
 pub use head::{Refusal, Version};

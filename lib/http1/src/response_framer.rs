@@ -83,6 +83,15 @@ impl ResponseFramer {
         step.inspect_err(|refusal| self.state = State::Failed(*refusal))
     }
 
+    /// The next `bytes`, which nobody has seen, are of the body whose head said how long it is. `false`: such a body has not so
+    /// many left, and nothing was done.
+    pub fn skip(&mut self, bytes: u64) -> bool {
+        let State::Body(Body::Length(left)) = &mut self.state else { return false };
+        let rest = left.checked_sub(bytes);
+        *left = rest.unwrap_or(*left);
+        rest.is_some()
+    }
+
     fn feed_head(&mut self, bytes: &[u8]) -> Result<Step<ResponseHead>, Refusal> {
         let kind = *self.expected.front().ok_or(Refusal::new(502, "response without a request"))?;
         let (consumed, head) = self.head.feed(bytes, scan_response, |raw| ResponseHead::parse(raw, kind))?;

@@ -71,6 +71,18 @@ impl Reassembly {
         pushed
     }
 
+    /// The next `length` bytes have passed, and nobody will see them; `deliver` is called with what is in order now. `false`: pieces
+    /// of them are kept, and nothing was done.
+    pub fn skip(&mut self, length: u32, deliver: &mut dyn FnMut(&[u8])) -> bool {
+        let next = self.next + length;
+        if self.pieces.front().is_some_and(|(seq, _)| seq.before(next)) {
+            return false;
+        }
+        self.next = next;
+        self.drain(&mut Pushed::default(), deliver);
+        true
+    }
+
     fn emit(&mut self, data: &[u8], pushed: &mut Pushed, deliver: &mut dyn FnMut(&[u8])) {
         if !data.is_empty() {
             self.next = self.next + data.len() as u32;
@@ -154,6 +166,16 @@ mod tests {
             let beyond = oracle.iter().skip(expected.len()).flatten().count();
             prop_assert_eq!(reassembly.kept(), beyond);
         }
+    }
+
+    #[test]
+    fn what_is_skipped_joins_what_is_kept() {
+        let mut reassembly = Reassembly::new(Seq(u32::MAX - 1), 10);
+        let mut stream = Vec::new();
+        reassembly.push(Seq(2), b"abc", &mut |bytes| stream.extend_from_slice(bytes));
+        assert!(!reassembly.skip(5, &mut |bytes| stream.extend_from_slice(bytes)));
+        assert!(reassembly.skip(4, &mut |bytes| stream.extend_from_slice(bytes)));
+        assert_eq!((stream.as_slice(), reassembly.next(), reassembly.kept()), (&b"abc"[..], Seq(5), 0));
     }
 
     #[test]

@@ -124,12 +124,16 @@ pub(crate) fn address_at(packet: &[u8], at: usize, address_bytes: usize) -> IpAd
 
 impl Layout {
     pub(crate) fn of(packet: &[u8]) -> Result<Self, PacketError> {
-        let layout = match packet.first().ok_or(PacketError::Truncated)? >> 4 {
-            4 => Self::ipv4(packet)?,
-            6 => Self::ipv6(packet)?,
-            _ => return Err(PacketError::Version),
-        };
-        layout.with_tcp(packet)
+        Self::unterminated(packet)?.with_tcp(packet)
+    }
+
+    /// The IP header's part; its `end` is not compared with the packet's.
+    fn unterminated(packet: &[u8]) -> Result<Self, PacketError> {
+        match packet.first().ok_or(PacketError::Truncated)? >> 4 {
+            4 => Self::ipv4(packet),
+            6 => Self::ipv6(packet),
+            _ => Err(PacketError::Version),
+        }
     }
 
     fn ipv4(packet: &[u8]) -> Result<Self, PacketError> {
@@ -206,6 +210,13 @@ impl<'a> TcpSegment<'a> {
         Ok(Self { packet, layout: Layout::of(packet)? })
     }
 
+    /// As [`parse`](Self::parse), of a packet that was cut off behind its TCP header: a segment without data.
+    pub fn parse_headers(packet: &'a [u8]) -> Result<Self, PacketError> {
+        let layout = Layout::unterminated(packet)?;
+        let layout = Layout { end: packet.len(), ..layout }.with_tcp(packet)?;
+        Ok(Self { packet, layout: Layout { end: layout.payload, ..layout } })
+    }
+
     fn bytes<const N: usize>(&self, at: usize) -> [u8; N] {
         bytes_at(self.packet, at)
     }
@@ -244,6 +255,11 @@ impl<'a> TcpSegment<'a> {
     /// Window field, unscaled.
     pub fn window(&self) -> u16 {
         u16::from_be_bytes(self.bytes(self.layout.tcp + 14))
+    }
+
+    /// Length of the IP and TCP headers.
+    pub fn header_bytes(&self) -> usize {
+        self.layout.payload
     }
 
     /// The segment's data.
