@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use cluster::control::{
-    FromLog, FromProxy, LogStatus, ManagerStatus, ProxyStatus, ToLog, ToManager, ToProxy,
+    FromLog, FromProxy, LogStatus, LoggerStatus, ManagerStatus, ProxyStatus, ToLog, ToLogger, ToManager,
+    ToProxy,
 };
 use cluster::frame;
 use cluster::runtime::Runtime;
@@ -41,6 +42,11 @@ impl Lab {
             FromLog::Status(status) => Ok(status),
             _ => bail!("transactionalizer answered something else"),
         }
+    }
+
+    /// What `nfq-logger` says.
+    pub fn logger_status(&self) -> Result<LoggerStatus> {
+        self.ask(Daemon::NfqLogger, &ToLogger::Status)
     }
 
     /// Waits until every part is connected to every other and no backend is believed to be down.

@@ -44,6 +44,14 @@ counters! {
     retransmissions,
     /// Segments behind a hole.
     out_of_order,
+    /// Bodies of large files that are left out of the log.
+    large_bodies,
+    /// Orders to leave out what does not pass here (any more).
+    large_bodies_unknown,
+    /// Segments whose payload was left out of the log.
+    left_out_segments,
+    /// Its bytes.
+    left_out_bytes,
     /// FIN or RST of a backend held.
     held,
     /// Held segments that the judge let pass.

@@ -4,9 +4,9 @@ use std::collections::{BTreeSet, HashSet, VecDeque};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use cluster::control::{Flow, ToLogger};
+use cluster::control::{Flow, LargeBody, ToLogger};
 use packet::{TcpSegment, Time};
-use segment_log::Flags;
+use segment_log::{Flags, LeftOut};
 
 use crate::Counters;
 use crate::fences::Fences;
@@ -50,6 +50,15 @@ pub struct Arrival<'a> {
 pub enum Decision {
     /// Log it with these flags, then let it pass.
     Accept(Flags),
+    /// Log it with these flags, but of the packet its headers only, then let it pass.
+    AcceptLeavingOut {
+        /// Its properties.
+        flags: Flags,
+        /// Bytes of the packet's IP and TCP header.
+        headers: usize,
+        /// What is logged instead of the rest.
+        left_out: LeftOut,
+    },
     /// Log it with these flags and this hold number; no verdict yet.
     Hold(Flags, u64),
     /// Do not log it; drop it.
@@ -118,14 +127,17 @@ impl Engine {
         if ending.is_some_and(|ending| !self.may_hold(&segment, flow, ending)) {
             return Decision::Drop;
         }
-        let flags = self
-            .follow(&segment, flow, from_backend)
-            .with(Flags::FROM_BACKEND, from_backend)
-            .with(Flags::GSO, arrival.gso);
+        let (flags, left_out) = self.follow(&segment, flow, from_backend);
+        let flags = flags.with(Flags::FROM_BACKEND, from_backend).with(Flags::GSO, arrival.gso);
         self.counters.segments += 1;
-        match ending {
-            Some(ending) => self.hold(now, arrival.id, flow, ending, flags),
-            None => Decision::Accept(flags),
+        match (ending, left_out) {
+            (Some(ending), _) => self.hold(now, arrival.id, flow, ending, flags),
+            (None, None) => Decision::Accept(flags),
+            (None, Some(left_out)) => {
+                self.counters.left_out_segments += 1;
+                self.counters.left_out_bytes += u64::from(left_out.bytes);
+                Decision::AcceptLeavingOut { flags, headers: segment.header_bytes(), left_out }
+            }
         }
     }
 
@@ -172,13 +184,20 @@ impl Engine {
         Some(Decision::Drop)
     }
 
-    fn follow(&mut self, segment: &TcpSegment<'_>, flow: Flow, from_backend: bool) -> Flags {
-        let Some((state, forgotten)) = self.flows.get_or_insert(flow) else { return Flags::EMPTY };
+    /// What is to be noted of it, and logged instead of its payload, if that is left out.
+    fn follow(
+        &mut self,
+        segment: &TcpSegment<'_>,
+        flow: Flow,
+        from_backend: bool,
+    ) -> (Flags, Option<LeftOut>) {
+        let Some((state, forgotten)) = self.flows.get_or_insert(flow) else { return (Flags::EMPTY, None) };
         let flags = state.log(segment, from_backend);
+        let left_out = if from_backend { state.left_out(segment, flags) } else { None };
         self.counters.flows_forgotten += u64::from(forgotten);
         self.counters.retransmissions += u64::from(flags.contains(Flags::RETRANSMISSION));
         self.counters.out_of_order += u64::from(flags.contains(Flags::OUT_OF_ORDER));
-        flags
+        (flags, left_out)
     }
 
     /// Counts why not. What is refused is neither logged nor passed; TCP repeats it. A repetition of what is held says
@@ -217,8 +236,15 @@ impl Engine {
             ToLogger::Release { hold } => self.judge(*hold, true),
             ToLogger::Suppress { hold } => self.judge(*hold, false),
             ToLogger::Fence(flow) => self.fence(*flow),
+            ToLogger::LeaveOut(body) => self.leave_out(body),
             ToLogger::Fences | ToLogger::Status | ToLogger::Reload => {}
         }
+    }
+
+    fn leave_out(&mut self, body: &LargeBody) {
+        let known = self.flows.get_mut(&body.flow).is_some_and(|state| state.leave_out(body));
+        self.counters.large_bodies += u64::from(known);
+        self.counters.large_bodies_unknown += u64::from(!known);
     }
 
     fn judge(&mut self, number: u64, pass: bool) {

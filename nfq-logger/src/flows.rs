@@ -2,10 +2,11 @@
 
 use std::collections::HashMap;
 
-use cluster::control::Flow;
+use cluster::control::{Flow, LargeBody};
 use packet::{Flags as TcpFlags, Seq, TcpSegment};
-use segment_log::Flags;
+use segment_log::{Flags, LeftOut};
 
+use crate::large::Rest;
 use crate::sequence::Sequence;
 
 /// One connection between a client and a backend.
@@ -19,6 +20,8 @@ pub(crate) struct FlowState {
     answered: bool,
     from_client: Option<Sequence>,
     from_backend: Option<Sequence>,
+    /// Of the body in progress, if that need not be logged.
+    large: Option<Rest>,
 }
 
 impl FlowState {
@@ -45,6 +48,24 @@ impl FlowState {
         self.answered |= from_backend;
         let direction = if from_backend { &mut self.from_backend } else { &mut self.from_client };
         direction.get_or_insert_with(|| Sequence::new(seq)).log(seq, length)
+    }
+
+    /// The body that is to be left out. `false`: not in this flow, or not any more.
+    pub(crate) fn leave_out(&mut self, body: &LargeBody) -> bool {
+        let ours = self.isn == Some(Seq(body.client_isn)) && self.candidate.is_none();
+        let sequence = self.from_backend.as_ref().filter(|sequence| ours && !sequence.gave_up());
+        self.large = sequence.and_then(|sequence| Rest::new(body, sequence.next()));
+        self.large.is_some()
+    }
+
+    /// What to log instead of the payload of a backend's segment, which was followed just now and noted `flags`.
+    pub(crate) fn left_out(&mut self, segment: &TcpSegment<'_>, flags: Flags) -> Option<LeftOut> {
+        let over = |rest: &Rest| segment.flags().rst() || rest.is_over(segment.seq());
+        if self.from_backend.as_ref().is_none_or(Sequence::gave_up) || self.large.as_ref().is_some_and(over) {
+            self.large = None;
+        }
+        let next = !flags.contains(Flags::RETRANSMISSION) && !flags.contains(Flags::OUT_OF_ORDER);
+        self.large.as_mut().filter(|_| next)?.take(segment)
     }
 
     fn handshake(&mut self, segment: &TcpSegment<'_>, from_backend: bool) {
@@ -96,6 +117,10 @@ impl Flows {
         let slot = self.slots.get_mut(place)?;
         slot.used = true;
         Some((&mut slot.state, forgotten))
+    }
+
+    pub(crate) fn get_mut(&mut self, flow: &Flow) -> Option<&mut FlowState> {
+        self.slots.get_mut(*self.index.get(flow)?).map(|slot| &mut slot.state)
     }
 
     pub(crate) fn get(&self, flow: &Flow) -> Option<&FlowState> {

@@ -5,6 +5,7 @@
 //!
 //! * A FIN or RST from a backend is held until the judge (the transactionalizer) says whether the response was complete.
 //! * A fenced flow is dead for both directions until its client opens it anew.
+//! * Of a large file, once the transactionalizer says so, headers and a running hash are logged.
 //! * [`dump`] shows what is logged.
 
 mod counters;
@@ -13,6 +14,7 @@ mod engine;
 mod fences;
 mod flows;
 mod held;
+mod large;
 mod sequence;
 
 pub use counters::Counters;

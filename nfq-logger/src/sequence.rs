@@ -15,12 +15,24 @@ pub(crate) struct Sequence {
     next: Seq,
     /// Logged behind holes: from, to; ascending, neither touching nor overlapping.
     ranges: Vec<(Seq, Seq)>,
+    /// A hole has counted as filled.
+    gave_up: bool,
 }
 
 impl Sequence {
     /// `next` is the first number that is not known to be logged.
     pub(crate) fn new(next: Seq) -> Self {
-        Self { next, ranges: Vec::new() }
+        Self { next, ranges: Vec::new(), gave_up: false }
+    }
+
+    /// All before it was logged, or given up.
+    pub(crate) fn next(&self) -> Seq {
+        self.next
+    }
+
+    /// A hole has counted as filled: [`next`](Self::next) says less than it seems to.
+    pub(crate) fn gave_up(&self) -> bool {
+        self.gave_up
     }
 
     /// All of `length` sequence numbers from `seq` on were logged.
@@ -61,7 +73,9 @@ impl Sequence {
         let place = self.ranges.partition_point(|(other, _)| other.before(from));
         self.ranges.insert(place, (from, to));
         let reaches = |(from, _): &(Seq, Seq)| from.before_or_at(self.next);
-        if self.ranges.len() > RANGES || self.ranges.first().is_some_and(reaches) {
+        let fills = self.ranges.first().is_some_and(reaches);
+        if self.ranges.len() > RANGES || fills {
+            self.gave_up |= !fills;
             self.next = self.ranges.remove(0).1;
         }
     }
@@ -87,6 +101,7 @@ mod tests {
         assert_eq!(sequence.log(Seq(100), 30), OLD);
         assert_eq!(sequence.log(Seq(130), 0), NONE);
         assert_eq!(sequence.log(Seq(130), 1), NONE);
+        assert!(!sequence.gave_up());
     }
 
     #[test]
@@ -104,6 +119,7 @@ mod tests {
             assert_eq!(sequence.log(Seq(n * 20), 10), HOLE);
         }
         assert_eq!(sequence.next, Seq(30));
+        assert!(sequence.gave_up());
         assert_eq!(sequence.ranges.len(), RANGES);
     }
 

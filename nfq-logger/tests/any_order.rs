@@ -92,7 +92,9 @@ impl Observer {
                 Decision::Drop => {}
                 Decision::PassUnlogged => assert!(flags.rst() && !from_backend && length == 0),
                 Decision::Accept(_) => assert!(opening && self.fenced.remove(&flow)),
-                Decision::Hold(..) => panic!("a fenced flow's segment was logged"),
+                Decision::Hold(..) | Decision::AcceptLeavingOut { .. } => {
+                    panic!("a fenced flow's segment was logged")
+                }
             }
         } else {
             assert_ne!(decision, Decision::PassUnlogged);
@@ -111,6 +113,7 @@ impl Observer {
                 assert_eq!(logged.contains(Flags::FROM_BACKEND), from_backend);
                 assert!(!logged.contains(Flags::HELD));
             }
+            Decision::AcceptLeavingOut { .. } => panic!("nobody told it to"),
             Decision::Drop | Decision::PassUnlogged => {}
         }
         assert!(self.verdicts.insert(self.bench.id));

@@ -1,4 +1,5 @@
-//! Bytes behind a hole in the log: they passed the logger, so the client may have them, but p does not count them.
+//! Bytes behind a hole in the log, or left out of it: they passed the logger, so the client may have them, but p does not count
+//! them.
 //!
 //! What the alternate sends there is taken in, too, compared with the pieces that were logged, and becomes the proxy's to
 //! deliver: the client may acknowledge it as soon as the hole is filled, before the alternate could have sent it.
@@ -8,18 +9,21 @@
 pub(crate) struct Bridge {
     /// Distance from p, bytes; ascending.
     pieces: Vec<(u64, Vec<u8>)>,
+    /// So many bytes from p on were left out of the log: nothing can be compared with them.
+    left_out: u64,
     /// What an alternate has sent from p on: the client has it, or will get it.
     taken: Vec<u8>,
 }
 
 impl Bridge {
-    pub(crate) fn new(pieces: Vec<(u64, Vec<u8>)>) -> Self {
-        Self { pieces, taken: Vec::new() }
+    pub(crate) fn new(pieces: Vec<(u64, Vec<u8>)>, left_out: u64) -> Self {
+        Self { pieces, left_out, taken: Vec::new() }
     }
 
     /// Bytes from p on to be taken in.
     pub(crate) fn length(&self) -> u64 {
-        self.pieces.last().map_or(0, |(at, bytes)| at.saturating_add(bytes.len() as u64))
+        let end = self.pieces.last().map_or(0, |(at, bytes)| at.saturating_add(bytes.len() as u64));
+        end.max(self.left_out)
     }
 
     /// Bytes that have been taken in from some alternate.
@@ -59,7 +63,7 @@ mod tests {
     use super::*;
 
     fn bridge() -> Bridge {
-        Bridge::new(vec![(3, b"defg".to_vec()), (9, b"j".to_vec())])
+        Bridge::new(vec![(3, b"defg".to_vec()), (9, b"j".to_vec())], 0)
     }
 
     #[test]
@@ -82,6 +86,15 @@ mod tests {
         let mut bridge = bridge();
         bridge.push(0, b"ab").unwrap();
         assert_eq!(bridge.push(0, b"aXc"), Err(1));
+    }
+
+    #[test]
+    fn what_was_left_out_of_the_log_is_taken_from_the_alternate() {
+        let mut bridge = Bridge::new(vec![(7, b"h".to_vec())], 5);
+        assert_eq!(bridge.push(0, b"abcdefghi"), Ok(b"abcdefgh".to_vec()));
+        let mut bridge = Bridge::new(Vec::new(), 5);
+        assert_eq!((bridge.push(0, b"abcdefghi"), bridge.length()), (Ok(b"abcde".to_vec()), 5));
+        assert_eq!(bridge.push(0, b"abX"), Err(2), "two alternates differ");
     }
 
     #[test]

@@ -101,7 +101,7 @@ impl Core {
         } else if flow.leg.acked.before(first) && !owes_client(&splice) {
             flow.leg.acked = first;
         }
-        let bridge = Bridge::new(std::mem::take(&mut order.beyond));
+        let bridge = Bridge::new(std::mem::take(&mut order.beyond), order.left_out);
         let resend = self.resend(flow, splice, first, bytes);
         let recovery = Recovery {
             arrived: self.now,

@@ -1,6 +1,6 @@
 //! Comparing the alternate's first bytes with what the client already has (paper §3.4, §4.3; design §6 step 6).
 
-use cluster::control::{Prefix, TakeIn};
+use cluster::control::{Prefix, Stretch, TakeIn};
 use http1::{ContentRange, compare_heads};
 use xxhash_rust::xxh3::Xxh3;
 
@@ -32,13 +32,45 @@ pub enum Verdict {
     Unfit(String),
 }
 
+/// A body's stretches as they come.
+#[derive(Default)]
+struct BodyHash {
+    hash: Xxh3,
+    /// Bytes in `hash`.
+    hashed: u64,
+    /// Stretches that were equal, and their bytes.
+    equal: (usize, u64),
+}
+
+impl BodyHash {
+    /// Takes the next bytes of the body; `Err`: the stretch that begins there has other bytes than `expected`.
+    fn push(&mut self, mut data: &[u8], expected: &[Stretch]) -> Result<(), u64> {
+        while let Some(stretch) = expected.get(self.equal.0) {
+            let lacking = usize::try_from(stretch.bytes - self.hashed).unwrap_or(usize::MAX);
+            let (now, later) = data.split_at(lacking.min(data.len()));
+            self.hash.update(now);
+            self.hashed += now.len() as u64;
+            data = later;
+            if self.hashed < stretch.bytes {
+                return Ok(());
+            }
+            let (count, start) = self.equal;
+            if self.hash.digest128() != stretch.hash {
+                return Err(start);
+            }
+            *self = Self { equal: (count + 1, start.saturating_add(stretch.bytes)), ..Self::default() };
+        }
+        Ok(())
+    }
+}
+
 /// A comparison in progress.
 pub struct Comparison {
     expected: TakeIn,
     /// The alternate's head, or its beginning.
     head: Vec<u8>,
     head_done: bool,
-    hash: Xxh3,
+    hash: BodyHash,
     body: u64,
     taken: u64,
 }
@@ -46,7 +78,7 @@ pub struct Comparison {
 impl Comparison {
     /// Nothing taken in yet.
     pub fn new(expected: TakeIn) -> Self {
-        Self { expected, head: Vec::new(), head_done: false, hash: Xxh3::new(), body: 0, taken: 0 }
+        Self { expected, head: Vec::new(), head_done: false, hash: BodyHash::default(), body: 0, taken: 0 }
     }
 
     /// Bytes that the alternate sends before the splice point; of the head of an answer to a `Range` request the length is
@@ -139,19 +171,15 @@ impl Comparison {
     fn push_body(&mut self, data: &[u8]) -> Verdict {
         match &self.expected {
             TakeIn::Nothing => Verdict::Equal { taken: 0 },
-            TakeIn::Prefix(Prefix { head, body_bytes, body_hash, .. }) => {
+            TakeIn::Prefix(Prefix { head, body_bytes, hashes, .. }) => {
                 let need = usize::try_from(body_bytes - self.body).unwrap_or(usize::MAX).min(data.len());
                 let now = data.get(..need).unwrap_or_default();
-                self.hash.update(now);
+                if let Err(start) = self.hash.push(now, hashes) {
+                    return mismatch((head.len() as u64).saturating_add(start), None, None);
+                }
                 self.body += need as u64;
                 self.taken += need as u64;
-                if self.body < *body_bytes {
-                    return Verdict::More;
-                }
-                if *body_bytes > 0 && self.hash.digest128() != *body_hash {
-                    return mismatch(head.len() as u64, None, None);
-                }
-                Verdict::Equal { taken: self.taken }
+                if self.body < *body_bytes { Verdict::More } else { Verdict::Equal { taken: self.taken } }
             }
             TakeIn::Range { overlap, first, .. } => {
                 let rest = overlap.get(self.body as usize..).unwrap_or_default();

@@ -1,6 +1,6 @@
 //! Whether the alternate's answer is the one that the client has seen, however it is cut into pieces.
 
-use cluster::control::{Prefix, TakeIn};
+use cluster::control::{Prefix, Stretch, TakeIn};
 use nfq_splice::take_in::{Comparison, Verdict};
 use xxhash_rust::xxh3::xxh3_128;
 
@@ -19,7 +19,7 @@ fn whole_of(head: &str, complete: bool, body: &[u8]) -> Prefix {
         head_complete: complete,
         volatile: vec!["date".to_owned()],
         body_bytes: body.len() as u64,
-        body_hash: xxh3_128(body),
+        hashes: vec![Stretch { bytes: body.len() as u64, hash: xxh3_128(body) }],
     }
 }
 

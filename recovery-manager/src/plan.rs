@@ -9,6 +9,10 @@ use packet::Seq;
 use crate::equations::{self, AlternateState};
 use crate::{range, report};
 
+/// The log kept neither the bytes nor what would be needed to have them again.
+const LEFT_OUT: &str =
+    "bytes of a large file were left out of the log, and a Range request cannot get them again";
+
 /// What becomes of a connection whose backend failed it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Plan {
@@ -54,6 +58,7 @@ impl Steps {
             resend: self.resend,
             take_in: self.take_in,
             beyond: report.beyond.clone(),
+            left_out: report.partial.left_out,
         }
     }
 }
@@ -88,7 +93,7 @@ fn steps(
     refuse_unknown_effect(report)?;
     refuse_other_state(report.t_l, state)?;
     let alternate = *alternates.first().ok_or("no alternate backend is up")?;
-    let (replay, take_in) = continue_response(report, config);
+    let (replay, take_in) = continue_response(report, config)?;
     if replay.len() > config.request_bytes.saturating_add(range::HEAD_GROWTH) {
         return Err(format!(
             "{} bytes of requests are outstanding, more than recovery.request_bytes",
@@ -110,9 +115,10 @@ pub(crate) fn p(report: &ConnectionReport) -> u64 {
     report.partial.body_bytes.saturating_add(report.partial.head.len() as u64)
 }
 
-/// One after the last logged response byte: Ack_TL + p, or Ack_CL if the report contradicts itself.
+/// One after the last response byte that passed: Ack_TL + p and what was left out of the log, or Ack_CL if the report contradicts
+/// itself.
 pub(crate) fn response_end(report: &ConnectionReport) -> u32 {
-    let end = Seq(report.ack_tl) + p(report) as u32;
+    let end = Seq(report.ack_tl) + p(report) as u32 + report.partial.left_out as u32;
     end.max(Seq(report.ack_cl)).0
 }
 
@@ -161,20 +167,26 @@ fn refuse_other_state(t_l: u32, state: AlternateState) -> Result<(), String> {
 }
 
 /// The bytes to replay, and what to take in of the answer.
-fn continue_response(report: &ConnectionReport, config: &config::Recovery) -> (Vec<u8>, TakeIn) {
+fn continue_response(
+    report: &ConnectionReport,
+    config: &config::Recovery,
+) -> Result<(Vec<u8>, TakeIn), String> {
     let Some((first, following)) = report.pending.split_first() else {
-        return (Vec::new(), TakeIn::Nothing);
+        return Ok((Vec::new(), TakeIn::Nothing));
     };
     let whole = prefix(report, config);
-    let (mut replay, take_in) = match range::resume(first, &report.partial, config.range_from_bytes, &whole) {
+    let logged = report.partial.is_hashed() && report.partial.left_out == 0;
+    let from = if logged { config.range_from_bytes } else { 0 };
+    let (mut replay, take_in) = match range::resume(first, &report.partial, from, &whole) {
         Some(resumption) => (resumption.request, resumption.take_in),
+        None if !logged => return Err(LEFT_OUT.to_owned()),
         None if p(report) == 0 => (first.bytes.clone(), TakeIn::Nothing),
         None => (first.bytes.clone(), TakeIn::Prefix(whole)),
     };
     for request in following {
         replay.extend_from_slice(&request.bytes);
     }
-    (replay, take_in)
+    Ok((replay, take_in))
 }
 
 fn prefix(report: &ConnectionReport, config: &config::Recovery) -> Prefix {
@@ -184,6 +196,6 @@ fn prefix(report: &ConnectionReport, config: &config::Recovery) -> Prefix {
         head_complete: report.partial.head_complete,
         volatile: volatile.unwrap_or(&config.volatile_headers).clone(),
         body_bytes: report.partial.body_bytes,
-        body_hash: report.partial.body_hash,
+        hashes: report.partial.hashes.clone(),
     }
 }

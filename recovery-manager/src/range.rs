@@ -2,13 +2,13 @@
 //! from its first byte.
 
 use cluster::control::{PartialResponse, PendingRequest, Prefix, TAIL_BYTES, TakeIn};
-use http1::{RequestHead, ResponseFraming, ResponseHead};
+use http1::Continuation;
+
+/// Fields that tell one representation from another.
+const VALIDATORS: [&str; 3] = ["etag", "last-modified", "content-length"];
 
 /// Bytes that a replayed request may grow by: `Range` and `If-Range` with the longest validator.
 pub(crate) const HEAD_GROWTH: usize = 512;
-
-/// Longest validator that is repeated in `If-Range`, bytes.
-const VALIDATOR_BYTES: usize = 256;
 
 /// The continuation of a body.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,13 +17,6 @@ pub(crate) struct Resumption {
     pub(crate) request: Vec<u8>,
     /// What its answer must look like.
     pub(crate) take_in: TakeIn,
-}
-
-/// What part of a representation the logged response carries, in absolute positions.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Extent {
-    first: u64,
-    complete: u64,
 }
 
 /// The rest of `partial`, the response to `request`, as a range, or taken in as the `whole`; `None` if fewer than `from` body bytes are
@@ -39,63 +32,34 @@ pub(crate) fn resume(
     }
     let asked = http1::parse_request(&request.bytes, usize::MAX).ok()??;
     let head = http1::parse_response(&partial.head, usize::MAX, asked.method()).ok()??;
-    if head.head_bytes != partial.head.len() || !takes_ranges(&head) {
+    if head.head_bytes != partial.head.len() {
         return None;
     }
-    let extent = extent(&asked, &head)?;
-    let offset = extent.first.checked_add(partial.body_bytes).filter(|offset| *offset < extent.complete)?;
+    let Continuation { first, complete, validator } = http1::continuation(&asked, &head)?;
+    let offset = first.checked_add(partial.body_bytes).filter(|offset| *offset < complete)?;
     let overlap = tail(&partial.tail);
-    let first = offset.checked_sub(overlap.len() as u64).filter(|_| !overlap.is_empty())?;
-    let request = http1::range_request(&request.bytes, first, Some(validator(&head)?))?;
-    let (overlap, whole) = (overlap.to_vec(), whole.clone());
-    let take_in = TakeIn::Range { first, complete: extent.complete, overlap, whole };
-    Some(Resumption { request, take_in })
+    // Of a large file the validator alone may vouch: its last bytes need not have been logged.
+    let vouched = !overlap.is_empty() || request.tags.large_file;
+    let first = offset.checked_sub(overlap.len() as u64).filter(|_| vouched)?;
+    let asked_again = http1::range_request(&request.bytes, first, Some(validator))?;
+    let (overlap, whole) = (overlap.to_vec(), validated(whole, partial));
+    let take_in = TakeIn::Range { first, complete, overlap, whole };
+    Some(Resumption { request: asked_again, take_in })
+}
+
+/// The whole again: where the log cannot tell whether its body is the same, its validators must be.
+fn validated(whole: &Prefix, partial: &PartialResponse) -> Prefix {
+    let mut whole = whole.clone();
+    if !partial.is_hashed() {
+        let validates = |name: &String| VALIDATORS.iter().any(|field| name.eq_ignore_ascii_case(field));
+        whole.volatile.retain(|name| !validates(name));
+    }
+    whole
 }
 
 /// The last bytes of the tail that may be compared.
 fn tail(tail: &[u8]) -> &[u8] {
     tail.get(tail.len().saturating_sub(TAIL_BYTES)..).unwrap_or_default()
-}
-
-/// A coded body may be coded anew, with other bytes, for each request.
-fn takes_ranges(head: &ResponseHead) -> bool {
-    let plain = head.content_encoding().is_none_or(|coding| coding.eq_ignore_ascii_case("identity"));
-    plain && (head.accepts_byte_ranges() || head.field("accept-ranges").is_none())
-}
-
-/// A complete 200 to a request without a range, or a 206 that reaches to the representation's end.
-fn extent(asked: &RequestHead, head: &ResponseHead) -> Option<Extent> {
-    let ResponseFraming::Length(length) = head.framing else { return None };
-    match head.status {
-        200 if asked.field("range").is_none() => Some(Extent { first: 0, complete: length }),
-        206 => {
-            let range = head.content_range()?;
-            let complete = range.complete?;
-            let to_the_end = range.last.checked_add(1)? == complete;
-            let whole = range.first.checked_add(length)? == complete;
-            (to_the_end && whole).then_some(Extent { first: range.first, complete })
-        }
-        _ => None,
-    }
-}
-
-/// What identifies the same bytes: a strong `ETag`, or, without any, a `Last-Modified` that is strong because
-/// it is older than the response (RFC 9110 §8.8.2.2, §13.1.5).
-fn validator(head: &ResponseHead) -> Option<&str> {
-    let validator = match (head.etag(), head.last_modified()) {
-        (Some(etag), _) => strong_etag(etag)?,
-        (None, Some(modified)) => {
-            let date = head.field("date")?;
-            (date != modified.as_bytes()).then_some(modified)?
-        }
-        (None, None) => return None,
-    };
-    (validator.len() <= VALIDATOR_BYTES).then_some(validator)
-}
-
-fn strong_etag(etag: &str) -> Option<&str> {
-    let opaque = etag.strip_prefix('"')?.strip_suffix('"')?;
-    (!opaque.contains('"')).then_some(etag)
 }
 
 #[cfg(test)]
@@ -121,7 +85,13 @@ mod tests {
 
     fn logged(head: &str, body_bytes: u64) -> PartialResponse {
         let tail = vec![b't'; body_bytes.min(100) as usize];
-        PartialResponse { head: head.into(), head_complete: true, body_bytes, body_hash: 0, tail }
+        PartialResponse {
+            head: head.into(),
+            head_complete: true,
+            body_bytes,
+            tail,
+            ..PartialResponse::default()
+        }
     }
 
     fn try_resume(request: &str, head: &str) -> Option<Resumption> {

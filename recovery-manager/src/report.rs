@@ -1,6 +1,6 @@
 //! What a report must satisfy before a plan is built on it: it comes from another machine.
 
-use cluster::control::{BEYOND_BYTES, ConnectionReport, TAIL_BYTES};
+use cluster::control::{BEYOND_BYTES, ConnectionReport, LEFT_OUT_BYTES, TAIL_BYTES};
 use packet::Seq;
 use thiserror::Error;
 
@@ -22,6 +22,10 @@ pub(crate) enum Contradiction {
     BodyBeforeHead,
     #[error("the body's tail is longer than the body or its limit")]
     Tail,
+    #[error("hashes reach beyond the body")]
+    Hashes,
+    #[error("more bytes were left out of the log than a large file's window takes, or of no file")]
+    LeftOut,
     #[error("the client acknowledged response bytes that were not logged")]
     Ahead,
     #[error("the pieces behind a hole touch, overlap or lie too far away")]
@@ -39,14 +43,15 @@ pub(crate) fn check(report: &ConnectionReport) -> Result<(), Contradiction> {
 }
 
 fn check_beyond(report: &ConnectionReport) -> Result<(), Contradiction> {
-    let mut end = 0;
+    let left_out = report.partial.left_out;
+    let mut end = left_out;
     for (at, bytes) in &report.beyond {
         if *at <= end || bytes.is_empty() {
             return Err(Contradiction::Beyond);
         }
         end = at.saturating_add(bytes.len() as u64);
     }
-    if end > BEYOND_BYTES as u64 { Err(Contradiction::Beyond) } else { Ok(()) }
+    if end - left_out > BEYOND_BYTES as u64 { Err(Contradiction::Beyond) } else { Ok(()) }
 }
 
 fn check_requests(report: &ConnectionReport) -> Result<(), Contradiction> {
@@ -76,6 +81,13 @@ fn check_response(report: &ConnectionReport) -> Result<(), Contradiction> {
     }
     if partial.tail.len() > TAIL_BYTES || partial.tail.len() as u64 > partial.body_bytes {
         return Err(Contradiction::Tail);
+    }
+    let mut hashed = partial.hashes.iter().map(|stretch| stretch.bytes);
+    if hashed.try_fold(0, u64::checked_add).is_none_or(|hashed| hashed > partial.body_bytes) {
+        return Err(Contradiction::Hashes);
+    }
+    if partial.left_out > LEFT_OUT_BYTES || partial.left_out > 0 && !partial.head_complete {
+        return Err(Contradiction::LeftOut);
     }
     Ok(())
 }

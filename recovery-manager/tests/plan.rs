@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 
 use cluster::config::Recovery;
 use cluster::control::{
-    ClientWindow, ConnectionReport, Flow, PartialResponse, PendingRequest, Prefix, Tags, TakeIn,
+    ClientWindow, ConnectionReport, Flow, PartialResponse, PendingRequest, Prefix, Stretch, Tags, TakeIn,
 };
 use recovery_manager::{AlternateState, Plan, Steps, plan};
 
@@ -60,8 +60,9 @@ fn with_request(mut report: ConnectionReport, bytes: &str, tags: Tags, complete:
 /// `body_bytes` of the response have been logged, the client has acknowledged all.
 fn answered(mut report: ConnectionReport, body_bytes: u64) -> ConnectionReport {
     let tail = vec![b'z'; body_bytes.min(16 << 10) as usize];
+    let hashes = vec![Stretch { bytes: body_bytes, hash: 42 }];
     report.partial =
-        PartialResponse { head: HEAD.into(), head_complete: true, body_bytes, body_hash: 42, tail };
+        PartialResponse { head: HEAD.into(), head_complete: true, body_bytes, hashes, tail, left_out: 0 };
     report.ack_cl = report.ack_tl.wrapping_add(HEAD.len() as u32 + body_bytes as u32);
     report
 }
@@ -106,11 +107,11 @@ fn a_half_sent_request_is_replayed_whatever_its_tags() {
 #[test]
 fn a_response_in_progress_is_compared_from_its_first_byte() {
     let steps = steps(&answered(with_request(idle(), GET, READ_ONLY, true), 5000));
-    let TakeIn::Prefix(Prefix { head, head_complete, volatile, body_bytes, body_hash }) = steps.take_in
-    else {
+    let TakeIn::Prefix(Prefix { head, head_complete, volatile, body_bytes, hashes }) = steps.take_in else {
         panic!("not compared")
     };
-    assert_eq!((head.as_slice(), head_complete, body_bytes, body_hash), (HEAD.as_bytes(), true, 5000, 42));
+    assert_eq!((head.as_slice(), head_complete, body_bytes), (HEAD.as_bytes(), true, 5000));
+    assert_eq!(hashes, [Stretch { bytes: 5000, hash: 42 }]);
     assert_eq!(volatile, ["Date"]);
 }
 

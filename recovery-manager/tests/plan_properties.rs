@@ -7,7 +7,8 @@ use std::net::SocketAddr;
 
 use cluster::config::Recovery;
 use cluster::control::{
-    ClientWindow, ConnectionReport, Flow, PartialResponse, PendingRequest, Prefix, TAIL_BYTES, Tags, TakeIn,
+    ClientWindow, ConnectionReport, Flow, PartialResponse, PendingRequest, Prefix, Stretch, TAIL_BYTES, Tags,
+    TakeIn,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -122,7 +123,8 @@ fn cut_response(head: &str, body_bytes: usize, stage: u8) -> (PartialResponse, V
         head: head.into(),
         head_complete: true,
         body_bytes: body_bytes as u64,
-        body_hash: xxhash_rust::xxh3::xxh3_128(&body),
+        hashes: vec![Stretch { bytes: body_bytes as u64, hash: xxhash_rust::xxh3::xxh3_128(&body) }],
+        left_out: 0,
         tail: body[body_bytes.saturating_sub(TAIL_BYTES)..].to_vec(),
     };
     (partial, body)
@@ -203,11 +205,11 @@ proptest! {
         let partial = &report.partial;
         match steps.take_in {
             TakeIn::Nothing => prop_assert!(partial.head.is_empty()),
-            TakeIn::Prefix(Prefix { head, head_complete, body_bytes, body_hash, .. }) => {
+            TakeIn::Prefix(Prefix { head, head_complete, body_bytes, hashes, .. }) => {
                 prop_assert_eq!(&head, &partial.head);
                 prop_assert_eq!(
-                    (head_complete, body_bytes, body_hash),
-                    (partial.head_complete, partial.body_bytes, partial.body_hash)
+                    (head_complete, body_bytes, &hashes),
+                    (partial.head_complete, partial.body_bytes, &partial.hashes)
                 );
             }
             TakeIn::Range { first, complete, overlap, .. } => {

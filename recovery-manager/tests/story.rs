@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use cluster::config::Cluster;
 use cluster::control::{
     ClientWindow, ConnectionReport, Evidence, Flow, FromLog, FromProxy, Outcome, PartialResponse,
-    PendingRequest, Tags, ToProxy,
+    PendingRequest, Stretch, Tags, ToProxy,
 };
 use packet::Time;
 use recovery_manager::{Action, Limits, LoggerId, Manager, Now};
@@ -62,8 +62,9 @@ fn download() -> ConnectionReport {
         head: HEAD.into(),
         head_complete: true,
         body_bytes,
-        body_hash: 0,
+        hashes: vec![Stretch { bytes: body_bytes, hash: 0 }],
         tail: vec![0; 16 << 10],
+        left_out: 0,
     };
     ConnectionReport {
         flow: Flow { client: address("203.0.113.5:40001"), backend: address("198.51.100.1:80") },

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use packet::{TcpSegment, Time};
+use segment_log::LeftOut;
 use transactionalizer::spans::{LogBytes, Record};
 
 /// One committed segment.
@@ -16,6 +17,8 @@ pub struct Entry {
     pub hold: Option<u64>,
     pub from_backend: bool,
     pub packet: Vec<u8>,
+    /// Of the packet only the headers are here.
+    pub left_out: Option<LeftOut>,
 }
 
 /// The ring. It outlives every daemon.

@@ -141,6 +141,14 @@ impl Direction {
         if pushed.refused > 0 { Taken::Overflow } else { Taken::At(offset) }
     }
 
+    /// The next `length` bytes were left out of the log. `false`: of some of them a copy is kept, and nothing was done.
+    pub fn skip(&mut self, length: u32, deliver: &mut dyn FnMut(&[u8])) -> bool {
+        let before = self.stream.next();
+        let skipped = self.stream.skip(length, deliver);
+        self.delivered += u64::from(self.stream.next().since(before).unsigned_abs());
+        skipped
+    }
+
     /// The sender's FIN sits at `seq`.
     pub fn handle_fin(&mut self, seq: Seq) {
         let offset = self.offset(seq);

@@ -9,6 +9,7 @@
 //! * [`judge`]: what a backend's FIN or RST means.
 //! * [`detector`]: moving averages, probes, a backend's state.
 
+mod body;
 pub mod connection;
 pub mod detector;
 pub mod direction;

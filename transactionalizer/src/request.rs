@@ -75,6 +75,23 @@ impl Request {
         self.rule = decided;
     }
 
+    /// It, as far as it was logged and is kept.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// For a report.
+    pub fn report(&self) -> PendingRequest {
+        PendingRequest {
+            ordinal: self.ordinal,
+            summary: self.summary.clone(),
+            tags: self.tags,
+            volatile_headers: self.rule.as_ref().and_then(|rule| rule.written.volatile_headers.clone()),
+            complete: self.complete.is_some(),
+            bytes: self.bytes.clone(),
+        }
+    }
+
     /// Bounds of its application timeouts: the rule's, or else these.
     pub fn timeouts(&self, floor: Duration, ceiling: Duration) -> (Duration, Duration) {
         let Some(rule) = &self.rule else { return (floor, ceiling) };
@@ -221,14 +238,6 @@ impl Requests {
 
     /// The pending requests, for a report.
     pub fn report(&self) -> Vec<PendingRequest> {
-        let report = |request: &Request| PendingRequest {
-            ordinal: request.ordinal,
-            summary: request.summary.clone(),
-            tags: request.tags,
-            volatile_headers: request.rule.as_ref().and_then(|rule| rule.written.volatile_headers.clone()),
-            complete: request.complete.is_some(),
-            bytes: request.bytes.clone(),
-        };
-        self.pending.iter().map(report).collect()
+        self.pending.iter().map(Request::report).collect()
     }
 }

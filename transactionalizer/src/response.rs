@@ -1,9 +1,10 @@
 //! A backend's stream as responses; of the one in progress, what a replay is compared with.
 
 use cluster::control::PartialResponse;
-use packet::Time;
-use xxhash_rust::xxh3::Xxh3;
+use packet::{Seq, Time};
+use segment_log::LeftOut;
 
+use crate::body::BodyHashes;
 use crate::judge::InProgress;
 use crate::protocol::{Answer, Protocol, Refused, ResponseEvent};
 
@@ -15,7 +16,8 @@ pub struct Response {
     head_complete: bool,
     until_close: bool,
     body_bytes: u64,
-    hash: Option<Box<Xxh3>>,
+    /// None before its body.
+    hashes: Option<Box<BodyHashes>>,
     /// When its first byte was logged.
     pub started: Time,
     /// 0 until the head is complete.
@@ -29,9 +31,32 @@ impl std::fmt::Debug for Response {
 }
 
 impl Response {
+    /// Head and body.
+    pub fn bytes(&self) -> u64 {
+        self.head.len() as u64 + self.body_bytes
+    }
+
+    /// Bytes that are kept.
+    pub fn kept(&self) -> usize {
+        self.head.len() + self.hashes.as_ref().map_or(0, |hashes| hashes.kept())
+    }
+
+    /// What was logged of it, without its tail; the last `left_out` bytes of its body were not. `None`: it has not so many.
+    pub fn report_without(&self, left_out: u64) -> Option<PartialResponse> {
+        let body_bytes = self.body_bytes.checked_sub(left_out)?;
+        Some(PartialResponse {
+            head: self.head.clone(),
+            head_complete: self.head_complete,
+            body_bytes,
+            hashes: self.hashes.as_ref().map_or_else(Vec::new, |hashes| hashes.within(body_bytes)),
+            tail: Vec::new(),
+            left_out,
+        })
+    }
+
     fn push_body(&mut self, part: &[u8]) {
         self.body_bytes += part.len() as u64;
-        self.hash.get_or_insert_with(Box::default).update(part);
+        self.hashes.get_or_insert_with(Box::default).push(part);
     }
 }
 
@@ -46,7 +71,12 @@ pub enum Progress {
         at: usize,
     },
     /// The final head of this response is complete.
-    Begun(Answer),
+    Begun {
+        /// What it says.
+        answer: Answer,
+        /// Bytes of the argument up to its end.
+        at: usize,
+    },
     /// What came before this offset of the bytes given belongs to no transaction.
     Unasked(usize),
     /// The connection speaks another protocol now.
@@ -79,7 +109,7 @@ impl Responses {
                 ResponseEvent::Head => self.begun(now).head.extend_from_slice(part),
                 ResponseEvent::Answer(answer) => {
                     self.begun(now).head.extend_from_slice(part);
-                    self.take_answer(answer, then);
+                    self.take_answer(answer, at, then);
                 }
                 ResponseEvent::Body => self.begun(now).push_body(part),
                 ResponseEvent::Unasked => then(Progress::Unasked(at)),
@@ -93,11 +123,26 @@ impl Responses {
         }
     }
 
+    /// The next bytes, from `seq` on, which belong to the body in progress, were left out of the log.
+    pub fn skip(&mut self, seq: Seq, left_out: LeftOut) {
+        if let Some(current) = &mut self.current {
+            current.body_bytes += u64::from(left_out.bytes);
+            current.hashes.get_or_insert_with(Box::default).skip(seq, left_out);
+        }
+    }
+
+    /// Nobody will ask for fewer than the first `bytes` bytes of the body in progress any more.
+    pub fn trim(&mut self, bytes: u64) {
+        if let Some(hashes) = self.current.as_mut().and_then(|current| current.hashes.as_mut()) {
+            hashes.trim(bytes);
+        }
+    }
+
     fn begun(&mut self, now: Time) -> &mut Response {
         self.current.get_or_insert_with(|| Response { started: now, ..Response::default() })
     }
 
-    fn take_answer(&mut self, answer: Answer, then: &mut dyn FnMut(Progress)) {
+    fn take_answer(&mut self, answer: Answer, at: usize, then: &mut dyn FnMut(Progress)) {
         if answer.interim {
             return;
         }
@@ -107,7 +152,7 @@ impl Responses {
             current.status = answer.status;
             current.until_close = answer.until_close;
         }
-        then(Progress::Begun(answer));
+        then(Progress::Begun { answer, at });
     }
 
     /// The last response said that the connection closes after it.
@@ -120,9 +165,9 @@ impl Responses {
         self.closing = true;
     }
 
-    /// Bytes of heads that are kept.
+    /// Bytes of heads and hashes that are kept.
     pub fn kept(&self) -> usize {
-        self.current.as_ref().map_or(0, |current| current.head.len())
+        self.current.as_ref().map_or(0, Response::kept)
     }
 
     /// Forgets the response in progress: nobody can ask for it any more.
@@ -154,18 +199,8 @@ impl Responses {
         }
     }
 
-    /// What was logged of the response in progress, without the tail.
+    /// What was logged of the response in progress, without its tail.
     pub fn report(&self) -> PartialResponse {
-        let Some(current) = &self.current else { return PartialResponse::default() };
-        PartialResponse {
-            head: current.head.clone(),
-            head_complete: current.head_complete,
-            body_bytes: current.body_bytes,
-            body_hash: current
-                .hash
-                .as_ref()
-                .map_or_else(|| Xxh3::default().digest128(), |hash| hash.digest128()),
-            tail: Vec::new(),
-        }
+        self.current.as_ref().and_then(|current| current.report_without(0)).unwrap_or_default()
     }
 }

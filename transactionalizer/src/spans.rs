@@ -77,6 +77,22 @@ impl Spans {
         Ok(())
     }
 
+    /// The end of the bytes from `start` on that are known without a gap; `start` if that one is not.
+    pub fn end_from(&self, start: u64) -> u64 {
+        let first = self.spans.partition_point(|span| span.end() <= start);
+        self.spans
+            .iter()
+            .skip(first)
+            .fold(start, |end, span| if span.start <= end { span.end() } else { end })
+    }
+
+    /// The beginning of the bytes before `end` that are known without a gap; `end` if the last of them is not.
+    pub fn start_before(&self, end: u64) -> u64 {
+        let last = self.spans.partition_point(|span| span.start < end);
+        let before = self.spans.iter().take(last).rev();
+        before.fold(end, |start, span| if span.end() >= start { span.start } else { start })
+    }
+
     /// Forgets what lies before `offset`.
     pub fn trim(&mut self, offset: u64) {
         while self.spans.front().is_some_and(|span| span.end() <= offset) {
@@ -158,6 +174,9 @@ mod tests {
             for from in trim..300 {
                 let known = oracle[from as usize..].iter().map_while(|byte| *byte).collect::<Vec<_>>();
                 let to = from + known.len() as u64;
+                prop_assert_eq!(spans.end_from(from), to);
+                let before = oracle[trim as usize..from as usize].iter().rev().take_while(|byte| byte.is_some());
+                prop_assert_eq!(spans.start_before(from).max(trim), from - before.count() as u64);
                 prop_assert_eq!(spans.read(from..to, &log), Some(known));
                 prop_assert_eq!(spans.read(from..to + 1, &log), None);
             }

@@ -19,7 +19,8 @@ mod report;
 mod status;
 
 pub use report::{
-    BEYOND_BYTES, ClientWindow, ConnectionReport, PartialResponse, PendingRequest, TAIL_BYTES, Tags,
+    BEYOND_BYTES, ClientWindow, ConnectionReport, LEFT_OUT_BYTES, PartialResponse, PendingRequest, Stretch,
+    TAIL_BYTES, Tags,
 };
 pub use status::{
     BackendHealth, BackendStatus, ConnectionStatus, HealthState, LogStatus, LoggerStatus, ManagerStatus,
@@ -36,6 +37,19 @@ pub struct Flow {
     pub client: Client,
     /// The backend.
     pub backend: SocketAddr,
+}
+
+/// The body of a response that can be had again from where it was broken off (paper §3.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LargeBody {
+    /// Whose backend sends it.
+    pub flow: Flow,
+    /// The client's initial sequence number, which tells this connection from others of the same name.
+    pub client_isn: u32,
+    /// Sequence number of its first byte.
+    pub from: u32,
+    /// Its length.
+    pub bytes: u64,
 }
 
 /// Answer to a request that is carried out or refused: what was done, or why not, for people.
@@ -58,6 +72,8 @@ pub enum ToLogger {
     },
     /// From now on nothing from this flow's backend passes, until the client opens the flow anew with a SYN.
     Fence(Flow),
+    /// This body need not be logged: headers will do.
+    LeaveOut(LargeBody),
     /// Answer with [`LoggerStatus::fenced`]: what a predecessor of the sender has fenced.
     Fences,
     /// Answer with [`LoggerStatus`].
@@ -174,8 +190,8 @@ pub struct Prefix {
     pub volatile: Vec<String>,
     /// Body bytes to take in after the head.
     pub body_bytes: u64,
-    /// Their xxh3-128.
-    pub body_hash: u128,
+    /// What is known of them, from the first on. What is not is not compared: then a validator in the head vouches for it.
+    pub hashes: Vec<Stretch>,
 }
 
 /// One connection's recovery, as the manager planned it and the proxy executes it (paper §4.3).
@@ -205,6 +221,8 @@ pub struct RecoveryOrder {
     pub take_in: TakeIn,
     /// As reported: what the alternate sends behind p must equal this, up to its end.
     pub beyond: Vec<(u64, Vec<u8>)>,
+    /// So many bytes behind p passed, but were left out of the log: the client may have them.
+    pub left_out: u64,
 }
 
 /// Recovery manager (or `resplice`) to proxy.

@@ -273,7 +273,8 @@ impl Reader {
     /// A copy of the packet at `position`; `None` if it is overwritten, was logged without its payload (or the file is no longer
     /// readable).
     pub fn read_at(&self, position: Position) -> Option<Vec<u8>> {
-        let header = self.header_at(position.0).ok()?.filter(|header| !header.is_pad() && !header.leaves_out())?;
+        let header =
+            self.header_at(position.0).ok()?.filter(|header| !header.is_pad() && !header.leaves_out())?;
         let mut packet = vec![0; header.payload_bytes as usize];
         let offset = position.0 % self.header.ring_bytes + u64::from(header.payload_offset);
         self.file.read_exact_at(&mut packet, HEADER_BYTES + offset).ok()?;

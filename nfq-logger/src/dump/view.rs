@@ -23,7 +23,8 @@ pub struct View<'a> {
 impl<'a> View<'a> {
     /// `None`: the record holds no TCP packet. `base` is when the monotonic clock was 0, nanoseconds since 1970.
     pub fn new(record: Record<'a>, base: u64) -> Option<Self> {
-        let segment = TcpSegment::parse(record.payload()).ok()?;
+        let parse = if record.left_out().is_some() { TcpSegment::parse_headers } else { TcpSegment::parse };
+        let segment = parse(record.payload()).ok()?;
         let unix_ns = base.wrapping_add(record.time_ns());
         Some(Self { record, segment, unix_ns, transactions: None })
     }

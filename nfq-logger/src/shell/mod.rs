@@ -175,14 +175,22 @@ impl Shell {
             verify: meta.checksum_ready && !meta.checksum_verified,
             packet: self.writer.slot(slot).get(meta.payload.clone()).unwrap_or_default(),
         };
-        let (flags, hold) = match self.engine.handle_packet(time, arrival) {
-            Decision::Accept(flags) => (flags, 0),
-            Decision::Hold(flags, hold) => (flags, hold),
+        let (flags, hold, left_out) = match self.engine.handle_packet(time, arrival) {
+            Decision::Accept(flags) => (flags, 0, None),
+            Decision::AcceptLeavingOut { flags, headers, left_out } => (flags, 0, Some((headers, left_out))),
+            Decision::Hold(flags, hold) => (flags, hold, None),
             Decision::Drop => return Ok(self.queue.verdict(meta.id, Verdict::Drop)?),
             Decision::PassUnlogged => return Ok(self.queue.verdict(meta.id, Verdict::Accept)?),
         };
         let record = RecordMeta { time_ns: time.as_nanos(), flags, hold };
-        self.writer.commit_slot(record, slot, meta.payload.clone()).context("logging a segment")?;
+        let packet = meta.payload.clone();
+        let committed = match left_out {
+            Some((headers, left_out)) => {
+                self.writer.commit_headers(record, slot, packet.start..packet.start + headers, left_out)
+            }
+            None => self.writer.commit_slot(record, slot, packet),
+        };
+        committed.context("logging a segment")?;
         if hold == 0 {
             self.accepted.push(meta.id);
         }

@@ -234,6 +234,7 @@ fn recovering() -> Spliced {
         resend: Vec::new(),
         take_in: TakeIn::Nothing,
         beyond: Vec::new(),
+        left_out: 0,
         client_window: ClientWindow::default(),
     };
     spliced.proxy.engine.handle_order(spliced.proxy.now, order);

@@ -224,6 +224,7 @@ impl World {
             client_fin: false,
             replay: Vec::new(),
             beyond: Vec::new(),
+            left_out: 0,
             client_window: ClientWindow { now: 64_000, most: 64_000 },
             resend_from: resend_from.0,
             resend,

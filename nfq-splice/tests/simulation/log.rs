@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 
 use cluster::control::{
-    ClientWindow, ConnectionReport, Flow, PartialResponse, PendingRequest, TAIL_BYTES, Tags,
+    ClientWindow, ConnectionReport, Flow, PartialResponse, PendingRequest, Stretch, TAIL_BYTES, Tags,
 };
 use http1::{RequestFraming, ResponseFraming};
 use packet::{Reassembly, Seq, SynOptions, TcpSegment};
@@ -248,7 +248,8 @@ fn partial(bytes: &[u8], method: &str) -> PartialResponse {
         head: head.to_vec(),
         head_complete: true,
         body_bytes: body.len() as u64,
-        body_hash: xxh3_128(body),
+        hashes: vec![Stretch { bytes: body.len() as u64, hash: xxh3_128(body) }],
         tail: body[body.len().saturating_sub(TAIL_BYTES)..].to_vec(),
+        left_out: 0,
     }
 }

@@ -23,7 +23,10 @@ impl Failure {
     pub(super) fn bytes(&self) -> usize {
         let report = &self.report;
         let requests: usize = report.pending.iter().map(|request| request.bytes.len()).sum();
-        requests + report.partial.head.len() + report.partial.tail.len() + report.unacked.len()
+        let partial = &report.partial;
+        // What was left out of the log comes from the alternate, and waits at the proxy as if it had been reported.
+        let left_out = usize::try_from(partial.left_out).unwrap_or(usize::MAX);
+        requests + partial.head.len() + partial.tail.len() + report.unacked.len().saturating_add(left_out)
     }
 }
 

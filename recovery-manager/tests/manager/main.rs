@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use cluster::config::Cluster;
 use cluster::control::{
     ClientWindow, ConnectionReport, Evidence, Flow, FromLog, FromProxy, LogStatus, Outcome, PartialResponse,
-    PendingRequest, RecoveryOrder, Tags, TakeIn, ToLog, ToProxy,
+    PendingRequest, RecoveryOrder, Stretch, Tags, TakeIn, ToLog, ToProxy,
 };
 use packet::Time;
 use recovery_manager::{Action, Limits, LoggerId, Manager, Now, Story};
@@ -87,8 +87,14 @@ fn report(port: u16, failed: u8) -> ConnectionReport {
 /// Far enough in a large body for a range.
 fn far(port: u16, failed: u8) -> ConnectionReport {
     let head = b"HTTP/1.1 200 OK\r\nContent-Length: 9000000\r\nETag: \"v\"\r\n\r\n".to_vec();
-    let partial =
-        PartialResponse { head_complete: true, body_bytes: 1 << 20, body_hash: 1, tail: vec![0; 100], head };
+    let partial = PartialResponse {
+        head_complete: true,
+        body_bytes: 1 << 20,
+        hashes: vec![Stretch { bytes: 1 << 20, hash: 1 }],
+        tail: vec![0; 100],
+        head,
+        left_out: 0,
+    };
     let p = partial.head.len() as u32 + (1 << 20);
     ConnectionReport { partial, ack_cl: 1 + p, ..report(port, failed) }
 }

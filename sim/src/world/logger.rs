@@ -3,7 +3,7 @@
 use cluster::control::{Flow, ToLogger};
 use nfq_logger::{Arrival, Decision, Engine, Limits};
 use packet::TcpSegment;
-use segment_log::Flags;
+use segment_log::{Flags, LeftOut};
 
 use super::*;
 use crate::addresses::backend_number;
@@ -77,12 +77,15 @@ impl World {
             Decision::Drop => return self.note(|| format!("logger drops {}", show(&packet.bytes))),
             Decision::PassUnlogged => self.check_unlogged(&packet),
             Decision::Accept(flags) => {
-                self.commit(&packet, flags, None);
+                self.commit(&packet, flags, None, None);
                 self.excuse_without_judge(&packet);
+            }
+            Decision::AcceptLeavingOut { flags, headers, left_out } => {
+                self.commit(&packet, flags, None, Some((headers, left_out)));
             }
             Decision::Hold(flags, hold) => {
                 self.note(|| format!("hold {hold}: {}", show(&packet.bytes)));
-                self.commit(&packet, flags, Some(hold));
+                self.commit(&packet, flags, Some(hold), None);
                 self.logger.held.insert(id, packet.clone());
             }
         }
@@ -95,11 +98,28 @@ impl World {
         self.release();
     }
 
-    fn commit(&mut self, packet: &Packet, flags: Flags, hold: Option<u64>) {
+    /// `left_out`: bytes of the headers, and what stands for the rest.
+    fn commit(
+        &mut self,
+        packet: &Packet,
+        flags: Flags,
+        hold: Option<u64>,
+        left_out: Option<(usize, LeftOut)>,
+    ) {
         let from_backend = flags.contains(Flags::FROM_BACKEND);
         let (writer, time) = (self.logger.writer, self.now);
-        let bytes = packet.bytes.clone();
-        self.logger.log.append(Entry { number: 0, writer, time, hold, from_backend, packet: bytes });
+        let mut bytes = packet.bytes.clone();
+        bytes.truncate(left_out.map_or(usize::MAX, |(headers, _)| headers));
+        let left_out = left_out.map(|(_, left_out)| left_out);
+        self.logger.log.append(Entry {
+            number: 0,
+            writer,
+            time,
+            hold,
+            from_backend,
+            packet: bytes,
+            left_out,
+        });
         self.wake_reader();
         if from_backend {
             self.note_response(&packet.bytes);

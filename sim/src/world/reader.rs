@@ -117,6 +117,7 @@ impl World {
                     hold: entry.hold,
                     from_backend: entry.from_backend,
                     packet: &entry.packet,
+                    left_out: entry.left_out,
                 };
                 self.reader.engine.handle_record(&logged, log, &mut actions);
             }
@@ -172,6 +173,7 @@ impl World {
             Action::Release(hold) => self.tell_logger(ToLogger::Release { hold }),
             Action::Suppress(hold) => self.tell_logger(ToLogger::Suppress { hold }),
             Action::Fence(flow) => self.tell_logger(ToLogger::Fence(flow)),
+            Action::LeaveOut(body) => self.tell_logger(ToLogger::LeaveOut(body)),
             Action::Barrier(barrier) => {
                 self.reader.unanswered.push_back(barrier);
                 self.tell_logger(ToLogger::Status);

@@ -7,6 +7,7 @@ use cluster::control::Flow;
 use cluster::tags::TagRules;
 use cluster::transaction::TransactionId;
 use packet::{Flags, Seq, SynOptions, TcpSegment, Time};
+use segment_log::LeftOut;
 
 use crate::direction::{Direction, Taken};
 use crate::judge::Situation;
@@ -18,11 +19,13 @@ use crate::spans::{Record, Spans};
 use crate::transactions::{Side, Transactions};
 
 mod debt;
+mod large;
 mod report;
 
 pub use debt::{Measured, Owed};
 
 use debt::LITTLE_ROOM;
+use large::Large;
 
 /// Response bytes beyond a gap that are kept; greater than any usual receive window.
 const BACKEND_GAP_BYTES: usize = 8 << 20;
@@ -44,6 +47,15 @@ pub struct Handshake {
     pub base: u32,
 }
 
+/// Where a logged segment's data is.
+#[derive(Debug, Clone, Copy)]
+pub enum Payload {
+    /// In this record.
+    In(Record),
+    /// Nowhere: a large file's.
+    LeftOut(LeftOut),
+}
+
 /// A connection whose beginning was logged.
 #[derive(Debug)]
 pub struct Connection {
@@ -59,6 +71,8 @@ pub struct Connection {
     responses: Responses,
     transactions: Transactions,
     spans: Spans,
+    /// Absent before the first large file.
+    large: Option<Box<Large>>,
     /// The transactions cannot be told apart (any more).
     opaque: Option<String>,
     /// Something else that recovery could not reproduce.
@@ -100,6 +114,7 @@ impl Connection {
             responses: Responses::default(),
             transactions: Transactions::new(handshake.base),
             spans: Spans::default(),
+            large: None,
             opaque: None,
             tainted: None,
             client_reset: false,
@@ -151,6 +166,7 @@ impl Connection {
             + self.requests.kept()
             + self.responses.kept()
             + self.spans.bytes()
+            + self.large.as_ref().map_or(0, |large| large.kept())
     }
 
     /// A segment from the client. `false`: it shows that the log lacks segments.
@@ -212,8 +228,8 @@ impl Connection {
         }
     }
 
-    /// A segment from the backend, logged in `record`. `false`: it shows that the log lacks segments.
-    pub fn handle_backend(&mut self, segment: &TcpSegment<'_>, record: Record, now: Time) -> bool {
+    /// A segment from the backend. `false`: it shows that the log lacks segments.
+    pub fn handle_backend(&mut self, segment: &TcpSegment<'_>, payload: Payload, now: Time) -> bool {
         self.heard = now;
         if segment.flags().rst() {
             return true;
@@ -222,9 +238,16 @@ impl Connection {
         let plausible = !segment.flags().ack() || self.client.handle_ack(segment.ack(), segment.window());
         let closed = self.client.acked() == self.client.delivered() && self.client.room() < LITTLE_ROOM;
         self.starved = if closed { self.starved.or(Some(now)) } else { None };
-        if acceptable && !segment.payload().is_empty() {
-            self.note_gap(now);
-            self.take_backend_data(segment, record, now);
+        match payload {
+            Payload::LeftOut(left_out) if acceptable => {
+                self.note_gap(now);
+                self.skip_backend_data(segment, left_out, now);
+            }
+            Payload::In(record) if acceptable && !segment.payload().is_empty() => {
+                self.note_gap(now);
+                self.take_backend_data(segment, record, now);
+            }
+            _ => {}
         }
         if acceptable && segment.flags().fin() {
             self.backend.handle_fin(segment.seq() + segment.payload().len() as u32);
@@ -234,30 +257,41 @@ impl Connection {
     }
 
     fn take_backend_data(&mut self, segment: &TcpSegment<'_>, record: Record, now: Time) {
-        let Self { backend, requests, responses, protocol, .. } = self;
-        let mut offset = backend.delivered();
+        let start = self.backend.delivered();
+        let (seq, data) = (segment.seq(), segment.payload());
+        let taken = self.feed_responses(start, now, |backend, deliver| backend.push(seq, data, deliver));
+        self.taint_urgent(segment);
+        match taken {
+            Taken::Overflow => self.lose("too many response bytes beyond a gap in the log"),
+            Taken::At(start) => self.note_span(start, data.len(), record),
+            Taken::Outside => {}
+        }
+        self.trim();
+    }
+
+    /// What the backend's stream delivers, from stream offset `offset` on, when `take` has been done to it.
+    fn feed_responses<T>(
+        &mut self,
+        mut offset: u64,
+        now: Time,
+        take: impl FnOnce(&mut Direction, &mut dyn FnMut(&[u8])) -> T,
+    ) -> T {
+        let Self { backend, responses, protocol, .. } = self;
         let (mut refused, mut events) = (None, Vec::new());
-        let taken = backend.push(segment.seq(), segment.payload(), &mut |bytes| {
+        let taken = take(backend, &mut |bytes| {
             if let (Some(protocol), None) = (protocol.as_mut(), refused) {
-                let pushed = responses.push(&mut **protocol, bytes, now, &mut |progress| match progress {
-                    Progress::Begun(answer) => requests.answer_begins(&answer),
-                    progress => events.push((offset, progress)),
-                });
-                refused = pushed.err();
+                let mut then = |progress| events.push((offset, progress));
+                refused = responses.push(&mut **protocol, bytes, now, &mut then).err();
             }
             offset += bytes.len() as u64;
         });
         for (start, progress) in events {
             self.take_progress(start, progress, now);
         }
-        self.taint_urgent(segment);
-        match (refused, taken) {
-            (Some(refusal), _) => self.lose(format!("response stream: {refusal}")),
-            (None, Taken::Overflow) => self.lose("too many response bytes beyond a gap in the log"),
-            (None, Taken::At(start)) => self.note_span(start, segment.payload().len(), record),
-            (None, Taken::Outside) => {}
+        if let Some(refusal) = refused {
+            self.lose(format!("response stream: {refusal}"));
         }
-        self.trim();
+        taken
     }
 
     fn note_span(&mut self, start: i64, length: usize, record: Record) {
@@ -272,13 +306,17 @@ impl Connection {
 
     fn take_progress(&mut self, start: u64, progress: Progress, now: Time) {
         let (response, at) = match progress {
-            Progress::Begun(_) => return,
+            Progress::Begun { answer, at } => {
+                self.requests.answer_begins(&answer);
+                return self.note_large(start + at as u64, &answer);
+            }
             Progress::Unasked(at) => return self.transactions.pass_unasked(start + at as u64),
             Progress::Switched => return self.lose("the connection speaks another protocol now"),
             Progress::Ended { response, at } => (response, at),
         };
         let Some(request) = self.requests.answered() else { return };
-        self.transactions.end_response(start + at as u64);
+        let end = start + at as u64;
+        self.transactions.end_response(end);
         if !request.keep_alive {
             self.responses.set_closing();
         }
@@ -290,6 +328,7 @@ impl Connection {
         let learnt = (response.status < 400).then_some(request.kind);
         self.measured.push(Measured { learnt, start, gap });
         self.ended = now;
+        self.keep_unacknowledged(&request, response, end);
     }
 
     /// The backend's RST at `seq` is one that the client may take (RFC 5961).

@@ -1,10 +1,14 @@
 //! What recovery can ask for: kept, trimmed, reported (paper §4.2).
 
-use cluster::control::{BEYOND_BYTES, ClientWindow, ConnectionReport, TAIL_BYTES};
+use cluster::control::{BEYOND_BYTES, ClientWindow, ConnectionReport, LEFT_OUT_BYTES, TAIL_BYTES};
 
 use crate::spans::LogBytes;
 
 use super::Connection;
+
+/// Why a connection cannot be recovered whose client lacks bytes of a large file and of another response.
+const BEHIND_LARGE: &str =
+    "a response follows a large file's that was left out of the log and is not acknowledged";
 
 impl Connection {
     /// Why recovery is impossible, as far as is known without reading the log.
@@ -17,28 +21,39 @@ impl Connection {
     /// Forgets where bytes lie that nobody can ask for: acknowledged ones but for the tail of the response in progress.
     pub(super) fn trim(&mut self) {
         let body = self.responses.body_bytes().min(TAIL_BYTES as u64);
-        self.spans.trim(self.backend.acked().min(self.backend.delivered().saturating_sub(body)));
+        let (acked, delivered) = (self.backend.acked(), self.backend.delivered());
+        self.spans.trim(acked.min(delivered.saturating_sub(body)));
+        self.forget_acknowledged();
+        self.responses.trim(self.responses.body_bytes().saturating_sub(delivered - acked));
     }
 
     /// What recovery needs. Bytes come from the log, never from anywhere else; what was overwritten makes the connection
-    /// unrecoverable.
+    /// unrecoverable. What was left out ends the part of the response that counts as logged.
     pub fn report(&self, log: &dyn LogBytes) -> ConnectionReport {
         let mut report = self.bare_report();
         if report.unrecoverable.is_some() {
             return report;
         }
-        if report.beyond.last().is_some_and(|(at, bytes)| *at + bytes.len() as u64 > BEYOND_BYTES as u64) {
+        let (delivered, end) = (self.backend.delivered(), self.readable_end());
+        let left_out = delivered - end;
+        if left_out > 0 && !self.report_left_out(left_out, &mut report) {
+            report.unrecoverable = Some(BEHIND_LARGE.to_owned());
+        }
+        if left_out > LEFT_OUT_BYTES {
+            report.unrecoverable = Some("too many response bytes were left out of the log".to_owned());
+        }
+        let beyond = report.beyond.last().map_or(0, |(at, bytes)| at - left_out + bytes.len() as u64);
+        if beyond > BEYOND_BYTES as u64 {
             report.unrecoverable = Some("too many response bytes beyond a gap in the log".to_owned());
             report.beyond.clear();
         }
-        let delivered = self.backend.delivered();
-        match self.spans.read(self.backend.acked()..delivered, log) {
+        match self.spans.read(self.backend.acked()..end, log) {
             Some(bytes) => report.unacked = bytes,
             None => report.unrecoverable = Some("response bytes were overwritten in the log".to_owned()),
         }
-        let tail = self.responses.body_bytes().min(TAIL_BYTES as u64);
-        report.partial.tail =
-            self.spans.read(delivered.saturating_sub(tail)..delivered, log).unwrap_or_default();
+        let tail = end.saturating_sub(report.partial.body_bytes.min(TAIL_BYTES as u64));
+        let tail = tail.max(self.spans.start_before(end));
+        report.partial.tail = self.spans.read(tail..end, log).unwrap_or_default();
         report
     }
 

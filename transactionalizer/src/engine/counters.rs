@@ -21,6 +21,8 @@ pub struct Counters {
     pub untracked: u64,
     /// Responses fully logged.
     pub transactions: u64,
+    /// Bodies that the logger was told to leave out of the log.
+    pub large_bodies: u64,
     /// Acknowledgements of bytes that were never logged.
     pub implausible_acks: u64,
     /// Bytes that came again with other content, in segments.

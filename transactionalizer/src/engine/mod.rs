@@ -13,9 +13,10 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::net::SocketAddr;
 
 use cluster::config::Cluster;
-use cluster::control::{Client, ConnectionReport, Evidence, Flow};
+use cluster::control::{Client, ConnectionReport, Evidence, Flow, LargeBody};
 use cluster::tags::TagRules;
 use packet::Time;
+use segment_log::LeftOut;
 
 use crate::detector::Kinds;
 use crate::detector::limits::Limits;
@@ -55,8 +56,10 @@ pub struct Logged<'a> {
     pub hold: Option<u64>,
     /// From a backend to a client.
     pub from_backend: bool,
-    /// The whole IP packet.
+    /// The whole IP packet, or its headers.
     pub packet: &'a [u8],
+    /// What stands for its payload, if the log has its headers only.
+    pub left_out: Option<LeftOut>,
 }
 
 /// What is to be done, in this order.
@@ -68,6 +71,8 @@ pub enum Action {
     Suppress(u64),
     /// To the logger: nothing more from this flow's backend.
     Fence(Flow),
+    /// To the logger: headers will do, of this body.
+    LeaveOut(LargeBody),
     /// To the logger: say when the fences before it hold. Tell with [`Engine::handle_fenced`] when it did and the log has
     /// been read up to that moment.
     Barrier(u64),

@@ -1,9 +1,9 @@
 //! What a logged segment does.
 
-use cluster::control::Flow;
+use cluster::control::{Flow, LargeBody};
 use packet::TcpSegment;
 
-use crate::connection::Connection;
+use crate::connection::{Connection, Payload};
 use crate::spans::LogBytes;
 
 use super::table::{Entry, Middle, State};
@@ -42,6 +42,7 @@ impl Engine {
             (true, _, _) => {}
             (false, _, _) => self.handle_segment(&seen),
         }
+        self.order_leaving_out(seen.flow, out);
         self.check_late(seen.flow, logged.from_backend, logged.time);
         self.judge(&seen, log, out);
         self.schedule(seen.flow);
@@ -49,7 +50,8 @@ impl Engine {
     }
 
     fn see<'a>(&mut self, logged: &Logged<'a>) -> Option<Seen<'a>> {
-        let Ok(segment) = TcpSegment::parse(logged.packet) else {
+        let parse = if logged.left_out.is_some() { TcpSegment::parse_headers } else { TcpSegment::parse };
+        let Ok(segment) = parse(logged.packet) else {
             self.counters.malformed += 1;
             return None;
         };
@@ -103,7 +105,11 @@ impl Engine {
         let conflicts = connection.conflicts();
         let (contiguous, plausible) = if seen.logged.from_backend {
             let contiguous = connection.expected_from_backend(seen.segment.seq());
-            (contiguous, connection.handle_backend(&seen.segment, seen.logged.record, now))
+            let payload = match seen.logged.left_out {
+                Some(left_out) => Payload::LeftOut(left_out),
+                None => Payload::In(seen.logged.record),
+            };
+            (contiguous, connection.handle_backend(&seen.segment, payload, now))
         } else {
             let contiguous = connection.expected_from_client(seen.segment.seq());
             (contiguous, connection.handle_client(&seen.segment, now, rules))
@@ -119,7 +125,8 @@ impl Engine {
             _ => connection.lose(LAPPED),
         }
         let Some(backend) = backends.get_mut(&seen.flow.backend) else { return };
-        if seen.logged.from_backend && !seen.segment.payload().is_empty() {
+        let carries = !seen.segment.payload().is_empty() || seen.logged.left_out.is_some();
+        if seen.logged.from_backend && carries {
             backend.progressed = now;
         }
         while let Some(measured) = connection.poll_measured() {
@@ -127,6 +134,17 @@ impl Engine {
             if let Some(kind) = measured.learnt {
                 kinds.learn(backend.pool, kind, measured.start, measured.gap);
             }
+        }
+    }
+
+    /// A response has begun that need not be logged. Old ones, read after a start, are logged already.
+    fn order_leaving_out(&mut self, flow: Flow, out: &mut Vec<Action>) {
+        let least_bytes = self.cluster.recovery.range_from_bytes;
+        let wanted = |body: &LargeBody| self.live.is_some() && body.bytes >= least_bytes;
+        let Some(Entry { state: State::Open(connection), .. }) = self.entries.get_mut(&flow) else { return };
+        if let Some(body) = connection.poll_large_body().filter(wanted) {
+            self.counters.large_bodies += 1;
+            out.push(Action::LeaveOut(body));
         }
     }
 

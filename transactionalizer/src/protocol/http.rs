@@ -59,4 +59,8 @@ impl Protocol for Http {
         };
         Ok(Step::new(step.consumed, event))
     }
+
+    fn skip_body(&mut self, bytes: u64) -> bool {
+        self.responses.skip(bytes)
+    }
 }

@@ -156,6 +156,11 @@ pub trait Protocol: Debug + Send {
     /// What the first of `bytes`, the next ones of the server's stream, are.
     fn feed_response(&mut self, bytes: &[u8]) -> Result<Step<ResponseEvent>, Refused>;
 
+    /// The next `bytes` of the server's stream, which nobody can see, belong to the body in progress. `false`: that is not certain.
+    fn skip_body(&mut self, _bytes: u64) -> bool {
+        false
+    }
+
     /// A request that consists of nothing else asks for nothing yet.
     fn is_blank(&self, byte: u8) -> bool {
         matches!(byte, b'\r' | b'\n')

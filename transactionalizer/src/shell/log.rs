@@ -127,6 +127,7 @@ impl SegmentLog {
             hold: Some(record.hold()).filter(|hold| *hold != 0 && record.flags().contains(Flags::HELD)),
             from_backend: record.flags().contains(Flags::FROM_BACKEND),
             packet: record.payload(),
+            left_out: record.left_out(),
         })
     }
 }

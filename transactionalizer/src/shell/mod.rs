@@ -177,6 +177,7 @@ impl Shell {
             Action::Release(hold) => self.link.send(&ToLogger::Release { hold }),
             Action::Suppress(hold) => self.link.send(&ToLogger::Suppress { hold }),
             Action::Fence(flow) => self.link.send(&ToLogger::Fence(flow)),
+            Action::LeaveOut(body) => self.link.send(&ToLogger::LeaveOut(body)),
             Action::Barrier(barrier) => self.link.send_barrier(barrier),
             Action::Failed(failure) => {
                 let message = self.managers.message(failure, now());

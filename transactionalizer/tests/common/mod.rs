@@ -139,7 +139,8 @@ impl World {
         self.log.0.push(packet);
         let record = Record { position: None, number };
         let packet = self.log.0.last().unwrap().clone();
-        let logged = Logged { record, writer: 1, time: self.now, hold, from_backend, packet: &packet };
+        let logged =
+            Logged { record, writer: 1, time: self.now, hold, from_backend, packet: &packet, left_out: None };
         let mut out = vec![];
         self.engine.handle_record(&logged, &self.log, &mut out);
         self.take(out);

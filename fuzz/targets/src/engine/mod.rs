@@ -5,7 +5,7 @@ mod checks;
 mod peers;
 mod world;
 
-use cluster::control::{ClientWindow, Flow, Prefix, RecoveryOrder, TakeIn};
+use cluster::control::{ClientWindow, Flow, Prefix, RecoveryOrder, Stretch, TakeIn};
 use nfq_splice::{EntryState, Stage};
 use std::time::Duration;
 
@@ -96,6 +96,7 @@ fn order(world: &World, from: usize, to: usize, input: &mut Input<'_>) -> Recove
         resend: input.blob().to_vec(),
         take_in,
         beyond: if choices & 16 == 0 { Vec::new() } else { vec![(3, b"beyond".to_vec())] },
+        left_out: if choices & 32 == 0 { 0 } else { 2 },
     }
 }
 
@@ -105,7 +106,7 @@ fn prefix(choices: u8, input: &mut Input<'_>) -> Prefix {
         head_complete: choices & 8 != 0,
         volatile: vec!["date".to_owned()],
         body_bytes: number(input),
-        body_hash: if choices & 16 == 0 { 0 } else { 0x9d1f_0000 },
+        hashes: vec![Stretch { bytes: 3, hash: if choices & 16 == 0 { 0 } else { 0x9d1f_0000 } }],
     }
 }
 

@@ -44,11 +44,33 @@ pub struct PartialResponse {
     pub head_complete: bool,
     /// Bytes after the head (of the message as sent: chunk framing included).
     pub body_bytes: u64,
-    /// xxh3-128 of those bytes.
-    pub body_hash: u128,
+    /// Of those bytes, consecutive stretches from the first on. What they do not reach was left out of the log.
+    pub hashes: Vec<Stretch>,
     /// The last of those bytes, at most [`TAIL_BYTES`], to check a `Range` answer against.
     pub tail: Vec<u8>,
+    /// Body bytes behind those that passed, but were left out of the log as a large file's: the client may have them. At most
+    /// [`LEFT_OUT_BYTES`].
+    pub left_out: u64,
 }
+
+impl PartialResponse {
+    /// Every byte of the body can be compared.
+    pub fn is_hashed(&self) -> bool {
+        self.hashes.iter().fold(0, |sum: u64, stretch| sum.saturating_add(stretch.bytes)) == self.body_bytes
+    }
+}
+
+/// Some consecutive bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Stretch {
+    /// How many.
+    pub bytes: u64,
+    /// Their xxh3-128.
+    pub hash: u128,
+}
+
+/// Bytes of [`PartialResponse::left_out`] at most: greater than any usual receive window.
+pub const LEFT_OUT_BYTES: u64 = 64 << 20;
 
 /// Bytes of [`PartialResponse::tail`] at most.
 pub const TAIL_BYTES: usize = 16 << 10;
@@ -91,7 +113,8 @@ pub struct ConnectionReport {
     /// Response bytes `[Ack_CL, Ack_TL + p)`, still in the log.
     pub unacked: Vec<u8>,
     /// Response bytes that passed behind a hole: each piece's distance from Ack_TL + p, ascending, and its bytes. The client may
-    /// have them, though p does not count them. At most [`BEYOND_BYTES`].
+    /// have them, though p does not count them. At most [`BEYOND_BYTES`] from the end of what was
+    /// [left out](PartialResponse::left_out) on.
     pub beyond: Vec<(u64, Vec<u8>)>,
     /// Why this connection cannot be recovered, if so.
     pub unrecoverable: Option<String>,
