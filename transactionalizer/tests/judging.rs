@@ -124,6 +124,34 @@ fn idle_close_of_a_dying_backend_is_a_failure() {
     assert_eq!(failures[0].connections[0].flow, conn.flow);
 }
 
+/// Its kernel needs longer than one FIN is kept back for to close all of them; as long as its last process listens it seems to serve.
+#[test]
+fn many_idle_closes_of_a_dying_backend_are_failures_however_long_they_take() {
+    let mut world = World::new();
+    let idle: Vec<_> = (0..100).map(|port| idle(&mut world, 5000 + port)).collect();
+    for part in idle.chunks(40) {
+        for (conn, asked, replied) in part {
+            world.backend_flags(*conn, Flags::FIN, *replied, b"", *asked).unwrap();
+        }
+        world.run(80, |_| Some(Answer::Answered));
+    }
+    assert_eq!(world.actions, [], "the first ones have waited for 240 ms");
+    world.run(60, |_| Some(Answer::Refused));
+    assert_eq!(world.failures()[0].connections.len(), 100);
+}
+
+/// They are ordinary ends after all.
+#[test]
+fn many_idle_closes_of_a_serving_backend_are_released() {
+    let mut world = World::new();
+    let idle: Vec<_> = (0..40).map(|port| idle(&mut world, 5000 + port)).collect();
+    for (conn, asked, replied) in &idle {
+        world.backend_flags(*conn, Flags::FIN, *replied, b"", *asked).unwrap();
+    }
+    world.run(150, |_| Some(Answer::Answered));
+    assert_eq!(world.actions.iter().filter(|action| matches!(action, Action::Release(_))).count(), 40);
+}
+
 #[test]
 fn idle_close_of_a_dead_backend_is_a_failure_of_all_its_connections() {
     let mut world = World::new();

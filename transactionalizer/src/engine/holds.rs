@@ -19,6 +19,11 @@ const ONE_DEATH: Duration = Duration::from_millis(100);
 /// The end of a connection on which nothing is owed is kept from the client for this long: a dying server's processes end
 /// one after the other, and as long as one is left, the backend seems to serve.
 const IDLE_END: Duration = Duration::from_millis(100);
+/// So many such ends at once are a server that dies: its kernel may take longer to close them all. Each is kept back until
+/// [`IDLE_END`] after the last one
+const MANY_IDLE_ENDS: usize = 32;
+/// but no longer than this.
+const IDLE_END_MOST: Duration = Duration::from_secs(1);
 /// Held segments of one flow at most: a backend repeats its FIN. Further ones are suppressed.
 const MAX_HELD: usize = 16;
 
@@ -171,8 +176,8 @@ impl Engine {
         let Some(entry) = self.backends.get_mut(&backend) else { return };
         let asking = std::mem::take(&mut entry.asking);
         let death = entry.premature;
-        if let Some(since) = recent.values().min() {
-            entry.health.ask_opinion_at(*since + IDLE_END);
+        if let Some(until) = recent.values().min() {
+            entry.health.ask_opinion_at(*until);
         } else {
             entry.suspicion = None;
         }
@@ -192,17 +197,24 @@ impl Engine {
         }
     }
 
-    /// Flows whose undecided end, with nothing owed, is younger than [`IDLE_END`], and when it came. Those that ended together
-    /// with a certain failure are decided already.
+    /// Flows whose undecided end, with nothing owed, is kept back, and until when. Those that ended together with a certain
+    /// failure are decided already.
     fn recent_idle_ends(&self, backend: SocketAddr, now: Time) -> BTreeMap<Flow, Time> {
         let Some(entry) = self.backends.get(&backend) else { return BTreeMap::new() };
         let end = |flow: &Flow| {
             let held = self.entries.get(flow)?.held.last()?.time;
             let idle = self.connection(*flow)?.situation().response == InProgress::Nothing;
             let decided = entry.premature.is_some_and(|death| self.died_with(*flow, death));
-            (idle && !decided && now.since(held) < IDLE_END).then_some((*flow, held))
+            (idle && !decided).then_some((*flow, held))
         };
-        entry.asking.iter().filter_map(end).collect()
+        let ends: Vec<(Flow, Time)> = entry.asking.iter().filter_map(end).collect();
+        let last = ends.iter().map(|(_, held)| *held).max().filter(|_| ends.len() >= MANY_IDLE_ENDS);
+        let until = |held: Time| match last {
+            Some(last) => (last + IDLE_END).min(held + IDLE_END_MOST),
+            None => held + IDLE_END,
+        };
+        let kept = ends.into_iter().map(|(flow, held)| (flow, until(held)));
+        kept.filter(|(_, until)| now < *until).collect()
     }
 
     /// The flow's undecided end came together with a certain failure. An update whose response may have been whole is not
