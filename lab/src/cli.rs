@@ -164,7 +164,7 @@ impl Up {
 #[derive(Debug, Args)]
 pub(crate) struct Measure {
     what: Bench,
-    /// Of splice and log: measurements of each contender, by default 5. Of detection: failures of each kind, by default 200.
+    /// Of splice and log: measurements of each contender, by default 5. Of recovery's crowd: by default 3. Of detection: failures of each kind, by default 200.
     #[arg(long)]
     rounds: Option<usize>,
     /// Of detection: only these kinds of failures.
@@ -218,7 +218,7 @@ impl Measure {
             bench: self.what,
             plan,
             detection,
-            recovery: self.recovery.clone(),
+            recovery: recovery::Plan { rounds: self.rounds.unwrap_or(3), ..self.recovery.clone() },
             log,
             soak: soak::Plan::new(self.length.unwrap_or(Duration::from_secs(600))),
             resume: self.resume,

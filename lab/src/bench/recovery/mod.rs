@@ -6,6 +6,8 @@
 
 mod case;
 mod client;
+mod crowd;
+mod downloads;
 mod evidence;
 mod plot;
 mod progress;
@@ -61,12 +63,27 @@ pub struct Plan {
     /// Of recovery: only this case, with captures of its packets.
     #[arg(long, value_name = "NUMBER")]
     pub case: Option<u64>,
+    /// Of recovery: only how long it takes until so many connections of one killed server run again.
+    #[arg(long, value_name = "CONNECTIONS")]
+    pub crowd: Option<usize>,
+    /// How often that is done.
+    #[arg(skip = 3_usize)]
+    pub rounds: usize,
 }
 
 impl Plan {
     /// So many failures, nothing compared.
     pub fn new(failures: u64) -> Self {
-        Self { failures, seed: 1, conditions: Vec::new(), compare_every: 0, alone: false, case: None }
+        Self {
+            failures,
+            seed: 1,
+            conditions: Vec::new(),
+            compare_every: 0,
+            alone: false,
+            case: None,
+            crowd: None,
+            rounds: 1,
+        }
     }
 
     /// Some failures on a LAN that meet every kind of load.
@@ -124,6 +141,9 @@ pub(super) fn measure(
     (output, resume): (&Path, bool),
     tell: &mut dyn FnMut(&str),
 ) -> Result<Vec<Row>> {
+    if let Some(connections) = plan.crowd {
+        return crowd::measure(lab, connections, plan.rounds, tell);
+    }
     let run = format!("{version} seed {} case {:?}", plan.seed, plan.case);
     let mut log = Log::open(&output.with_extension("records"), &run, resume)?;
     let lanes = lanes(plan, &log);

@@ -70,6 +70,23 @@ pub(in crate::bench) fn hold<T: Send>(
     })
 }
 
+/// As [`hold`], and lets each fetch `path` once more after the job.
+pub(in crate::bench) fn hold_and_ask<T: Send>(
+    lab: &Lab,
+    to: SocketAddrV4,
+    path: &str,
+    count: usize,
+    job: impl FnOnce() -> Result<T> + Send,
+) -> Result<T> {
+    lab.netns(Node::Client).within(|| {
+        let mut client = Client::new(to, path)?;
+        open_all(&mut client, count)?;
+        let found = job()?;
+        ask_all(&mut client).context("asking again")?;
+        Ok(found)
+    })
+}
+
 /// Sends `rate` requests a second for `length`, spread over `connections` that were used once before. The latencies,
 /// sorted, each from when the request was due: a late one counts what it waited for a free connection.
 pub(in crate::bench) fn constant_rate(
@@ -110,6 +127,19 @@ fn open_all(client: &mut Client, count: usize) -> Result<()> {
         }
         wait(client, &mut done)?;
         idle += done.drain(..).len();
+    }
+    Ok(())
+}
+
+fn ask_all(client: &mut Client) -> Result<()> {
+    let (mut asked, mut answered, mut done) = (0, 0, Vec::new());
+    while answered < client.len() {
+        while asked < client.len() && asked - answered < OPENING {
+            client.ask(asked)?;
+            asked += 1;
+        }
+        wait(client, &mut done)?;
+        answered += done.drain(..).len();
     }
     Ok(())
 }
