@@ -3,7 +3,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use packet::TcpSegment;
+use packet::{Seq, TcpSegment, Time};
 
 use crate::common::Core;
 use crate::flow::{Answering, Flow, State};
@@ -54,6 +54,12 @@ fn is_head(request: &[u8]) -> bool {
 }
 
 impl Answering {
+    /// `sender` has the whole answer; `client_next` is the client's next number.
+    pub(crate) fn new(now: Time, sender: Sender, client_next: Seq, client_fin: bool) -> Self {
+        let end = now + ANSWER_TIME;
+        Self { sender, client_next, client_fin, deadline: end, end }
+    }
+
     /// Both sides have closed, and know it of each other.
     pub(crate) fn is_closed(&self) -> bool {
         self.sender.is_done() && self.client_fin
@@ -84,11 +90,19 @@ impl Core {
     pub(crate) fn answer(&mut self, flow: &mut Flow, status: u16, reason: &str) {
         let State::Setup(setup) = &flow.state else { return };
         // Who does not speak HTTP is only closed.
-        let http = self.settings.http;
-        let bytes =
-            if http { response(status, reason, is_head(&setup.request), &self.date()) } else { Vec::new() };
-        self.counters.count(answered(status));
+        let bytes = if self.settings.http {
+            self.response_to(&setup.request, status, reason)
+        } else {
+            self.counters.count(answered(status));
+            Vec::new()
+        };
         self.finish(flow, bytes);
+    }
+
+    /// The answer to a request, of which the beginning will do.
+    pub(crate) fn response_to(&mut self, request: &[u8], status: u16, reason: &str) -> Vec<u8> {
+        self.counters.count(answered(status));
+        response(status, reason, is_head(request), &self.date())
     }
 
     /// RFC 9110 §6.6.1.
@@ -108,13 +122,8 @@ impl Core {
         let State::Setup(setup) = &flow.state else { return };
         let window = flow.leg.window.unwrap_or(0) as usize;
         let mss = flow.leg.payload_bytes(self.mss());
-        let answering = Answering {
-            sender: Sender::new(setup.iss + 1, bytes, true, mss, window, TIMEOUT),
-            client_next: setup.reassembly.next(),
-            client_fin: false,
-            deadline: self.now + ANSWER_TIME,
-            end: self.now + ANSWER_TIME,
-        };
+        let sender = Sender::new(setup.iss + 1, bytes, true, mss, window, TIMEOUT);
+        let answering = Answering::new(self.now, sender, setup.reassembly.next(), false);
         flow.state = State::Answering(Box::new(answering));
         self.send_answer(flow);
     }

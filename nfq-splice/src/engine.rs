@@ -241,6 +241,15 @@ impl Engine {
         }
     }
 
+    /// A client that cannot be helped and has nothing of the response yet; `order` is that of a recovery without an alternate.
+    pub fn handle_answer_order(&mut self, now: Time, order: RecoveryOrder, status: u16, reason: &str) {
+        self.core.now = now;
+        if let Some(mut flow) = self.take(order.flow.client) {
+            self.core.answer_for_backend(&mut flow, order, status, reason);
+            self.put(flow);
+        }
+    }
+
     /// Clients whose connections the kernel translates.
     pub fn kernel_clients(&self) -> impl Iterator<Item = Client> + '_ {
         self.table.kernel_clients()

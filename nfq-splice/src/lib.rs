@@ -20,6 +20,7 @@ mod cookie;
 mod counters;
 mod engine;
 mod flow;
+mod give_up;
 mod held;
 mod icmp;
 mod key;

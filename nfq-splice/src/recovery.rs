@@ -33,6 +33,7 @@ impl Core {
         match std::mem::replace(&mut flow.state, State::Gone) {
             State::Spliced(splice) if splice.backend == order.flow.backend => {
                 self.suspend(flow, splice, order);
+                self.connect_alternate(flow);
             }
             State::Recovering(recovery) if recovery.order.id == id => {
                 flow.state = State::Recovering(recovery);
@@ -61,14 +62,15 @@ impl Core {
     }
 
     /// The log has seen the handshake with a backend that failed, the proxy not yet: nothing is lost, another one is asked.
-    fn leave_backend(&mut self, flow: &mut Flow, backend: SocketAddr) {
+    pub(crate) fn leave_backend(&mut self, flow: &mut Flow, backend: SocketAddr) {
         if let State::Setup(setup) = &flow.state {
             self.reset_backend(flow.leg.client, backend, setup.irs + 1);
         }
         self.connect_next(flow);
     }
 
-    fn suspend(&mut self, flow: &mut Flow, splice: Splice, mut order: RecoveryOrder) {
+    /// Fences the backend and re-sends what was logged.
+    pub(crate) fn suspend(&mut self, flow: &mut Flow, splice: Splice, mut order: RecoveryOrder) {
         let client = flow.leg.client;
         self.suspend_packets(flow);
         self.act(Action::Unsplice(client));
@@ -119,7 +121,6 @@ impl Core {
         flow.state = State::Recovering(Box::new(recovery));
         self.pay_from_log(flow);
         self.ask_client(flow);
-        self.connect_alternate(flow);
     }
 
     /// Logged bytes go behind those that are still owed from an earlier recovery.
@@ -243,28 +244,6 @@ impl Core {
         }
     }
 
-    /// Resets the client of a connection that `backend` failed and that cannot be recovered, at `end`, which is behind all that
-    /// was sent to it. A client that lacks some of that challenges the reset (RFC 5961 §3) and gets an exact one; one that is
-    /// reset at a byte which it has acknowledged already says nothing, and hangs.
-    pub(crate) fn give_up(&mut self, flow: &mut Flow, backend: SocketAddr, end: Option<Seq>) {
-        match &flow.state {
-            State::Spliced(splice) if splice.backend == backend => {
-                let logged = end.filter(|_| splice.kernel).map(|end| end + splice.delta);
-                let seq = logged.unwrap_or(flow.server_next());
-                self.reset_backend(flow.leg.client, backend, Seq(0));
-                self.abort(flow, seq);
-            }
-            State::Recovering(recovery) if concerns(recovery, backend) => {
-                if let Some(seq) = recovery.alternate_next() {
-                    self.reset_backend(flow.leg.client, recovery.order.alternate, seq);
-                }
-                self.abort(flow, flow.server_next());
-            }
-            State::Setup(setup) if connects_to(setup, backend) => self.leave_backend(flow, backend),
-            _ => self.counters.count("reset_orders_outdated"),
-        }
-    }
-
     pub(crate) fn handle_recovery_timeout(&mut self, flow: &mut Flow) {
         let now = self.now;
         let State::Recovering(recovery) = &mut flow.state else { return };
@@ -302,7 +281,7 @@ impl Recovery {
     }
 
     /// What the alternate expects next, if there is one: only there does it believe a reset (RFC 5961 §3.2).
-    fn alternate_next(&self) -> Option<Seq> {
+    pub(crate) fn alternate_next(&self) -> Option<Seq> {
         match &self.attempt {
             Attempt::Connecting(_) => Some(self.isn() + 1),
             Attempt::TakingIn(taking) => Some(taking.replay.unacknowledged()),
@@ -325,10 +304,10 @@ fn complete(order: &mut RecoveryOrder, owed: Option<&Sender>) {
     }
 }
 
-fn connects_to(setup: &Setup, backend: SocketAddr) -> bool {
+pub(crate) fn connects_to(setup: &Setup, backend: SocketAddr) -> bool {
     setup.connect.as_ref().is_some_and(|connect| connect.backend == backend)
 }
 
-fn concerns(recovery: &Recovery, backend: SocketAddr) -> bool {
+pub(crate) fn concerns(recovery: &Recovery, backend: SocketAddr) -> bool {
     recovery.order.flow.backend == backend || recovery.order.alternate == backend
 }

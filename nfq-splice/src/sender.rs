@@ -135,6 +135,11 @@ impl Sender {
         self.fin = true;
     }
 
+    /// A FIN follows what is owed.
+    pub fn close(&mut self) {
+        self.fin = true;
+    }
+
     /// More bytes, which others may have sent already: they may be acknowledged, and the path carries them.
     pub fn append_known(&mut self, bytes: &[u8]) {
         self.bytes.extend_from_slice(bytes);

@@ -13,5 +13,5 @@ mod story;
 
 pub use equations::{AlternateState, logged_until, must_resend, t_r, t_sp};
 pub use manager::{Action, Limits, LoggerId, Manager, Now};
-pub use plan::{Plan, Steps, plan};
+pub use plan::{Plan, Refusal, Steps, plan};
 pub use story::Story;

@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use cluster::config::{self, BackendState, Cluster};
+use cluster::config::{self, BackendState, Cluster, ProtocolName};
 use cluster::control::{Client, ManagerStatus, RecoveryOrder, RecoveryRecord, ToLog, ToProxy};
 use packet::Time;
 
@@ -86,6 +86,8 @@ pub struct Manager {
     config: config::Recovery,
     /// The same without `Range` requests.
     whole: config::Recovery,
+    /// The service speaks HTTP: a client that is given up can be answered.
+    http: bool,
     limits: Limits,
     loggers: Vec<Logger>,
     proxy_connected: bool,
@@ -119,6 +121,7 @@ impl Manager {
         Self {
             config,
             whole,
+            http: cluster.service.protocol == ProtocolName::Http,
             limits,
             loggers: cluster.loggers.keys().map(logger).collect(),
             proxy_connected: false,
@@ -243,8 +246,9 @@ fn recovery_settings(cluster: &Cluster) -> (config::Recovery, config::Recovery) 
     (config.clone(), config::Recovery { range_from_bytes: u64::MAX, ..config })
 }
 
-const COUNTERS: [&str; 14] = [
+const COUNTERS: [&str; 15] = [
     "alternates_failed",
+    "answers",
     "clients_gone",
     "log_messages_dropped",
     "log_messages_old",

@@ -18,11 +18,23 @@ const LEFT_OUT: &str =
 pub enum Plan {
     /// The client continues on an alternate.
     Recover(Box<Steps>),
-    /// The client is reset at once.
-    Reset {
-        /// For the log and the operator.
-        reason: String,
-    },
+    /// It does not; the client is told at once.
+    GiveUp(Refusal),
+}
+
+/// Why a connection is not continued.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// For the log and the operator.
+    pub reason: String,
+    /// With what status the client may be answered, if it has nothing of the response; `None`: it can only be reset.
+    pub status: Option<u16>,
+}
+
+impl From<String> for Refusal {
+    fn from(reason: String) -> Self {
+        Self { reason, status: None }
+    }
 }
 
 /// The ingredients of a [`RecoveryOrder`] that are computed.
@@ -76,7 +88,7 @@ pub fn plan(
 ) -> Plan {
     match steps(report, state, alternates, config) {
         Ok(steps) => Plan::Recover(Box::new(steps)),
-        Err(reason) => Plan::Reset { reason },
+        Err(refusal) => Plan::GiveUp(refusal),
     }
 }
 
@@ -85,20 +97,22 @@ fn steps(
     state: AlternateState,
     alternates: &[SocketAddr],
     config: &config::Recovery,
-) -> Result<Steps, String> {
+) -> Result<Steps, Refusal> {
     if let Some(reason) = &report.unrecoverable {
-        return Err(reason.clone());
+        return Err(reason.clone().into());
     }
     report::check(report).map_err(|wrong| format!("the log's report contradicts itself: {wrong}"))?;
-    refuse_unknown_effect(report)?;
+    refuse_unknown_effect(report).map_err(|reason| Refusal { reason, status: Some(502) })?;
     refuse_other_state(report.t_l, state)?;
-    let alternate = *alternates.first().ok_or("no alternate backend is up")?;
+    let nobody = || Refusal { reason: "no alternate backend is up".to_owned(), status: Some(503) };
+    let alternate = *alternates.first().ok_or_else(nobody)?;
     let (replay, take_in) = continue_response(report, config)?;
     if replay.len() > config.request_bytes.saturating_add(range::HEAD_GROWTH) {
         return Err(format!(
             "{} bytes of requests are outstanding, more than recovery.request_bytes",
             replay.len()
-        ));
+        )
+        .into());
     }
     Ok(Steps {
         alternate,
@@ -108,6 +122,30 @@ fn steps(
         resend: resend(report),
         take_in,
     })
+}
+
+/// Whether the proxy can answer in the backends' place: a request waits, and nothing of its response was sent.
+pub(crate) fn is_unanswered(report: &ConnectionReport) -> bool {
+    let usable = report.unrecoverable.is_none() && report::check(report).is_ok();
+    usable && !report.pending.is_empty() && p(report) == 0 && report.beyond.is_empty()
+}
+
+/// What the proxy needs for such an answer.
+pub(crate) fn without_alternate(report: &ConnectionReport) -> RecoveryOrder {
+    let steps = Steps {
+        alternate: report.flow.backend,
+        t_sp: equations::t_sp(report.t_l),
+        t_r: equations::t_sp(report.t_l),
+        replay: report.pending.first().map_or_else(Vec::new, |request| beginning(&request.bytes)),
+        resend: resend(report),
+        take_in: TakeIn::Nothing,
+    };
+    steps.into_order(0, report)
+}
+
+/// The method shows whether the answer may have a body.
+fn beginning(request: &[u8]) -> Vec<u8> {
+    request.iter().take(16).copied().collect()
 }
 
 /// p: logged response bytes of T_L + 1.

@@ -177,6 +177,7 @@ fn take_in(take_in: &TakeIn) -> String {
 pub(crate) fn in_words(end: &End) -> String {
     match end {
         End::Reset(reason) => format!("reset: {reason}"),
+        End::Answer(status, reason) => format!("answered {status}: {reason}"),
         End::Superseded => "superseded: the client's connection failed anew".to_owned(),
         End::Order(alternate, outcome) => outcome_in_words(*alternate, outcome),
     }

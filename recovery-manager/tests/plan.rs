@@ -8,7 +8,7 @@ use cluster::config::Recovery;
 use cluster::control::{
     ClientWindow, ConnectionReport, Flow, PartialResponse, PendingRequest, Prefix, Stretch, Tags, TakeIn,
 };
-use recovery_manager::{AlternateState, Plan, Steps, plan};
+use recovery_manager::{AlternateState, Plan, Refusal, Steps, plan};
 
 const READ_ONLY: Tags = Tags { deterministic: false, read_only: true, idempotent: false, large_file: false };
 const IDEMPOTENT: Tags = Tags { deterministic: false, read_only: false, idempotent: true, large_file: false };
@@ -74,13 +74,13 @@ fn decide(report: &ConnectionReport) -> Plan {
 fn steps(report: &ConnectionReport) -> Steps {
     match decide(report) {
         Plan::Recover(steps) => *steps,
-        Plan::Reset { reason } => panic!("{reason}"),
+        Plan::GiveUp(refusal) => panic!("{refusal:?}"),
     }
 }
 
 fn reason(report: &ConnectionReport) -> String {
     match decide(report) {
-        Plan::Reset { reason } => reason,
+        Plan::GiveUp(refusal) => refusal.reason,
         Plan::Recover(steps) => panic!("{steps:?}"),
     }
 }
@@ -205,15 +205,16 @@ fn what_the_log_calls_unrecoverable_is_reset_with_its_reason() {
 fn without_an_alternate_the_client_is_reset() {
     let report = idle();
     let plan = plan(&report, AlternateState::level_with(7), &[], &Recovery::default());
-    assert_eq!(plan, Plan::Reset { reason: "no alternate backend is up".to_owned() });
+    let reason = "no alternate backend is up".to_owned();
+    assert_eq!(plan, Plan::GiveUp(Refusal { reason, status: Some(503) }));
 }
 
 #[test]
 fn a_lagging_alternate_cannot_stand_in_while_the_log_lacks_its_requests() {
     let state = AlternateState { t_s: 4, t_a: 5 };
-    let Plan::Reset { reason } = plan(&idle(), state, &[alternate()], &Recovery::default()) else { panic!() };
+    let Plan::GiveUp(refusal) = plan(&idle(), state, &[alternate()], &Recovery::default()) else { panic!() };
     assert_eq!(
-        reason,
+        refusal.reason,
         "the alternate's state ends with transaction 5, and requests 6 to 7 are no longer logged"
     );
 }
@@ -228,7 +229,7 @@ fn an_alternate_to_which_more_state_has_come_starts_at_t_l_plus_1() {
 #[test]
 fn an_alternate_that_applied_more_than_was_logged_cannot_stand_in() {
     let state = AlternateState { t_s: 8, t_a: 8 };
-    assert!(matches!(plan(&idle(), state, &[alternate()], &Recovery::default()), Plan::Reset { .. }));
+    assert!(matches!(plan(&idle(), state, &[alternate()], &Recovery::default()), Plan::GiveUp(_)));
 }
 
 #[test]
@@ -236,7 +237,7 @@ fn more_requests_than_are_kept_reset_the_client() {
     let config = Recovery { request_bytes: 100, ..Recovery::default() };
     let report = with_request(idle(), &format!("{GET}{}", "x".repeat(1000)), READ_ONLY, true);
     let plan = plan(&report, AlternateState::level_with(7), &[alternate()], &config);
-    assert!(matches!(plan, Plan::Reset { reason } if reason.contains("recovery.request_bytes")));
+    assert!(matches!(plan, Plan::GiveUp(refusal) if refusal.reason.contains("recovery.request_bytes")));
 }
 
 #[test]

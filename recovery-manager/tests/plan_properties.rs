@@ -167,7 +167,7 @@ proptest! {
         let begun = !report.partial.head.is_empty();
         let unknown = report.pending.iter().enumerate()
             .any(|(place, request)| !is_safe(request) && (request.complete || (place == 0 && begun)));
-        let reset = matches!(decide(report, AlternateState::level_with(report.t_l)), Plan::Reset { .. });
+        let reset = matches!(decide(report, AlternateState::level_with(report.t_l)), Plan::GiveUp(_));
         prop_assert_eq!(reset, unknown);
     }
 

@@ -242,6 +242,17 @@ impl Default for Detector {
     }
 }
 
+/// What becomes of a client that cannot be helped.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum GiveUp {
+    /// Its connection is reset.
+    #[default]
+    Reset,
+    /// If it waits for the first byte of a response it is answered 502 or 503, and the connection closed; otherwise reset.
+    Answer,
+}
+
 /// `[recovery]`
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
@@ -257,6 +268,8 @@ pub struct Recovery {
     pub kept_bytes: usize,
     /// Time for one recovery, milliseconds; then the client is reset.
     pub timeout_ms: u64,
+    /// What becomes of a client that cannot be helped: its update may have been applied, or there is no alternate.
+    pub give_up: GiveUp,
     /// Connections that one alternate takes over at a time; further ones wait for their turn.
     pub alternate_limit: usize,
     /// Recoveries remembered for `resplice status`.
@@ -271,6 +284,7 @@ impl Default for Recovery {
             request_bytes: 1 << 20,
             kept_bytes: 256 << 20,
             timeout_ms: 10_000,
+            give_up: GiveUp::Reset,
             alternate_limit: 256,
             history: 256,
         }

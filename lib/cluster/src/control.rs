@@ -245,6 +245,15 @@ pub enum ToProxy {
         /// Logged and shown.
         reason: String,
     },
+    /// Fence, re-send, then answer in the backends' place and close: nobody can continue it, and the client has nothing of the response.
+    Answer {
+        /// As for a recovery, but for the alternate, which is the failed backend; of the requests only the beginning is given.
+        order: Box<RecoveryOrder>,
+        /// 502 or 503.
+        status: u16,
+        /// Logged, and shown to the client's user.
+        reason: String,
+    },
     /// New connections avoid, or may use again, a backend.
     Backend {
         /// Which one.

@@ -252,7 +252,10 @@ impl Shell {
     fn handle_message(&mut self, peer: PeerId, message: ToProxy) {
         match message {
             ToProxy::Subscribe { epoch } => self.subscribe(peer, epoch),
-            ToProxy::Recover(_) | ToProxy::Reset { .. } | ToProxy::Backend { .. }
+            ToProxy::Recover(_)
+            | ToProxy::Reset { .. }
+            | ToProxy::Answer { .. }
+            | ToProxy::Backend { .. }
                 if !self.subscribers.contains(&peer) =>
             {
                 self.refuse(peer);
@@ -261,6 +264,11 @@ impl Shell {
             ToProxy::Reset { flow, end, reason } => {
                 tracing::warn!(client = %flow.client, backend = %flow.backend, reason, "client reset");
                 self.post(flow.client, ToProxy::Reset { flow, end, reason });
+            }
+            ToProxy::Answer { order, status, reason } => {
+                let flow = order.flow;
+                tracing::warn!(client = %flow.client, backend = %flow.backend, status, reason, "client answered");
+                self.post(flow.client, ToProxy::Answer { order, status, reason });
             }
             ToProxy::Backend { backend, up } => {
                 tracing::info!(%backend, up, "backend state changed");

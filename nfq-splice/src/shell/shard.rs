@@ -237,6 +237,9 @@ impl Shard {
                 }
             }
             ToProxy::Reset { flow, end, .. } => self.engine.handle_reset(now(), flow, end.map(Seq)),
+            ToProxy::Answer { order, status, reason } => {
+                self.engine.handle_answer_order(now(), *order, status, &reason);
+            }
             ToProxy::Backend { backend, up } => self.engine.handle_backend_state(backend, up),
             ToProxy::Want { backend, state } => {
                 self.engine.handle_backend_order(&backend, state);

@@ -4,6 +4,7 @@
 
 mod batches;
 mod fields;
+mod given_up;
 mod icmp;
 mod large;
 mod options;

@@ -1,15 +1,16 @@
 //! Orders, retries and ends.
 
-use cluster::control::{Client, Flow, Outcome, TakeIn, ToLog};
+use cluster::config::GiveUp;
+use cluster::control::{Client, Flow, Outcome, TakeIn, ToLog, ToProxy};
 use packet::Time;
 
 use super::alternates::Choice;
 use super::recent::{Ended, Fingerprint};
-use super::recovery::{Attempt, End, Failure};
+use super::recovery::{Attempt, End, Failure, Recovery};
 use super::resets::Reset;
 use super::{Manager, Now};
 use crate::equations::AlternateState;
-use crate::plan::{Plan, Steps, plan, response_end};
+use crate::plan::{Plan, Refusal, Steps, is_unanswered, plan, response_end, without_alternate};
 use crate::story::Story;
 
 impl Manager {
@@ -39,7 +40,7 @@ impl Manager {
         }
         if let (None, Some(why)) = (alternate, &recovery.last_failure) {
             let reason = format!("no alternate is left ({why})");
-            return self.finish(now, client, &End::Reset(reason));
+            return self.give_up(now, client, Refusal { reason, status: Some(502) });
         }
         self.order(now, client, alternate.as_slice(), false);
     }
@@ -62,7 +63,7 @@ impl Manager {
         let report = &recovery.failure.report;
         let config = if whole { &self.whole } else { &self.config };
         match plan(report, AlternateState::level_with(report.t_l), alternates, config) {
-            Plan::Reset { reason } => self.finish(now, client, &End::Reset(reason)),
+            Plan::GiveUp(refusal) => self.give_up(now, client, refusal),
             Plan::Recover(steps) => {
                 let id = self.next_order;
                 self.next_order += 1;
@@ -129,6 +130,18 @@ impl Manager {
         self.order_next(now.monotonic, client);
     }
 
+    /// Answers the client if the operator wants that and it can be done, otherwise resets it.
+    pub(super) fn give_up(&mut self, now: Time, client: Client, refusal: Refusal) {
+        let Some(recovery) = self.active.get(&client) else { return };
+        let wanted = self.config.give_up == GiveUp::Answer && self.http && self.proxy_connected;
+        let may = wanted && is_unanswered(&recovery.failure.report);
+        let end = match refusal.status {
+            Some(status) if may => End::Answer(status, refusal.reason),
+            _ => End::Reset(refusal.reason),
+        };
+        self.finish(now, client, &end);
+    }
+
     /// Ends a recovery: the client's fate to the proxy, the outcome to the log and to people.
     pub(super) fn finish(&mut self, now: Time, client: Client, end: &End) {
         let Some(recovery) = self.active.remove(&client) else { return };
@@ -144,21 +157,33 @@ impl Manager {
         if let Some(attempt) = recovery.attempt {
             self.alternates.end(attempt.alternate);
         }
-        if let End::Reset(reason) = end {
-            let Failure { report, .. } = &recovery.failure;
-            self.reset(
-                now,
-                Reset { flow: report.flow, end: Some(response_end(report)), reason: reason.clone() },
-            );
-            for (_, backend) in recovery.replaced.iter().copied() {
-                let flow = Flow { client, backend };
-                self.reset(now, Reset { flow, end: None, reason: reason.clone() });
-            }
-        }
+        self.tell_client(now, &recovery, end);
         self.close(now, recovery, end);
     }
 
-    fn close(&mut self, now: Time, recovery: super::Recovery, end: &End) {
+    /// Which of its possible connections the client really has, the proxy knows.
+    fn tell_client(&mut self, now: Time, recovery: &Recovery, end: &End) {
+        let report = &recovery.failure.report;
+        let reason = match end {
+            End::Reset(reason) => {
+                let end = Some(response_end(report));
+                self.reset(now, Reset { flow: report.flow, end, reason: reason.clone() });
+                reason
+            }
+            End::Answer(status, reason) => {
+                let order = Box::new(without_alternate(report));
+                self.ask_proxy(ToProxy::Answer { order, status: *status, reason: reason.clone() });
+                reason
+            }
+            End::Order(..) | End::Superseded => return,
+        };
+        for (_, backend) in recovery.replaced.iter().copied() {
+            let flow = Flow { client: report.flow.client, backend };
+            self.reset(now, Reset { flow, end: None, reason: reason.clone() });
+        }
+    }
+
+    fn close(&mut self, now: Time, recovery: Recovery, end: &End) {
         let logger = recovery.failure.logger;
         let client = recovery.failure.report.flow.client;
         let order = recovery.attempt.map(|attempt| (attempt.id, attempt.alternate));
@@ -181,6 +206,7 @@ impl Manager {
         self.count(match end {
             End::Order(_, Outcome::Respliced { .. }) => "resplices",
             End::Order(_, Outcome::Gone(_)) => "clients_gone",
+            End::Answer(..) => "answers",
             End::Superseded => "recoveries_superseded",
             End::Reset(_) | End::Order(..) => "resets",
         });

@@ -11,7 +11,8 @@ use super::recent::Fingerprint;
 use super::recovery::{End, Failure, Recovery};
 use super::resets::Resets;
 use super::{Action, LoggerId, Manager, Now, recovery_settings};
-use crate::Story;
+use crate::plan::Refusal;
+use crate::story::Story;
 
 impl Manager {
     /// A logger's transactionalizer is connected: a new session, in which message numbers begin anew.
@@ -259,7 +260,7 @@ impl Manager {
         while let Some((_, client)) = self.deadlines.first().copied().filter(|(at, _)| *at <= now) {
             self.count("recoveries_timed_out");
             let reason = self.timeout_reason(client);
-            self.finish(now, client, &End::Reset(reason));
+            self.give_up(now, client, Refusal { reason, status: Some(502) });
         }
         self.order_waiting(now);
         *self.counters.entry("resets_given_up").or_default() += self.resets.handle_timeout(now);

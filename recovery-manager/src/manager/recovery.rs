@@ -48,6 +48,8 @@ pub(crate) enum End {
     Order(SocketAddr, Outcome),
     /// The manager gave up: the client is reset.
     Reset(String),
+    /// The manager gave up: the client is answered with this status.
+    Answer(u16, String),
     /// The same client failed anew; the newer report counts.
     Superseded,
 }
@@ -130,7 +132,7 @@ impl Recovery {
         self.step("ended", now);
         let alternate = match end {
             End::Order(alternate, _) => Some(*alternate),
-            End::Reset(_) | End::Superseded => {
+            End::Reset(_) | End::Answer(..) | End::Superseded => {
                 self.attempt.map(|a| a.alternate).or(self.tried.last().copied())
             }
         };

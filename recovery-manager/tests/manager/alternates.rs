@@ -240,3 +240,35 @@ fn a_silent_backend_is_the_last_resort() {
     bench.fail_by(20_000, Evidence::HostSilent, false, 3, vec![report(2, 3)]);
     assert_eq!(bench.reset(20_000), "no alternate backend is up", "silent for so long it is dead");
 }
+
+/// By the operator's choice: who has nothing of a response is answered; who has something can only be reset.
+#[test]
+fn clients_that_cannot_be_helped_are_answered_where_that_is_possible() {
+    let answering = format!("{CLUSTER}give_up = \"answer\"\n");
+    let mut bench = Bench::of(&answering, Limits::default());
+    bench.fail(0, true, 4, vec![report(1, 4), far(2, 4)]);
+    let told = bench.told(0).0;
+    let [_, ToProxy::Answer { order, status: 503, .. }, ToProxy::Reset { flow, .. }] = told.as_slice() else {
+        panic!("{told:?}")
+    };
+    assert_eq!((order.flow.client, flow.client), (client(1), client(2)));
+    assert_eq!(order.replay, b"GET /f HTTP/1.1\r", "the beginning of the request");
+    let mut update = report(3, 1);
+    update.pending[0].tags = Tags::default();
+    bench.fail(1, false, 1, vec![update.clone()]);
+    let told = bench.told(1).0;
+    assert!(matches!(told.as_slice(), [ToProxy::Answer { status: 502, .. }]), "{told:?}");
+    assert_eq!((bench.counter("answers"), bench.counter("resets")), (2, 1));
+    let record = bench.last();
+    assert!(!record.ok && record.outcome.starts_with("answered 502: update in flight"), "{record:?}");
+    bench.fail(2, false, 1, vec![report(4, 1)]);
+    bench.end(3, 0, respliced());
+    bench.manager.handle_timeout(Time::from_millis(1002));
+    let told = bench.told(1002).0;
+    assert!(matches!(told.last(), Some(ToProxy::Answer { status: 502, .. })), "too late: {told:?}");
+    // The default is the reset.
+    let mut bench = Bench::new();
+    update.flow.client = client(9);
+    bench.fail(0, false, 1, vec![update]);
+    assert!(bench.reset(0).starts_with("update in flight"));
+}

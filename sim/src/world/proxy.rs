@@ -118,6 +118,9 @@ impl World {
                 self.note(|| format!("RESET {} on {}: {reason}", flow.client, flow.backend));
                 self.proxy.engine.handle_reset(self.now, flow, end.map(Seq));
             }
+            ToProxy::Answer { order, status, reason } => {
+                self.proxy.engine.handle_answer_order(self.now, *order, status, &reason);
+            }
             ToProxy::Backend { backend, up } => self.proxy.engine.handle_backend_state(backend, up),
             ToProxy::Subscribe { .. } => {
                 self.proxy.subscribers.insert(session);

@@ -142,6 +142,7 @@ const RECOVERY: &[Key] = &[
     may("request_bytes", Kind::Integer(0, 32 * MIB)),
     may("kept_bytes", Kind::Integer(64 * KIB, 64 * GIB)),
     may("timeout_ms", Kind::Integer(10, 10 * MINUTE_MS)),
+    may("give_up", Kind::OneOf(&["reset", "answer"])),
     may("alternate_limit", Kind::Integer(1, 65_536)),
     may("history", Kind::Integer(1, 10_000)),
 ];

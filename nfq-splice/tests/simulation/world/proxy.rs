@@ -43,6 +43,9 @@ impl World {
                 self.excuse_reset(flow.client, &reason);
                 self.engine.handle_reset(self.now, flow, end.map(Seq));
             }
+            ToProxy::Answer { order, status, reason } => {
+                self.engine.handle_answer_order(self.now, *order, status, &reason);
+            }
             ToProxy::Backend { backend, up } => self.engine.handle_backend_state(backend, up),
             ToProxy::Subscribe { .. } | ToProxy::Status | ToProxy::Want { .. } | ToProxy::Reload => {}
         }
