@@ -12,9 +12,10 @@
 //! | `/app/…` | in labs with PHP: see [`php`](crate::php) |
 //! | `POST` to anything else, `/echo` | the request's body, up to 10 MB |
 
-use std::fs;
+use std::fs::{self, File};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -24,6 +25,7 @@ use crate::lab::Lab;
 use crate::php::Php;
 use crate::process::Process;
 use crate::settings::Settings;
+use crate::testing::await_condition;
 use crate::topology::{DIRECT_PORT, Node, SERVICE_PORT};
 use crate::{documents, netns::run};
 
@@ -32,6 +34,9 @@ const ECHO_MODULES: [&str; 2] =
 
 /// Bytes of the long field of `/padded/`; nginx takes a parameter of up to 4,096.
 const PADDING: usize = 3_000;
+
+/// The longest time for its start, on a busy machine.
+const START: Duration = Duration::from_secs(10);
 
 /// The nginx of one backend.
 #[derive(Debug, Clone)]
@@ -76,13 +81,25 @@ impl Nginx {
             dir.join("nginx.conf"),
             configuration(&dir, &documents::tree()?, self.node, echo, &settings),
         )?;
-        let mut nginx = Command::new("nginx");
-        nginx.arg("-e").arg(dir.join("error.log")).arg("-c").arg(dir.join("nginx.conf"));
-        self.lab
-            .netns(self.node)
-            .run(&mut nginx)
-            .context("starting nginx; is it installed? scripts/setup")?;
+        self.spawn(&dir).context("starting nginx; is it installed? scripts/setup")?;
         Ok(true)
+    }
+
+    /// In the session of the lab, like its daemons. Where it becomes a daemon it gets one of its own, which the kernel makes a
+    /// scheduling group (`sched_autogroup_enabled`); under overload its workers then did not run for seconds although they could.
+    fn spawn(&self, dir: &Path) -> Result<()> {
+        let said = File::create(dir.join("start.log"))?;
+        let mut nginx = Command::new("nginx");
+        nginx.arg("-e").arg(dir.join("error.log")).arg("-c").arg(dir.join("nginx.conf")).process_group(0);
+        nginx.stdin(Stdio::null()).stdout(said.try_clone()?).stderr(said);
+        let mut child = self.lab.netns(self.node).spawn(&mut nginx)?;
+        // The file appears when it listens.
+        await_condition("nginx to listen", START, || {
+            if child.try_wait()?.is_some() {
+                bail!("it ended: {}", fs::read_to_string(dir.join("start.log"))?.trim());
+            }
+            Ok(self.master().is_some())
+        })
     }
 
     /// Kills the processes at once, the master first so that it cannot start new workers.
@@ -129,7 +146,7 @@ fn configuration(dir: &Path, documents: &Path, node: Node, echo: &str, settings:
     format!(
         r#"load_module {echo};
 user root;
-daemon on;
+daemon off;
 worker_processes 2;
 worker_rlimit_nofile 65536;
 pid {dir}/nginx.pid;

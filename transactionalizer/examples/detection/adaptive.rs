@@ -15,6 +15,8 @@ pub(crate) const CONNECTIONS: usize = 8;
 pub(crate) const THINK_MS: f64 = 20.0;
 /// Mean time between two failures, ms.
 const BETWEEN_FAILURES_MS: f64 = 4000.0;
+/// Records that the engine may still ask for.
+const KEPT_RECORDS: usize = 10_000;
 /// Only how fast failures are found is measured, not how fast a backend returns.
 const QUICK_RETURN: &str = "[detector]\nheartbeat_successes = 1\nheartbeat_successes_most = 1";
 
@@ -55,6 +57,8 @@ struct Simulation {
     down: bool,
     /// Whether the host dies with its application.
     host: bool,
+    /// Records of the log that are empty by now.
+    forgotten: usize,
     outcome: Outcome,
 }
 
@@ -72,6 +76,7 @@ pub(crate) fn simulate(trace: Trace, host: bool, seed: u64, requests: u64) -> Ou
         frozen: None,
         down: false,
         host,
+        forgotten: 0,
         outcome: Outcome::default(),
     };
     for index in 0..CONNECTIONS {
@@ -118,9 +123,15 @@ impl Simulation {
         self.world.timers();
         self.answer_probes();
         self.react();
-        // What nobody asks for any more.
-        if self.world.log.0.len() > 20_000 {
-            self.world.log.0.iter_mut().for_each(Vec::clear);
+        self.forget();
+    }
+
+    /// Nobody asks for old records any more. Each is looked at once, so that long runs stay linear.
+    fn forget(&mut self) {
+        let until = self.world.log.0.len().saturating_sub(KEPT_RECORDS);
+        if until >= self.forgotten + KEPT_RECORDS {
+            self.world.log.0[self.forgotten..until].iter_mut().for_each(|record| *record = Vec::new());
+            self.forgotten = until;
         }
     }
 

@@ -22,7 +22,7 @@ mod traces;
 use rivals::quantile;
 use traces::Trace;
 
-const REQUESTS: u64 = 60_000;
+const REQUESTS: u64 = 20_000;
 const FAILURES: usize = 1000;
 const SEED: u64 = 1;
 /// ms

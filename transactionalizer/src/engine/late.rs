@@ -29,7 +29,7 @@ const MANY: usize = 2;
 /// A check may take so many times what the slowest one took of late,
 const AS_SLOW_AGAIN: u32 = 2;
 /// and so many times what we were late ourselves: to answer it takes an application more than one turn on a processor.
-const TURNS: u32 = 16;
+const TURNS: u32 = 32;
 
 /// An overdue debt.
 #[derive(Debug, Clone, Copy)]
