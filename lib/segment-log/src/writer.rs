@@ -251,8 +251,8 @@ impl Writer {
     /// Makes the record visible whose packet is at `payload` of slot `slot`. Slots are committed in ascending order; those
     /// passed over are free again.
     ///
-    /// The record stays where it is if the gap before it keeps at least half of the reserved memory used, else the
-    /// packet moves down: large ones are not copied, small ones do not waste the ring.
+    /// The record stays where it is if the gap before it keeps at least a third of the reserved memory used, else the
+    /// packet moves down: small ones do not waste the ring, and large ones between them are not copied again.
     pub fn commit_slot(
         &mut self,
         meta: RecordMeta,
@@ -266,7 +266,7 @@ impl Writer {
         }
         let (end, place) = (self.state.end.max(reserved.start), reserved.position(slot));
         let (gap, bytes) = (place - end, slot_bytes(payload.end));
-        let stays = reserved.wasted + gap <= reserved.used + bytes || gap == 0;
+        let stays = reserved.wasted + gap <= 2 * (reserved.used + bytes) || gap == 0;
         self.write_pad((self.state.end, end), meta.time_ns);
         let header = if stays {
             reserved.wasted += gap;

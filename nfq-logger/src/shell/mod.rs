@@ -140,9 +140,9 @@ impl Shell {
         for _ in 0..BATCHES {
             let more = self.receive_batch()?;
             if !self.packets.is_empty() {
-                // Records are committed already; readers are woken before the packets go on.
-                self.writer.flush();
+                // Records are committed already. The packets go on first: a reader that is woken may take this processor.
                 self.queue.flush().context("sending verdicts")?;
+                self.writer.flush();
             }
             if !more {
                 break;
