@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use rustix::process::setpriority_process;
 use segment_log::{Flags, ReadError, Reader};
 
 use super::streams::Streams;
@@ -22,6 +23,10 @@ const READY: &str = "reading";
 /// The process: reads the log from now on, up to the record whose number comes on standard input; then prints its
 /// account. A slow one sleeps until it is lapped, again and again.
 pub fn read_log(log: &Path, slow: bool) -> Result<()> {
+    if !slow {
+        // The soak is of the log, not of the scheduler: where they starve, they are lapped.
+        setpriority_process(None, -10)?;
+    }
     let mut reader = Reader::open(log)?.at_end().announced()?;
     println!("{READY}");
     std::io::stdout().flush()?;

@@ -41,13 +41,12 @@ struct Connection {
     up: Direction,
     /// From the server's SYN on.
     down: Option<Direction>,
-    lapped: bool,
 }
 
 impl Connection {
     fn carried(&self) -> Carried {
         let down = self.down.as_ref().map(|down| down.sum.sum());
-        Carried { up: self.up.sum.sum(), down: down.unwrap_or_default(), lapped: self.lapped }
+        Carried { up: self.up.sum.sum(), down: down.unwrap_or_default(), lapped: false }
     }
 
     fn finished(&self) -> bool {
@@ -95,7 +94,7 @@ impl Streams {
             return;
         }
         self.close(port);
-        self.open.insert(port, Connection { isn, up: Direction::new(isn), down: None, lapped: false });
+        self.open.insert(port, Connection { isn, up: Direction::new(isn), down: None });
     }
 
     fn close(&mut self, port: u16) {
@@ -104,13 +103,14 @@ impl Streams {
         }
     }
 
-    /// Some records are lost: nothing is certain of what is open.
+    /// Some records are lost: what is open can never be whole, and what follows would only be kept for ever.
     pub(super) fn handle_lapped(&mut self, records: u64, bytes: u64) {
         self.account.laps += 1;
         self.account.lost_records += records;
         self.account.lost_bytes += bytes;
-        for connection in self.open.values_mut() {
-            connection.lapped = true;
+        for (port, connection) in std::mem::take(&mut self.open) {
+            let carried = Carried { lapped: true, ..connection.carried() };
+            self.account.connections.entry(port).or_default().push(carried);
         }
     }
 
