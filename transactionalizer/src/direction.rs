@@ -206,6 +206,13 @@ impl Direction {
         let most = if self.kept() > 0 { self.edge } else { sent };
         offset >= self.acked as i64 && offset <= most.max(sent) as i64
     }
+
+    /// A RST at `seq` lies behind all that was logged, where the receiver's window still is: it may have overtaken the sender's
+    /// last bytes, and would be taken as soon as they come.
+    pub fn reset_ahead(&self, seq: Seq) -> bool {
+        let offset = self.offset(seq);
+        offset > self.delivered as i64 && offset <= self.edge as i64 && !self.acceptable_reset(seq)
+    }
 }
 
 #[cfg(test)]
@@ -301,5 +308,7 @@ mod tests {
         stream.handle_ack(stream.seq(2), 1000);
         assert!(stream.acceptable_reset(stream.seq(2)) && stream.acceptable_reset(stream.seq(6)));
         assert!(!stream.acceptable_reset(stream.seq(1)) && !stream.acceptable_reset(stream.seq(7)));
+        let ahead = |offset| stream.reset_ahead(stream.seq(offset));
+        assert_eq!([1, 2, 6, 7, 1002, 1003].map(ahead), [false, false, false, true, true, false]);
     }
 }

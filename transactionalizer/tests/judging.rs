@@ -287,12 +287,29 @@ fn reset_in_the_middle_is_a_failure_and_one_outside_the_window_is_not() {
     let (conn, asked) = asked(&mut world, 5000);
     world.backend(conn, 0, &response(1000)[..300], asked);
     world.client(conn, asked, b"", 300);
-    let hold = world.backend_flags(conn, Flags::RST, 5_000_000, b"", asked).unwrap();
+    let hold = world.backend_flags(conn, Flags::RST, 50_000_000, b"", asked).unwrap();
     assert_eq!(world.actions, [Action::Release(hold)]);
     world.backend(conn, 300, &response(1000)[300..400], asked);
     world.backend_flags(conn, Flags::RST, 400, b"", asked).unwrap();
     let reports = world.reports();
     assert_eq!((reports[0].0, reports[0].2.unacked.len()), (Evidence::PrematureReset, 100));
+}
+
+/// Passed on, it would end the connection as soon as the bytes before it come.
+#[test]
+fn a_reset_that_overtook_data_is_dropped_and_counts_when_it_is_repeated() {
+    let mut world = World::new();
+    let (conn, asked) = asked(&mut world, 5000);
+    world.backend(conn, 0, &response(1000)[..300], asked);
+    world.client(conn, asked, b"", 300);
+    let hold = world.backend_flags(conn, Flags::RST, 400, b"", asked).unwrap();
+    assert_eq!(world.actions, [Action::Suppress(hold)]);
+    assert_eq!(world.counter("resets_ahead"), 1);
+    world.backend(conn, 300, &response(1000)[300..400], asked);
+    world.client(conn, asked, b"", 400);
+    assert!(world.reports().is_empty());
+    world.backend_flags(conn, Flags::RST, 400, b"", asked).unwrap();
+    assert_eq!(world.reports()[0].0, Evidence::PrematureReset);
 }
 
 #[test]

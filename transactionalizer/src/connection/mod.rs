@@ -336,6 +336,11 @@ impl Connection {
         self.backend.acceptable_reset(seq)
     }
 
+    /// The backend's RST at `seq` may have overtaken its last bytes.
+    pub fn reset_ahead(&self, seq: Seq) -> bool {
+        self.backend.reset_ahead(seq)
+    }
+
     /// What the judge needs to know.
     pub fn situation(&self) -> Situation {
         Situation {

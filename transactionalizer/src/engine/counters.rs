@@ -35,6 +35,8 @@ pub struct Counters {
     pub suppressed: u64,
     /// RSTs that their receiver ignores (RFC 5961).
     pub ignored_resets: u64,
+    /// Backends' RSTs that had overtaken what was sent before them: dropped.
+    pub resets_ahead: u64,
     /// Ends that needed a second opinion.
     pub opinions: u64,
     /// Bodies delimited by close that ended while the backend lived: released, for better or worse.

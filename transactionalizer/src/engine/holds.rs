@@ -81,6 +81,12 @@ impl Engine {
                 }
                 entry.held.push(Held { hold, end, time: seen.logged.time });
             }
+            // Nothing shows yet whether the response was complete. A backend that means it repeats it as soon as the client's next
+            // segment, or a probe, comes.
+            State::Open(connection) if connection.reset_ahead(seen.segment.seq()) => {
+                self.counters.resets_ahead += 1;
+                self.suppress(hold, out);
+            }
             State::Open(_) => {
                 self.counters.ignored_resets += 1;
                 self.release(Some(hold), out);
