@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::process::{Command, Output};
 
 use packet::{Flags as TcpFlags, SegmentBuilder, Seq, SynOptions};
-use segment_log::{Flags, RecordMeta, Writer};
+use segment_log::{Flags, LeftOut, RecordMeta, Writer};
 use serde_json::Value;
 
 const CLIENT: ([u8; 4], u16) = ([10, 0, 0, 7], 4711);
@@ -20,6 +20,7 @@ const FIRST: &[u8] = b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n";
 const SECOND: &[u8] = b"HEAD /b HTTP/1.1\r\nHost: x\r\n\r\n";
 const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello";
 const HEAD_ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n";
+const LARGE_HEAD: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n";
 const SECOND_NS: u64 = 1_000_000_000;
 
 /// A log in a file of its own, removed afterwards.
@@ -66,6 +67,37 @@ impl Log {
         let ack = Some(Seq(101));
         let packet = SegmentBuilder { seq: Seq(seq), ack, flags: flags.0, payload, window: 1000, ..bare };
         self.append(&packet, flags.1);
+    }
+
+    /// A response of 1000 body bytes of which the middle 600 were left out, and the next one.
+    fn large(name: &str) -> Self {
+        let plain = (TcpFlags(0), Flags::EMPTY);
+        let mut log = Self::new(name);
+        log.client(CLIENT, 100, TcpFlags::SYN, b"");
+        log.backend(CLIENT, 500, (TcpFlags::SYN, Flags::EMPTY), b"");
+        log.client(CLIENT, 101, TcpFlags::PSH, FIRST);
+        log.backend(CLIENT, 501, plain, &[LARGE_HEAD, &[1; 200]].concat());
+        let at = 501 + LARGE_HEAD.len() as u32 + 200;
+        log.backend_left_out(CLIENT, at, 600);
+        log.backend(CLIENT, at + 600, plain, &[3; 200]);
+        log.client(CLIENT, 101 + FIRST.len() as u32, TcpFlags::PSH, FIRST);
+        log.backend(CLIENT, at + 800, plain, ANSWER);
+        log.writer = None;
+        log
+    }
+
+    fn backend_left_out(&mut self, client: ([u8; 4], u16), seq: u32, length: usize) {
+        let payload = vec![2; length];
+        let bare = SegmentBuilder::new(BACKEND.into(), client.into());
+        let packet =
+            SegmentBuilder { seq: Seq(seq), ack: Some(Seq(101)), payload: &payload, window: 1000, ..bare }
+                .build();
+        self.time_ns += SECOND_NS;
+        let meta = RecordMeta { time_ns: self.time_ns, flags: Flags::FROM_BACKEND, hold: 0 };
+        let writer = self.writer.as_mut().unwrap();
+        writer.reserve(packet.len()).unwrap().copy_from_slice(&packet);
+        let left_out = LeftOut { bytes: length as u32, since: seq, hash: 0xabc };
+        writer.commit_headers(meta, 0, 0..packet.len() - length, left_out).unwrap();
     }
 
     /// Eleven records: a connection with two pipelined requests, whose answers come in bad order, one of them twice, and
@@ -217,6 +249,57 @@ fn a_stream_with_a_hole_ends_there_and_says_so() {
     let output = log.dump(&["--connection", "10.0.0.7:4711", "--stream", "client"]);
     assert_eq!((output.status.code(), &output.stdout[..]), (Some(1), &b"abc"[..]));
     assert!(String::from_utf8_lossy(&output.stderr).contains("3 bytes beyond the hole"));
+}
+
+#[test]
+fn what_was_left_out_is_shown_with_its_length_and_hash() {
+    let log = Log::large("left-out");
+    let text = String::from_utf8(log.good(&["greater 599 and less 601"])).unwrap();
+    let seq = 1 + LARGE_HEAD.len() + 200;
+    let expected = format!(
+        "10.0.1.1:8080 > 10.0.0.7:4711: Flags [.], seq {seq}:{}, ack 1, win 1000, length 600 (payload-left-out)",
+        seq + 600
+    );
+    assert_eq!(text.trim_end().split_once(' ').unwrap().1, expected);
+    let values = log.values("");
+    assert_eq!(values[4]["left_out_bytes"], 600);
+    assert_eq!(values[4]["left_out_hash"], format!("{:032x}", 0xabc));
+    assert_eq!(values[3].get("left_out_bytes"), None);
+    let transactions: Vec<_> = values.iter().map(|value| value.get("transactions")).collect();
+    assert_eq!(transactions[4], Some(&serde_json::json!([1, 1])));
+    assert_eq!(transactions[7], Some(&serde_json::json!([2, 2])), "what follows is still told apart");
+}
+
+#[test]
+fn a_stream_ends_before_what_was_left_out_and_says_how_much_it_is() {
+    let log = Log::large("left-out-stream");
+    let output = log.dump(&["--connection", "10.0.0.7:4711", "--stream", "backend"]);
+    assert_eq!((output.status.code(), output.stdout), (Some(1), [LARGE_HEAD, &[1; 200]].concat()));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("600 bytes of this stream were left out"));
+}
+
+#[test]
+fn captures_say_how_long_a_packet_was_whose_payload_was_left_out() {
+    let log = Log::large("left-out-capture");
+    let capture = log.path.with_extension("pcapng");
+    log.good(&["--pcapng", "--write", capture.to_str().unwrap()]);
+    let mut tshark = Command::new("tshark");
+    tshark.args([
+        "-T",
+        "fields",
+        "-E",
+        "separator=|",
+        "-e",
+        "frame.len",
+        "-e",
+        "frame.cap_len",
+        "-e",
+        "tcp.len",
+    ]);
+    let output = tshark.args(["-e", "frame.comment", "-r"]).arg(&capture).output();
+    std::fs::remove_file(&capture).unwrap();
+    let text = String::from_utf8(output.unwrap().stdout).unwrap();
+    assert_eq!(text.lines().nth(4), Some("640|40|600|payload-left-out, transaction 1"), "{text}");
 }
 
 #[test]

@@ -176,7 +176,7 @@ impl Expression {
             Self::Until(time) => view.unix_ns <= *time,
             Self::Tcp(flag) => view.segment.flags().contains(*flag),
             Self::Logged(flag) => view.record.flags().contains(*flag),
-            Self::Length(lengths) => lengths.contains(&view.segment.payload().len()),
+            Self::Length(lengths) => lengths.contains(&view.length()),
             Self::Version(v6) => view.segment.source().is_ipv6() == *v6,
             Self::Any => true,
             Self::Not(inner) => !inner.matches(view),

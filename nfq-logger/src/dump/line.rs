@@ -43,6 +43,14 @@ struct Line<'a> {
     relative_seq: Option<u32>,
     window: u16,
     length: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    left_out_bytes: Option<u32>,
+    /// xxh3-128, in hexadecimal.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    left_out_hash: Option<String>,
+    /// Sequence number at which the hash begins.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    left_out_hash_since: Option<u32>,
     log: Vec<&'a str>,
     hold: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -117,7 +125,10 @@ fn object(view: &View<'_>, starts: Starts) -> String {
         ack: segment.flags().ack().then(|| segment.ack().0),
         relative_seq: start.map(|start| segment.seq().since(start) as u32),
         window: segment.window(),
-        length: segment.payload().len(),
+        length: view.length(),
+        left_out_bytes: view.record.left_out().map(|left_out| left_out.bytes),
+        left_out_hash: view.record.left_out().map(|left_out| format!("{:032x}", left_out.hash)),
+        left_out_hash_since: view.record.left_out().map(|left_out| left_out.since),
         log: view.record.flags().names().collect(),
         hold: Some(view.record.hold()).filter(|hold| *hold != 0),
         transactions: view.transactions.as_ref().map(|ordinals| [*ordinals.start(), *ordinals.end()]),
@@ -131,7 +142,7 @@ fn text(view: &View<'_>, starts: Starts, colour: bool) -> String {
         if view.from_backend() { (starts.backend, starts.client) } else { (starts.client, starts.backend) };
     let relative =
         |number: Seq, start: Option<Seq>| start.map_or(number.0, |start| number.since(start) as u32);
-    let length = segment.payload().len();
+    let length = view.length();
     let seq = relative(segment.seq(), own);
     let data = if length > 0 { format!(":{}", seq.wrapping_add(length as u32)) } else { String::new() };
     let ack = if segment.flags().ack() {

@@ -53,7 +53,7 @@ impl<W: Write> Capture<W> {
         self.writer.write_pcapng_block(EnhancedPacketBlock {
             interface_id: 0,
             timestamp: Duration::from_nanos(view.unix_ns),
-            original_len: packet.len() as u32,
+            original_len: packet.len().saturating_add(view.left_out()) as u32,
             data: Cow::Borrowed(packet),
             options,
         })?;

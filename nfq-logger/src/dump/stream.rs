@@ -31,12 +31,13 @@ pub enum Piece {
 pub struct Stream {
     side: Side,
     direction: Option<Direction>,
+    left_out: u64,
 }
 
 impl Stream {
     /// Nothing seen yet.
     pub fn new(side: Side) -> Self {
-        Self { side, direction: None }
+        Self { side, direction: None, left_out: 0 }
     }
 
     /// What `view`, a record of the connection, adds.
@@ -54,11 +55,20 @@ impl Stream {
         }
         // A connection whose beginning was overwritten begins with the first byte that is there.
         let direction = self.direction.get_or_insert_with(|| Direction::new(segment.seq() - 1, GAP_BYTES));
+        self.left_out += view.left_out() as u64;
+        if self.left_out > 0 {
+            return None;
+        }
         let mut bytes = Vec::new();
         match direction.push(segment.seq(), segment.payload(), &mut |more| bytes.extend_from_slice(more)) {
             Taken::Overflow => Some(Piece::Hole),
             Taken::At(_) | Taken::Outside => (!bytes.is_empty()).then_some(Piece::Bytes(bytes)),
         }
+    }
+
+    /// Bytes that were left out of the log, as a large file's. Before the first of them the stream ends here.
+    pub fn left_out(&self) -> u64 {
+        self.left_out
     }
 
     /// Bytes beyond a hole that has not been filled.

@@ -69,6 +69,9 @@ impl Transactions {
             (true, false) => connection.asked = Some(segment.seq()),
             (true, true) => connection.open(segment),
             (false, _) if segment.flags().rst() => drop(self.connections.remove(&flow)),
+            (false, true) if view.left_out() > 0 => {
+                return connection.streams.as_mut()?.skip(segment, view.left_out() as u32);
+            }
             (false, from_backend) => return connection.streams.as_mut()?.follow(segment, from_backend),
         }
         None
@@ -94,6 +97,21 @@ impl Streams {
             requested: Beginnings::new(),
             responded: Beginnings::new(),
         }
+    }
+
+    /// The next `length` bytes of a body were left out of the log; otherwise nothing is known any more.
+    fn skip(&mut self, segment: &TcpSegment<'_>, length: u32) -> Option<RangeInclusive<u64>> {
+        self.client.handle_ack(segment.ack(), u16::MAX);
+        let Self { backend, responses, responded, .. } = self;
+        let next = backend.offset(segment.seq()) == backend.delivered() as i64 && backend.kept() == 0;
+        if !next || !responses.skip(u64::from(length)) || !backend.skip(length, &mut |_| {}) {
+            responded.lose();
+            return None;
+        }
+        responded.advance(length as usize);
+        let offset = responded.offset - u64::from(length);
+        follow(responded, &[], &mut |more| responses.feed(more), &mut |_| Ok(()));
+        responded.of(offset, u64::from(length))
     }
 
     fn follow(&mut self, segment: &TcpSegment<'_>, from_backend: bool) -> Option<RangeInclusive<u64>> {

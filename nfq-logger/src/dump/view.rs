@@ -29,6 +29,16 @@ impl<'a> View<'a> {
         Some(Self { record, segment, unix_ns, transactions: None })
     }
 
+    /// Bytes of the segment's data, whether they were logged or left out.
+    pub fn length(&self) -> usize {
+        self.segment.payload().len() + self.left_out()
+    }
+
+    /// Bytes of its data that were left out of the log.
+    pub fn left_out(&self) -> usize {
+        self.record.left_out().map_or(0, |left_out| left_out.bytes as usize)
+    }
+
     /// It comes from a backend; otherwise from a client.
     pub fn from_backend(&self) -> bool {
         self.record.flags().contains(Flags::FROM_BACKEND)

@@ -192,6 +192,12 @@ impl Sink {
     fn finish(mut self) -> Result<()> {
         self.flush()?;
         match self {
+            Self::Stream(stream, _) if stream.left_out() > 0 => {
+                bail!(
+                    "{} bytes of this stream were left out of the log, as a large file's: it ends here before the first of them",
+                    stream.left_out()
+                )
+            }
             Self::Stream(stream, _) if stream.beyond_hole() > 0 => {
                 bail!(
                     "the log lacks bytes of this stream: {} bytes beyond the hole were left out",
