@@ -215,3 +215,31 @@ fn a_range_without_an_end_of_its_head_is_given_up() {
     let (verdict, _) = judge(&range(10, &BODY[10..15]), &endless.as_bytes().chunks(1000).collect::<Vec<_>>());
     assert!(matches!(verdict, Verdict::Unfit(_)), "{verdict:?}");
 }
+
+/// Of a large file the log has hashes of stretches, and not of all of it.
+#[test]
+fn stretches_are_compared_as_far_as_their_hashes_are_known() {
+    let stretch =
+        |from: usize, to: usize| Stretch { bytes: (to - from) as u64, hash: xxh3_128(&BODY[from..to]) };
+    let known = vec![stretch(0, 10), stretch(10, 25)];
+    let expected = TakeIn::Prefix(Prefix { hashes: known, ..whole_of(LOGGED, true, &BODY[..30]) });
+    let answer = |changed: usize| {
+        let mut body = BODY.to_vec();
+        body[changed] ^= 1;
+        [LOGGED.as_bytes(), &body].concat()
+    };
+    for size in [1, 7, 1000] {
+        let verdict = |changed: usize| {
+            let answer = answer(changed);
+            let pieces: Vec<&[u8]> = answer.chunks(size).collect();
+            judge(&expected, &pieces).0
+        };
+        let head = LOGGED.len() as u64;
+        assert_eq!(verdict(39), Verdict::Equal { taken: head + 30 });
+        assert_eq!(verdict(27), Verdict::Equal { taken: head + 30 }, "nothing is known of it");
+        for (changed, start) in [(3, 0), (24, 10)] {
+            let Verdict::Mismatch { at, .. } = verdict(changed) else { panic!("byte {changed}") };
+            assert_eq!(at, head + start);
+        }
+    }
+}

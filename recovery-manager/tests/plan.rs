@@ -140,6 +140,50 @@ fn much_of_a_body_is_continued_by_range_with_pipelined_requests_verbatim_behind(
     assert!(replay.ends_with(POST));
 }
 
+/// Of a large file, of which the client has `body_bytes` and may have `left_out` more that the log has not.
+fn large(body_bytes: u64, left_out: u64, tags: Tags) -> ConnectionReport {
+    let mut report = answered(with_request(idle(), GET, tags, true), body_bytes);
+    report.partial.hashes = vec![Stretch { bytes: 1000, hash: 1 }];
+    (report.partial.tail, report.partial.left_out) = (Vec::new(), left_out);
+    report
+}
+
+#[test]
+fn a_large_file_is_continued_where_the_log_ends_however_little_that_is() {
+    let tags = Tags { large_file: true, ..READ_ONLY };
+    let report = large(2000, 50_000, tags);
+    let steps = steps(&report);
+    let TakeIn::Range { first, overlap, whole, .. } = steps.take_in.clone() else { panic!("no range") };
+    assert_eq!((first, overlap.len()), (2000, 0));
+    assert!(String::from_utf8(steps.replay.clone()).unwrap().contains("Range: bytes=2000-\r\n"));
+    assert_eq!((whole.body_bytes, &whole.hashes), (2000, &report.partial.hashes));
+    assert_eq!(steps.into_order(1, &report).left_out, 50_000);
+}
+
+#[test]
+fn where_bytes_were_left_out_validators_are_not_volatile() {
+    let mut report = large(2000, 50_000, Tags { large_file: true, ..READ_ONLY });
+    let volatile = ["Date", "etag", "Last-Modified"].map(str::to_owned);
+    report.pending[0].volatile_headers = Some(volatile.to_vec());
+    let TakeIn::Range { whole, .. } = steps(&report).take_in else { panic!("no range") };
+    assert_eq!(whole.volatile, ["Date"]);
+}
+
+#[test]
+fn what_was_left_out_and_cannot_be_asked_for_resets_the_client() {
+    let tags = Tags { large_file: true, ..READ_ONLY };
+    let mut weak = large(2000, 50_000, tags);
+    let head = String::from_utf8(weak.partial.head.clone()).unwrap().replace("ETag: \"", "ETag: W/\"");
+    weak.partial.head = head.into_bytes();
+    weak.ack_cl += 2;
+    assert!(reason(&weak).contains("large file"), "{weak:?}");
+    assert!(reason(&large(2000, 50_000, READ_ONLY)).contains("large file"), "not tagged");
+    assert!(reason(&large(2000, 1 << 40, tags)).contains("contradicts itself"));
+    let mut more = large(500, 0, tags);
+    more.partial.hashes = vec![Stretch { bytes: 501, hash: 0 }];
+    assert!(reason(&more).contains("hashes reach beyond"));
+}
+
 #[test]
 fn a_read_only_post_is_replayed_whole_however_much_was_answered() {
     let report = answered(with_request(idle(), POST, READ_ONLY, true), 300 << 10);

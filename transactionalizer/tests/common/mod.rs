@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use cluster::config::Cluster;
 use cluster::control::{ConnectionReport, Evidence, Flow};
 use packet::{Flags, SegmentBuilder, Seq, SynOptions, Time};
+use segment_log::LeftOut;
 use transactionalizer::detector::probing::{Answer, ProbeId, Question};
 use transactionalizer::engine::{Action, Engine, Failure, Logged};
 use transactionalizer::spans::{LogBytes, Record};
@@ -133,6 +134,16 @@ impl World {
     }
 
     pub fn log(&mut self, packet: Vec<u8>, from_backend: bool, is_held: bool) -> Option<u64> {
+        self.log_record(packet, from_backend, is_held, None)
+    }
+
+    fn log_record(
+        &mut self,
+        packet: Vec<u8>,
+        from_backend: bool,
+        is_held: bool,
+        left_out: Option<LeftOut>,
+    ) -> Option<u64> {
         let hold = is_held.then_some(self.next_hold);
         self.next_hold += u64::from(is_held);
         let number = self.log.0.len() as u64;
@@ -140,7 +151,7 @@ impl World {
         let record = Record { position: None, number };
         let packet = self.log.0.last().unwrap().clone();
         let logged =
-            Logged { record, writer: 1, time: self.now, hold, from_backend, packet: &packet, left_out: None };
+            Logged { record, writer: 1, time: self.now, hold, from_backend, packet: &packet, left_out };
         let mut out = vec![];
         self.engine.handle_record(&logged, &self.log, &mut out);
         self.take(out);
@@ -225,6 +236,14 @@ impl World {
 
     pub fn backend(&mut self, conn: Conn, at: u32, data: &[u8], ack: u32) {
         self.backend_flags(conn, Flags(0), at, data, ack);
+    }
+
+    /// Of what the backend sends at stream offset `at` the log has the headers only.
+    pub fn backend_left_out(&mut self, conn: Conn, at: u32, left_out: LeftOut, ack: u32) {
+        let mut segment = SegmentBuilder::new(conn.flow.backend, conn.flow.client);
+        (segment.seq, segment.ack) = (conn.backend_isn + 1 + at, Some(conn.client_isn + 1 + ack));
+        segment.window = 60_000;
+        self.log_record(segment.build(), true, false, Some(left_out));
     }
 
     /// FIN and RST are held.
