@@ -1,5 +1,7 @@
 //! The large-file rule: which bodies are left out of the log, and what a report says of them.
 
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use cluster::control::{ConnectionReport, LargeBody, Stretch};
