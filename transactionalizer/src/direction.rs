@@ -119,6 +119,11 @@ impl Direction {
         self.edge.saturating_sub(self.delivered)
     }
 
+    /// More was sent than the receiver has room for.
+    pub fn exceeds_window(&self) -> bool {
+        self.delivered > self.edge
+    }
+
     /// The stream offset of a sequence number; negative before the first byte.
     pub fn offset(&self, seq: Seq) -> i64 {
         self.delivered as i64 + i64::from(seq.since(self.stream.next()))

@@ -174,6 +174,29 @@ fn frozen_backend_goes_down_and_comes_back_only_when_its_application_answers() {
     assert_eq!(world.counter("wrong_suspicions"), 1, "it was alive all the time");
 }
 
+/// The client sent more than the window took: a probe, or what fits a window that the proxy had to round up.
+#[test]
+fn an_application_that_stops_reading_an_upload_times_out_whatever_is_sent_beyond_its_window() {
+    for beyond in [0, 400] {
+        let mut world = World::new();
+        let conn = conn(5000, b1());
+        world.open(conn);
+        let mut upload = b"PUT /u HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n".to_vec();
+        upload.extend(vec![b'x'; 70_000]);
+        // All of the first window.
+        world.client(conn, 0, &upload[..40_000], 0);
+        world.client(conn, 40_000, &upload[40_000..65_535 + beyond], 0);
+        let mut full = packet::SegmentBuilder::new(conn.flow.backend, conn.flow.client);
+        (full.seq, full.ack) = (conn.backend_isn + 1, Some(conn.client_isn + 1 + 65_535));
+        world.log(full.build(), true, false);
+        for _ in 0..100 {
+            world.run(500, frozen);
+            world.log(full.build(), true, false);
+        }
+        assert!(world.failures().first().is_some_and(|failure| failure.backend_down), "{beyond} B beyond");
+    }
+}
+
 #[test]
 fn client_that_does_not_read_is_not_the_backends_fault() {
     let mut world = World::new();

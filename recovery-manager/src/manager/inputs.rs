@@ -106,14 +106,25 @@ impl Manager {
         let Some(running) = self.active.get(&client) else { return self.admit(now, failure) };
         let failed = failure.report.flow.backend;
         let repeated = Fingerprint::of(&running.failure.report) == Fingerprint::of(&failure.report);
-        if repeated || running.tried.contains(&failed) {
+        let replaced = running.replaced.iter().any(|(_, alternate)| *alternate == failed);
+        if repeated || (running.tried.contains(&failed) && !replaced) {
             self.count("reports_repeated");
+        } else if replaced {
+            self.keep_newer(client, failure);
         } else if running.attempt.is_some_and(|attempt| attempt.alternate == failed) {
             self.fail_alternate(now, client, Some(failure));
         } else {
             self.count("reports_superseding");
             self.finish(now.monotonic, client, &End::Superseded);
             self.admit(now, failure);
+        }
+    }
+
+    /// The alternate's failure was known before this report of the client's connection to it: it counts only if the proxy had
+    /// re-spliced already.
+    fn keep_newer(&mut self, client: Client, failure: Failure) {
+        if let Some(running) = self.active.get_mut(&client) {
+            running.newer = Some(Box::new(failure));
         }
     }
 

@@ -164,6 +164,24 @@ fn a_backend_that_the_proxy_had_chosen_itself_and_that_failed_is_not_lost() {
     assert_eq!(bench.counter("recoveries_running"), 0);
 }
 
+/// The proxy died as it told of the re-splice; the alternate is known to be down before the report of the connection to it comes.
+#[test]
+fn a_re_splice_that_was_never_told_of_is_not_lost_with_its_alternate() {
+    let mut bench = Bench::new();
+    bench.fail(0, false, 1, vec![report(1, 1)]);
+    let first = bench.order(0);
+    let chosen = if first.alternate == backend(2) { 2 } else { 3 };
+    bench.fail(1, true, chosen, vec![]);
+    let second = bench.order(1);
+    bench.fail(1, false, chosen, vec![far(1, chosen)]);
+    assert_eq!(bench.told(1).0, []);
+    bench.end(3, second.id, Outcome::Gone("on another backend".to_owned()));
+    let third = bench.order(3);
+    assert_eq!((third.flow.backend, third.alternate), (backend(chosen), second.alternate));
+    bench.end(4, third.id, respliced());
+    assert!(bench.last().ok);
+}
+
 /// One after the other or together: three of four go to the backend of weight 3.
 #[test]
 fn alternates_are_chosen_by_weight() {

@@ -45,9 +45,18 @@ impl Proxy {
     }
 }
 
-/// Where all answers have their date.
-fn in_date(at: u64) -> bool {
-    date_range(&Request::Get(0).answer(Variant::default())).contains(&(at as usize))
+/// One of the answers, which follow one another from the first or a later request on, has its date there.
+fn in_date(requests: &[Request], at: u64) -> bool {
+    let answers: Vec<Vec<u8>> = requests.iter().map(|request| request.answer(Variant::default())).collect();
+    (0..answers.len()).any(|first| {
+        let mut begin = 0;
+        answers[first..].iter().any(|answer| {
+            let date = date_range(answer);
+            let found = (begin + date.start..begin + date.end).contains(&(at as usize));
+            begin += answer.len();
+            found
+        })
+    })
 }
 
 /// The key is on disk.
@@ -270,11 +279,16 @@ impl World {
         }
     }
 
+    fn in_date(&self, client: ClientAddress, at: u64) -> bool {
+        let client = self.clients.iter().find(|other| client_address(other.port) == client);
+        client.is_some_and(|client| in_date(&client.habits.requests, at))
+    }
+
     fn judge_outcome(&mut self, id: u64, outcome: &Outcome) {
         let Some(client) = self.proxy.orders.get(&id).copied() else { return };
         match outcome {
             Outcome::Respliced { .. } => self.tally.resplices += 1,
-            Outcome::Mismatch { at, .. } if self.proxy.bridged.contains(&id) && in_date(*at) => {
+            Outcome::Mismatch { at, .. } if self.proxy.bridged.contains(&id) && self.in_date(client, *at) => {
                 self.excuse(client, "another date behind a hole");
             }
             Outcome::Mismatch { .. } if self.scenario.differs() => self.excuse(client, "mismatch"),

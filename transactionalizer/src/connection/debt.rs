@@ -58,6 +58,13 @@ impl Connection {
         self.backend.acked() == self.backend.delivered() && self.backend.room() >= LITTLE_ROOM
     }
 
+    /// Its window is closed, and nothing is in flight that it still had room for: what a client sends beyond the window, as a
+    /// probe (RFC 9293 §3.8.6.1) or because the proxy rounded the window up, is not taken.
+    pub(super) fn backend_is_full(&self) -> bool {
+        let all_taken = self.client.acked() == self.client.delivered();
+        self.client.room() < LITTLE_ROOM && (all_taken || self.client.exceeds_window())
+    }
+
     pub(super) fn owes(&self) -> bool {
         let unacknowledged = self.client.acked() < self.client.delivered();
         let limited = self.responses.in_body() && self.backend.room() < LITTLE_ROOM;

@@ -87,7 +87,7 @@ pub struct Connection {
     owed_since: Option<Time>,
     /// Since when the client has everything that was sent, and room for more.
     client_ready: Option<Time>,
-    /// Since when the backend has everything that was sent, and room for no more.
+    /// Since when the backend has everything that it had room for, and room for no more.
     starved: Option<Time>,
     longest_gap: Option<Duration>,
     measured: Vec<Measured>,
@@ -236,7 +236,7 @@ impl Connection {
         }
         let acceptable = segment.flags().ack() && self.client.acceptable_ack(segment.ack());
         let plausible = !segment.flags().ack() || self.client.handle_ack(segment.ack(), segment.window());
-        let closed = self.client.acked() == self.client.delivered() && self.client.room() < LITTLE_ROOM;
+        let closed = self.backend_is_full();
         self.starved = if closed { self.starved.or(Some(now)) } else { None };
         match payload {
             Payload::LeftOut(left_out) if acceptable => {
