@@ -367,3 +367,17 @@ fn malformed_foreign_and_unknown_holds_are_released() {
     assert_eq!(world.actions.last(), Some(&Action::Release(hold)));
     assert_eq!((world.counter("malformed"), world.counter("foreign")), (1, 1));
 }
+
+/// Its receiver would ignore it now, but not any more when the data has come.
+#[test]
+fn a_reset_that_has_overtaken_all_data_does_not_pass() {
+    let mut world = World::new();
+    let (conn, asked) = asked(&mut world, 5000);
+    let full = response(1000);
+    let early = world.backend_flags(conn, Flags::RST, 500, b"", asked).unwrap();
+    world.backend(conn, 0, &full[..500], asked);
+    assert_eq!(world.actions, [Action::Suppress(early)]);
+    // The client acknowledges; nobody is there to hear it.
+    world.backend_flags(conn, Flags::RST, 500, b"", asked).unwrap();
+    assert_eq!(world.reports()[0].0, Evidence::PrematureReset);
+}

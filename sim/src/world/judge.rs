@@ -82,7 +82,9 @@ impl World {
             return;
         }
         for client in &mut self.clients {
-            if client.violation.as_ref().is_some_and(|why| why.contains("502 Bad Gateway")) {
+            let answered =
+                |why: &String| why.contains("502 Bad Gateway") || why.contains("503 Service Unavailable");
+            if client.violation.as_ref().is_some_and(answered) {
                 client.violation = None;
                 client.phase = Phase::Cut("no backend".to_owned());
                 self.excuses.insert(client_address(client.port), "no backend answers".to_owned());

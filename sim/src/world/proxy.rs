@@ -22,6 +22,8 @@ pub(super) struct Proxy {
     pub(super) orders: BTreeMap<u64, ClientAddress>,
     /// Orders whose log has bytes behind a hole: a date there is compared like everything else.
     bridged: BTreeSet<u64>,
+    /// Those that certainly have a date there.
+    dated: BTreeSet<u64>,
     youngest: u64,
 }
 
@@ -35,6 +37,7 @@ impl Proxy {
             subscribers: BTreeSet::new(),
             orders: BTreeMap::new(),
             bridged: BTreeSet::new(),
+            dated: BTreeSet::new(),
             youngest: 0,
         }
     }
@@ -57,6 +60,11 @@ fn in_date(requests: &[Request], at: u64) -> bool {
             found
         })
     })
+}
+
+fn has_date(piece: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(piece);
+    ["Date: ", " 2026 ", "GMT"].iter().any(|part| text.contains(part))
 }
 
 /// The key is on disk.
@@ -162,6 +170,9 @@ impl World {
         });
         if !order.beyond.is_empty() {
             self.proxy.bridged.insert(order.id);
+        }
+        if order.beyond.iter().any(|(_, piece)| has_date(piece)) {
+            self.proxy.dated.insert(order.id);
         }
     }
 
@@ -288,6 +299,9 @@ impl World {
         let Some(client) = self.proxy.orders.get(&id).copied() else { return };
         match outcome {
             Outcome::Respliced { .. } => self.tally.resplices += 1,
+            Outcome::Mismatch { .. } if self.proxy.dated.contains(&id) => {
+                self.excuse(client, "another date behind a hole");
+            }
             Outcome::Mismatch { at, .. } if self.proxy.bridged.contains(&id) && self.in_date(client, *at) => {
                 self.excuse(client, "another date behind a hole");
             }
