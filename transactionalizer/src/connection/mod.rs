@@ -24,7 +24,6 @@ mod report;
 
 pub use debt::{Measured, Owed};
 
-use debt::LITTLE_ROOM;
 use large::Large;
 
 /// Response bytes beyond a gap that are kept; greater than any usual receive window.
