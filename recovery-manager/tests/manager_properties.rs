@@ -114,6 +114,8 @@ struct Model {
     /// Called down, and whether only for its silence.
     down: BTreeMap<SocketAddr, bool>,
     orders: Vec<RecoveryOrder>,
+    /// Also orders that the proxy was not there for.
+    planned: Vec<(Flow, SocketAddr)>,
     by_id: BTreeMap<u64, RecoveryOrder>,
     noticed: usize,
     ended: usize,
@@ -129,6 +131,7 @@ impl Model {
             log: false,
             down: BTreeMap::new(),
             orders: Vec::new(),
+            planned: Vec::new(),
             by_id: BTreeMap::new(),
             noticed: 0,
             ended: 0,
@@ -241,6 +244,7 @@ impl Model {
                 }
                 Action::Tell(Story::Noticed { .. }) => self.noticed += 1,
                 Action::Tell(Story::Ended(_)) => self.ended += 1,
+                Action::Tell(Story::Planned { flow, alternate, .. }) => self.planned.push((flow, alternate)),
                 Action::Tell(_) => {}
             }
         }
@@ -253,12 +257,7 @@ impl Model {
     fn check_alternate(&self, order: &RecoveryOrder, earlier: bool) {
         let Some(silent) = self.down.get(&order.alternate) else { return };
         assert!(silent, "{} is down", order.alternate);
-        let tried = |address| {
-            let same = |earlier: &&RecoveryOrder| {
-                (earlier.flow, earlier.client_next) == (order.flow, order.client_next)
-            };
-            self.orders.iter().filter(same).any(|earlier| earlier.alternate == address)
-        };
+        let tried = |address| self.planned.contains(&(order.flow, address));
         let others = (1..=3).map(backend).filter(|other| *other != order.flow.backend);
         let better: Vec<_> =
             others.filter(|other| !self.down.contains_key(other) && !tried(*other)).collect();
