@@ -34,6 +34,10 @@ fn is_reset(path: &str, offset: u64) -> Result<()> {
         ensure!(record.outcome.contains("differ"), "the outcome does not say why: {record:?}");
         let log = lab.log_tail(Daemon::RecoveryManager, 50);
         ensure!(log.contains("differ"), "the log does not say why:\n{log}");
+        let found = lab.mismatches()?;
+        let last = found.last.last().context("the mismatch is not kept")?;
+        ensure!(last.flow.client == client && last.request == format!("GET {path}"), "{last:?}");
+        ensure!(found.kinds.get(&last.kind) == Some(&1), "{found:?}");
         Ok(())
     })
 }

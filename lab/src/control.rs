@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use cluster::control::{
-    FromLog, FromProxy, LogStatus, LoggerStatus, ManagerStatus, ProxyStatus, ToLog, ToLogger, ToManager,
-    ToProxy,
+    FromLog, FromProxy, LogStatus, LoggerStatus, ManagerStatus, Mismatches, ProxyStatus, ToLog, ToLogger,
+    ToManager, ToProxy,
 };
 use cluster::frame;
 use cluster::runtime::Runtime;
@@ -34,6 +34,11 @@ impl Lab {
     /// What `recovery-manager` says.
     pub fn manager_status(&self) -> Result<ManagerStatus> {
         self.ask(Daemon::RecoveryManager, &ToManager::Status)
+    }
+
+    /// What it says of answers that differed.
+    pub fn mismatches(&self) -> Result<Mismatches> {
+        self.ask(Daemon::RecoveryManager, &ToManager::Mismatches)
     }
 
     /// What `transactionalizer` says.

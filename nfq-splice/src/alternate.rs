@@ -183,9 +183,9 @@ impl Core {
                 }
             }
             Verdict::Unfit(reason) => self.alternate_failed(flow, reason),
-            Verdict::Mismatch { at, logged, alternate } => {
+            Verdict::Mismatch { at, before, logged, alternate } => {
                 self.counters.count("mismatches");
-                self.end_recovery(flow, Outcome::Mismatch { at, logged, alternate });
+                self.end_recovery(flow, Outcome::Mismatch { at, before, logged, alternate });
                 self.abort(flow, flow.server_next());
             }
         }
@@ -272,7 +272,14 @@ impl Core {
 fn cross(bridge: &mut Bridge, resend: &mut Sender, p: u64, at: u64, data: &[u8]) -> Verdict {
     match bridge.push(at, data) {
         Ok(new) => resend.append_known(&new),
-        Err(place) => return Verdict::Mismatch { at: p + place, logged: Vec::new(), alternate: Vec::new() },
+        Err(place) => {
+            return Verdict::Mismatch {
+                at: p + place,
+                before: Vec::new(),
+                logged: Vec::new(),
+                alternate: Vec::new(),
+            };
+        }
     }
     if at + data.len() as u64 >= bridge.length() { Verdict::Equal { taken: p } } else { Verdict::More }
 }

@@ -23,6 +23,8 @@ pub enum Verdict {
     Mismatch {
         /// Position in the response (head included).
         at: u64,
+        /// What both have before it.
+        before: Vec<u8>,
         /// The log's bytes there.
         logged: Vec<u8>,
         /// The alternate's.
@@ -62,6 +64,11 @@ impl BodyHash {
         }
         Ok(())
     }
+
+    /// Bytes of the stretch that is being hashed, or differs.
+    fn stretch(&self, stretches: &[Stretch]) -> u64 {
+        stretches.get(self.equal.0).map_or(0, |stretch| stretch.bytes)
+    }
 }
 
 /// A comparison in progress.
@@ -71,6 +78,8 @@ pub struct Comparison {
     head: Vec<u8>,
     head_done: bool,
     hash: BodyHash,
+    /// The first difference from the body's logged end: its position in the body, and what the alternate sent there.
+    differs: Option<(u64, Vec<u8>)>,
     body: u64,
     taken: u64,
 }
@@ -78,7 +87,15 @@ pub struct Comparison {
 impl Comparison {
     /// Nothing taken in yet.
     pub fn new(expected: TakeIn) -> Self {
-        Self { expected, head: Vec::new(), head_done: false, hash: BodyHash::default(), body: 0, taken: 0 }
+        Self {
+            expected,
+            head: Vec::new(),
+            head_done: false,
+            hash: BodyHash::default(),
+            differs: None,
+            body: 0,
+            taken: 0,
+        }
     }
 
     /// Bytes that the alternate sends before the splice point; of the head of an answer to a `Range` request the length is
@@ -125,7 +142,7 @@ impl Comparison {
                 }
                 match compare_heads(head, &self.head, volatile) {
                     Ok(()) => Verdict::Equal { taken: self.taken },
-                    Err(at) => mismatch(at as u64, head.get(at..), self.head.get(at..)),
+                    Err(at) => mismatch(at as u64, (head, at), self.head.get(at..).unwrap_or_default()),
                 }
             }
             TakeIn::Range { first, complete, .. } => {
@@ -171,11 +188,18 @@ impl Comparison {
     fn push_body(&mut self, data: &[u8]) -> Verdict {
         match &self.expected {
             TakeIn::Nothing => Verdict::Equal { taken: 0 },
-            TakeIn::Prefix(Prefix { head, body_bytes, hashes, .. }) => {
+            TakeIn::Prefix(Prefix { head, body_bytes, hashes, tail, .. }) => {
                 let need = usize::try_from(body_bytes - self.body).unwrap_or(usize::MAX).min(data.len());
                 let now = data.get(..need).unwrap_or_default();
+                let tail_at = body_bytes.saturating_sub(tail.len() as u64);
+                note_difference((tail, tail_at), (now, self.body), &mut self.differs);
                 if let Err(start) = self.hash.push(now, hashes) {
-                    return mismatch((head.len() as u64).saturating_add(start), None, None);
+                    let end = start.saturating_add(self.hash.stretch(hashes));
+                    let found = self.differs.take().filter(|(at, _)| (start..end).contains(at));
+                    let (at, alternate) = found.unwrap_or((start, Vec::new()));
+                    let known = at.checked_sub(tail_at).filter(|_| !alternate.is_empty());
+                    let place = known.map_or(tail.len(), |place| place as usize);
+                    return mismatch((head.len() as u64).saturating_add(at), (tail, place), &alternate);
                 }
                 self.body += need as u64;
                 self.taken += need as u64;
@@ -186,10 +210,11 @@ impl Comparison {
                 let need = rest.len().min(data.len());
                 let differs = rest.iter().zip(data).position(|(logged, alternate)| logged != alternate);
                 if let Some(at) = differs {
+                    let place = self.body as usize + at;
                     return mismatch(
-                        first.saturating_add(self.body + at as u64),
-                        rest.get(at..),
-                        data.get(at..),
+                        first.saturating_add(place as u64),
+                        (overlap, place),
+                        data.get(at..).unwrap_or_default(),
                     );
                 }
                 self.body += need as u64;
@@ -205,7 +230,34 @@ fn fits(range: Option<ContentRange>, first: u64, complete: u64) -> bool {
     range == Some(wanted)
 }
 
-fn mismatch(at: u64, logged: Option<&[u8]>, alternate: Option<&[u8]>) -> Verdict {
-    let some = |bytes: Option<&[u8]>| bytes.unwrap_or_default().iter().take(CONTEXT).copied().collect();
-    Verdict::Mismatch { at, logged: some(logged), alternate: some(alternate) }
+/// `logged` has the differing byte at `place`; behind its end, if that byte is not known.
+fn mismatch(at: u64, (logged, place): (&[u8], usize), alternate: &[u8]) -> Verdict {
+    let some = |bytes: &[u8]| bytes.iter().take(CONTEXT).copied().collect();
+    let known = logged.get(place..).filter(|rest| !rest.is_empty());
+    let before = known.and(logged.get(place.saturating_sub(CONTEXT)..place)).unwrap_or_default();
+    Verdict::Mismatch {
+        at,
+        before: before.to_vec(),
+        logged: some(known.unwrap_or_default()),
+        alternate: some(alternate),
+    }
+}
+
+/// Compares `now`, which begins at `body`, with the logged `tail`, which begins at `tail_at`, as far as they overlap.
+fn note_difference(
+    (tail, tail_at): (&[u8], u64),
+    (now, body): (&[u8], u64),
+    differs: &mut Option<(u64, Vec<u8>)>,
+) {
+    if let Some((_, bytes)) = differs {
+        bytes.extend(now.iter().take(CONTEXT.saturating_sub(bytes.len())));
+        return;
+    }
+    let skipped = tail_at.saturating_sub(body) as usize;
+    let logged = tail.get(body.saturating_sub(tail_at) as usize..).unwrap_or_default();
+    let other = now.get(skipped..).unwrap_or_default();
+    if let Some(at) = logged.iter().zip(other).position(|(logged, other)| logged != other) {
+        let sent = other.iter().skip(at).take(CONTEXT).copied().collect();
+        *differs = Some((body + (skipped + at) as u64, sent));
+    }
 }

@@ -20,6 +20,7 @@ fn whole_of(head: &str, complete: bool, body: &[u8]) -> Prefix {
         volatile: vec!["date".to_owned()],
         body_bytes: body.len() as u64,
         hashes: vec![Stretch { bytes: body.len() as u64, hash: xxh3_128(body) }],
+        tail: Vec::new(),
     }
 }
 
@@ -114,7 +115,8 @@ fn another_head_is_a_mismatch_where_it_differs() {
     let at = LOGGED.find("40").unwrap();
     let other = OTHER_DATE.replace("40", "41");
     let (verdict, _) = every_split(&prefix(LOGGED, true, BODY), &answer(&other, BODY));
-    let Verdict::Mismatch { at: found, logged, alternate } = verdict else { panic!("{verdict:?}") };
+    let Verdict::Mismatch { at: found, before, logged, alternate } = verdict else { panic!("{verdict:?}") };
+    assert!(before.ends_with(b"Length: 4"), "{}", before.escape_ascii());
     assert_eq!(found, at as u64 + 1);
     assert!(logged.starts_with(b"0\r\n") && alternate.starts_with(b"1\r\n"));
 }
@@ -124,6 +126,25 @@ fn a_volatile_field_of_another_length_is_a_mismatch() {
     let other = OTHER_DATE.replace("Wed", "Wednesday");
     let (verdict, _) = every_split(&prefix(LOGGED, true, BODY), &answer(&other, BODY));
     assert!(matches!(verdict, Verdict::Mismatch { .. }), "{verdict:?}");
+}
+
+#[test]
+fn the_first_other_byte_of_a_body_is_shown_as_far_as_its_end_is_kept() {
+    for (byte, shown) in [(0, None), (29, None), (30, Some(30)), (39, Some(39))] {
+        let mut other = *BODY;
+        other[byte] ^= 1;
+        let expected = whole_of(LOGGED, true, BODY);
+        let expected = TakeIn::Prefix(Prefix { tail: BODY[30..].to_vec(), ..expected });
+        let (verdict, _) = every_split(&expected, &answer(OTHER_DATE, &other));
+        let Verdict::Mismatch { at, before, logged, alternate } = verdict else { panic!("{verdict:?}") };
+        assert_eq!(at, (LOGGED.len() + shown.unwrap_or(0)) as u64);
+        let Some(place) = shown else {
+            assert!(before.is_empty() && logged.is_empty() && alternate.is_empty());
+            continue;
+        };
+        assert_eq!((&before[..], &logged[..]), (&BODY[30..place], &BODY[place..]));
+        assert_eq!(alternate, other[place..]);
+    }
 }
 
 #[test]

@@ -5,6 +5,7 @@ mod alternates;
 mod batch;
 mod finish;
 mod inputs;
+mod mismatches;
 mod recent;
 mod recovery;
 mod resets;
@@ -15,7 +16,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use cluster::config::{self, BackendState, Cluster, ProtocolName};
-use cluster::control::{Client, ManagerStatus, RecoveryOrder, RecoveryRecord, ToLog, ToProxy};
+use cluster::control::{Client, ManagerStatus, Mismatches, RecoveryOrder, RecoveryRecord, ToLog, ToProxy};
 use packet::Time;
 
 use crate::Story;
@@ -103,6 +104,7 @@ pub struct Manager {
     resets: Resets,
     recent: Recent,
     history: VecDeque<RecoveryRecord>,
+    mismatches: mismatches::Seen,
     next_order: u64,
     epoch: u64,
     /// The later manager's epoch: this one does nothing any more.
@@ -135,6 +137,7 @@ impl Manager {
             resets: Resets::new(limits.waiting_resets),
             recent: Recent::new(limits.recent),
             history: VecDeque::new(),
+            mismatches: mismatches::Seen::default(),
             next_order: epoch,
             epoch,
             fenced_by: None,
@@ -180,6 +183,11 @@ impl Manager {
             down: self.alternates.down().collect(),
             counters,
         }
+    }
+
+    /// For `resplice mismatches`.
+    pub fn mismatches(&self) -> Mismatches {
+        self.mismatches.list()
     }
 
     fn timeout(&self) -> Duration {
@@ -246,12 +254,13 @@ fn recovery_settings(cluster: &Cluster) -> (config::Recovery, config::Recovery) 
     (config.clone(), config::Recovery { range_from_bytes: u64::MAX, ..config })
 }
 
-const COUNTERS: [&str; 15] = [
+const COUNTERS: [&str; 16] = [
     "alternates_failed",
     "answers",
     "clients_gone",
     "log_messages_dropped",
     "log_messages_old",
+    "mismatches",
     "proxy_messages_unknown",
     "recoveries_refused_at_limit",
     "recoveries_at_alternate_limit",

@@ -235,5 +235,6 @@ fn prefix(report: &ConnectionReport, config: &config::Recovery) -> Prefix {
         volatile: volatile.unwrap_or(&config.volatile_headers).clone(),
         body_bytes: report.partial.body_bytes,
         hashes: report.partial.hashes.clone(),
+        tail: report.partial.tail.clone(),
     }
 }

@@ -210,6 +210,9 @@ impl Shell {
         for incoming in self.status.handle_ready() {
             match incoming {
                 Incoming::Message(peer, ToManager::Status) => self.status.send(peer, &self.manager.status()),
+                Incoming::Message(peer, ToManager::Mismatches) => {
+                    self.status.send(peer, &self.manager.mismatches());
+                }
                 Incoming::Message(peer, ToManager::Reload) => {
                     let done = self.reload();
                     self.status.send(peer, &done);

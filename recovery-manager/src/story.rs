@@ -190,7 +190,7 @@ fn outcome_in_words(alternate: SocketAddr, outcome: &Outcome) -> String {
         }
         Outcome::AlternateFailed(why) => format!("alternate {alternate} failed: {why}"),
         Outcome::Gone(why) => format!("client gone: {why}"),
-        Outcome::Mismatch { at, logged, alternate: other } => format!(
+        Outcome::Mismatch { at, logged, alternate: other, .. } => format!(
             "reset: {alternate} answers differently at response byte {at}: the client was sent \"{}\", it has \"{}\"",
             logged.escape_ascii(),
             other.escape_ascii()

@@ -208,7 +208,7 @@ impl Model {
         let outcome = match outcome {
             0 => Outcome::Respliced { resent: 0, taken_in: 0, steps: Vec::new() },
             1 => Outcome::AlternateFailed(String::new()),
-            2 => Outcome::Mismatch { at: 0, logged: Vec::new(), alternate: Vec::new() },
+            2 => Outcome::Mismatch { at: 0, before: Vec::new(), logged: Vec::new(), alternate: Vec::new() },
             _ => Outcome::Gone(String::new()),
         };
         self.manager.handle_proxy(self.now(), FromProxy::Ended { id, outcome });

@@ -6,6 +6,7 @@ mod certificates;
 mod check;
 mod explain;
 mod json;
+mod mismatches;
 mod operate;
 mod status;
 mod table;
@@ -31,6 +32,11 @@ enum Command {
     ///
     /// Exit status 0 if at least one daemon runs and each that runs has answered within two seconds, 1 otherwise.
     Status(StatusArgs),
+    /// Show what alternates answered differently from what clients had been sent, so that they were reset.
+    ///
+    /// By kind of request, and of the last ones the first byte that differs, on both sides. Where such requests need not be
+    /// continued, or only fields differ that may, a tag rule says so.
+    Mismatches(StatusArgs),
     /// Work with configuration files.
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -155,6 +161,7 @@ struct CertificatesArgs {
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Status(args) => status_command(&args),
+        Command::Mismatches(args) => mismatches::mismatches(&args.node.run_dir, args.json, now_ms()),
         Command::Config(ConfigCommand::Check { file }) => check::check(&file),
         Command::Reload(node) => operate::reload(&node.run_dir),
         Command::Backend(args) => operate::want(&args.node.run_dir, &args.name, args.state.into()),
@@ -178,9 +185,13 @@ type Outcome = anyhow::Result<(String, bool)>;
 
 fn status_command(args: &StatusArgs) -> Outcome {
     let status = status::Status::ask(&args.node.run_dir);
-    let now_ms = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default().as_millis() as u64;
-    let output = if args.json { json::render(&status)? } else { text::render(&status, now_ms) };
+    let output = if args.json { json::render(&status)? } else { text::render(&status, now_ms()) };
     Ok((output, status.good()))
+}
+
+/// Unix time, milliseconds.
+fn now_ms() -> u64 {
+    std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default().as_millis() as u64
 }
 
 /// The reader may have gone away, like `head`: that is not worth a panic.

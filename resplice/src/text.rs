@@ -147,7 +147,7 @@ pub(crate) fn evidence(evidence: Evidence) -> &'static str {
 }
 
 /// Microseconds as people read them.
-fn duration(us: u64) -> String {
+pub(crate) fn duration(us: u64) -> String {
     match us {
         0..1_000 => format!("{us} µs"),
         1_000..1_000_000 => format!("{:.1} ms", us as f64 / 1e3),

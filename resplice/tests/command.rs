@@ -13,7 +13,8 @@ use std::thread;
 use cluster::config::BackendState;
 use cluster::control::{
     BackendHealth, BackendStatus, ConnectionStatus, Done, Evidence, Flow, FromLog, FromProxy, HealthState,
-    LogStatus, LoggerStatus, ManagerStatus, ProxyStatus, RecoveryRecord, ToLog, ToLogger, ToManager, ToProxy,
+    LogStatus, LoggerStatus, ManagerStatus, Mismatch, Mismatches, ProxyStatus, RecoveryRecord, ToLog,
+    ToLogger, ToManager, ToProxy,
 };
 use cluster::frame;
 use serde::{Serialize, de::DeserializeOwned};
@@ -409,4 +410,51 @@ fn help_is_complete() {
         let (success, output, _) = resplice(args);
         assert!(success && output.contains("Usage"), "{args:?}");
     }
+}
+
+#[test]
+fn mismatches_show_both_sides_of_the_first_differing_byte() {
+    let found = || Mismatches {
+        kinds: counters("GET /user/*", 3),
+        last: vec![Mismatch {
+            at_ms: 1_700_000_000_000,
+            flow: Flow { client: address("192.0.2.9:40000"), backend: address("10.0.2.11:80") },
+            alternate: address("10.0.2.12:80"),
+            request: "GET /user/17\x1b[31m".to_owned(),
+            kind: "GET /user/*".to_owned(),
+            position: 180,
+            before: b"Set-Cookie: id=".to_vec(),
+            logged: b"a1\r\n".to_vec(),
+            sent: b"b2\r\n".to_vec(),
+        }],
+    };
+    let dir = Dir::new();
+    let run_dir = dir.0.display().to_string();
+    answering(&dir, "recovery-manager", || ToManager::Mismatches, vec![found()]);
+    let (success, output, _) = resplice(&["mismatches", "--run-dir", &run_dir]);
+    assert!(success, "{output}");
+    for part in [
+        "GET /user/*  3",
+        "backend 10.0.2.11:80 -> 10.0.2.12:80",
+        "response byte 180",
+        r#"sent to the client  "Set-Cookie: id=" > "a1\r\n""#,
+        r#"from the alternate  "Set-Cookie: id=" > "b2\r\n""#,
+    ] {
+        assert!(output.contains(part), "{part:?} is missing in\n{output}");
+    }
+    assert!(!output.contains('\x1b'));
+    let dir = Dir::new();
+    let run_dir = dir.0.display().to_string();
+    answering(&dir, "recovery-manager", || ToManager::Mismatches, vec![found()]);
+    let (success, output, _) = resplice(&["mismatches", "--json", "--run-dir", &run_dir]);
+    let parsed: serde_json::Value = serde_json::from_str(&output).unwrap_or_else(|e| panic!("{e}: {output}"));
+    assert!(success && parsed["kinds"]["GET /user/*"] == 3, "{output}");
+    assert_eq!(parsed["mismatches"][0]["from_alternate"], "b2\\r\\n");
+}
+
+#[test]
+fn mismatches_of_a_manager_that_does_not_run_say_what_to_do() {
+    let dir = Dir::new();
+    let (success, _, error) = resplice(&["mismatches", "--run-dir", &dir.0.display().to_string()]);
+    assert!(!success && error.contains("run this on a proxy"), "{error}");
 }

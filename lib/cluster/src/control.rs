@@ -24,7 +24,7 @@ pub use report::{
 };
 pub use status::{
     BackendHealth, BackendStatus, ConnectionStatus, HealthState, LogStatus, LoggerStatus, ManagerStatus,
-    ProxyStatus, RecoveryRecord,
+    Mismatch, Mismatches, ProxyStatus, RecoveryRecord,
 };
 
 /// A client's address and port: with the service, the name of a connection everywhere.
@@ -192,6 +192,8 @@ pub struct Prefix {
     pub body_bytes: u64,
     /// What is known of them, from the first on. What is not is not compared: then a validator in the head vouches for it.
     pub hashes: Vec<Stretch>,
+    /// The last of them, as far as they are kept: to show where another body differs.
+    pub tail: Vec<u8>,
 }
 
 /// One connection's recovery, as the manager planned it and the proxy executes it (paper §4.3).
@@ -292,6 +294,8 @@ pub enum Outcome {
     Mismatch {
         /// Position in the response.
         at: u64,
+        /// What both have before it.
+        before: Vec<u8>,
         /// What the log has there, a few bytes of context.
         logged: Vec<u8>,
         /// What the alternate sent there.
@@ -329,6 +333,8 @@ pub enum FromProxy {
 pub enum ToManager {
     /// Answer with [`ManagerStatus`].
     Status,
+    /// Answer with [`Mismatches`].
+    Mismatches,
     /// Read the configuration anew. Answered with [`Done`].
     Reload,
 }

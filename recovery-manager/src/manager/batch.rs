@@ -31,8 +31,8 @@ impl Batch {
 fn bytes(order: &RecoveryOrder) -> usize {
     let take_in = match &order.take_in {
         TakeIn::Nothing => 0,
-        TakeIn::Prefix(prefix) => prefix.head.len(),
-        TakeIn::Range { overlap, whole, .. } => overlap.len() + whole.head.len(),
+        TakeIn::Prefix(prefix) => prefix.head.len() + prefix.tail.len(),
+        TakeIn::Range { overlap, whole, .. } => overlap.len() + whole.head.len() + whole.tail.len(),
     };
     let beyond: usize = order.beyond.iter().map(|(_, piece)| piece.len()).sum();
     order.replay.len() + order.resend.len() + take_in + beyond

@@ -1,10 +1,11 @@
 //! Orders, retries and ends.
 
 use cluster::config::GiveUp;
-use cluster::control::{Client, Flow, Outcome, TakeIn, ToLog, ToProxy};
+use cluster::control::{Client, Flow, Mismatch, Outcome, TakeIn, ToLog, ToProxy};
 use packet::Time;
 
 use super::alternates::Choice;
+use super::mismatches::kind;
 use super::recent::{Ended, Fingerprint};
 use super::recovery::{Attempt, End, Failure, Recovery};
 use super::resets::Reset;
@@ -193,6 +194,7 @@ impl Manager {
             _ => None,
         };
         self.count_end(end);
+        self.note_mismatch(&recovery, end);
         let record = recovery.into_record(end, now);
         self.tell(Story::Ended(record.clone()));
         self.remember(record);
@@ -210,6 +212,27 @@ impl Manager {
             End::Superseded => "recoveries_superseded",
             End::Reset(_) | End::Order(..) => "resets",
         });
+    }
+
+    /// For the operator, who may want to write a tag rule.
+    fn note_mismatch(&mut self, recovery: &Recovery, end: &End) {
+        let End::Order(alternate, Outcome::Mismatch { at, before, logged, alternate: sent }) = end else {
+            return;
+        };
+        let report = &recovery.failure.report;
+        let request = report.pending.first().map(|request| request.summary.clone()).unwrap_or_default();
+        self.mismatches.add(Mismatch {
+            at_ms: recovery.started.unix_ms,
+            flow: report.flow,
+            alternate: *alternate,
+            kind: kind(&request),
+            request,
+            position: *at,
+            before: before.clone(),
+            logged: logged.clone(),
+            sent: sent.clone(),
+        });
+        self.count("mismatches");
     }
 
     fn remember(&mut self, record: cluster::control::RecoveryRecord) {

@@ -271,13 +271,35 @@ fn the_history_is_bounded() {
     assert_eq!(ports, [8, 9, 10]);
 }
 
+fn mismatch() -> Outcome {
+    Outcome::Mismatch { at: 7, before: b"same".to_vec(), logged: b"a\n".to_vec(), alternate: b"b".to_vec() }
+}
+
+/// Ten users' pages are one kind.
+#[test]
+fn mismatches_are_counted_by_kind_and_the_last_ones_kept() {
+    let mut bench = Bench::new();
+    for port in 1..=150 {
+        let mut report = report(port, 1);
+        report.pending[0].summary = format!("GET /user/{port}/page?x={port}");
+        bench.fail(0, false, 1, vec![report]);
+        let order = bench.order(0);
+        bench.end(1, order.id, mismatch());
+    }
+    let found = bench.manager.mismatches();
+    assert_eq!(found.kinds.into_iter().collect::<Vec<_>>(), [("GET /user/*/page".to_owned(), 150)]);
+    assert_eq!((found.last.len(), bench.counter("mismatches")), (100, 150));
+    let last = found.last.last().unwrap();
+    assert_eq!((last.flow.client, last.position, &last.before[..]), (client(150), 7, &b"same"[..]));
+    assert_eq!((&last.logged[..], &last.sent[..]), (&b"a\n"[..], &b"b"[..]));
+}
+
 #[test]
 fn a_mismatch_is_told_with_both_sides() {
     let mut bench = Bench::new();
     bench.fail(0, false, 1, vec![report(1, 1)]);
     let order = bench.order(0);
-    let outcome = Outcome::Mismatch { at: 7, logged: b"a\n".to_vec(), alternate: b"b".to_vec() };
-    bench.end(1, order.id, outcome);
+    bench.end(1, order.id, mismatch());
     let mut tells = bench.actions(1).into_iter().filter_map(|action| match action {
         Action::Tell(story @ Story::Ended(_)) => Some(story),
         _ => None,

@@ -166,3 +166,36 @@ pub struct RecoveryRecord {
     /// Steps and the microseconds from the failure notice's arrival to their end.
     pub steps: Vec<(String, u64)>,
 }
+
+/// Responses that an alternate gave differently, for people who write tag rules.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mismatches {
+    /// How many there were of each kind of request.
+    pub kinds: BTreeMap<String, u64>,
+    /// The last ones, newest last.
+    pub last: Vec<Mismatch>,
+}
+
+/// One of them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mismatch {
+    /// Unix time of the failure in milliseconds.
+    pub at_ms: u64,
+    /// The client and the failed backend.
+    pub flow: Flow,
+    /// Who answered differently.
+    pub alternate: SocketAddr,
+    /// The request, like `GET /files/1m`.
+    pub request: String,
+    /// Method and path without what looks like a name of one object.
+    pub kind: String,
+    /// The first byte that is known to differ, in the response with its head; the first one of the body if only its hash shows that
+    /// it differs.
+    pub position: u64,
+    /// What both sent before it, some bytes.
+    pub before: Vec<u8>,
+    /// What the client was sent there; none: not kept.
+    pub logged: Vec<u8>,
+    /// What the alternate sent there.
+    pub sent: Vec<u8>,
+}
