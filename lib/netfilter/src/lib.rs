@@ -12,6 +12,7 @@
 pub mod conntrack;
 pub mod conntrack_events;
 mod error;
+pub mod fast_path;
 pub mod inject;
 pub mod namespace;
 mod netlink;

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use common::{Net, config, wait};
 use netfilter::Family;
 use netfilter::conntrack::{Conntrack, SpliceEntry};
+use netfilter::fast_path::FastPath;
 use netfilter::queue::{Queue, Verdict};
 use netfilter::raw::RawSender;
 use netfilter::target::{self, Chain};
@@ -292,6 +293,106 @@ fn both_ways_make_equal_packets() {
 #[test]
 fn both_ways_make_equal_packets_over_ipv6() {
     all_agree(Family::Ip6, &entry("[fd00:1::2]:4000", "[fd00:9::9]:8080", "[fd00:2::2]:80"), "tv");
+}
+
+fn fast(net: &Net, entry: &SpliceEntry) -> FastPath {
+    net.inside("r", || {
+        let fast = FastPath::open(10).unwrap();
+        assert!(fast.add(entry).unwrap());
+        fast.attach().unwrap();
+        fast
+    })
+}
+
+/// Some are taken by the program, some by conntrack.
+#[test]
+fn three_ways_make_equal_packets() {
+    let entry = entry("10.0.1.2:4000", "10.9.9.9:8080", "10.0.2.2:80");
+    let Some(net) = spliced(Family::Ip, &entry, "tf") else { return };
+    let _fast = fast(&net, &entry);
+    let mut chance = Chance(8);
+    for direction in directions(&entry) {
+        agree(&net, &direction, &mut chance);
+    }
+}
+
+/// Of the form that the program takes; `number` makes it unlike others.
+fn plain(direction: &Direction, number: u32, payload: &[u8]) -> Vec<u8> {
+    let Direction { source, destination, .. } = direction;
+    let bare = SegmentBuilder {
+        seq: Seq(number.wrapping_mul(0x9e37_79b9)),
+        ack: Some(Seq(9)),
+        window: 99,
+        timestamps: Some((number.wrapping_mul(0x85eb_ca6b), number.wrapping_add(0x7fff_fff0))),
+        payload,
+        ..SegmentBuilder::new(*source, *destination)
+    };
+    bare.build()
+}
+
+/// Without an entry nobody but the program translates. One segment a second in each direction is left to conntrack, and goes
+/// nowhere here.
+#[test]
+fn the_program_alone_makes_equal_packets_until_the_connection_is_removed_or_ends() {
+    let entry = entry("10.0.1.2:4000", "10.9.9.9:8080", "10.0.2.2:80");
+    let Some(net) = spliced(Family::Ip, &entry, "ta") else { return };
+    let mut conntrack = net.inside("r", Conntrack::open).unwrap();
+    let fast = fast(&net, &entry);
+    for direction in directions(&entry) {
+        let Direction { from, to, translation, .. } = &direction;
+        let mut sender = net.inside(from, || RawSender::open(0)).unwrap();
+        let mut queue = net.inside(to, || Queue::bind(&config(QUEUE))).unwrap();
+        let mut passes = |packet: &[u8]| {
+            sender.send(packet).unwrap();
+            let end = Instant::now() + Duration::from_millis(100);
+            let mut got = Vec::new();
+            while got.is_empty() && Instant::now() < end {
+                let one = &mut |packet: netfilter::queue::QueuedPacket<'_>,
+                                verdicts: &mut netfilter::queue::Verdicts| {
+                    got.push(packet.payload.to_vec());
+                    verdicts.push(packet.id, Verdict::Drop).unwrap();
+                };
+                queue.recv_batch(one).unwrap();
+                queue.flush().unwrap();
+            }
+            got.pop()
+        };
+        // The program does not ask who a neighbour is: conntrack's first packet does.
+        assert!(passes(&plain(&direction, 0, b"")).is_some());
+        assert!(conntrack.delete(entry.client, entry.service).unwrap());
+        let (mut taken, count) = (0, 200);
+        for number in 0..count {
+            let mut expected = plain(&direction, number, &vec![number as u8; number as usize % 5 * 300]);
+            let got = passes(&expected);
+            translation.apply(&mut expected).unwrap();
+            if let Some(got) = got {
+                assert_eq!(one_hop_back(&got), without_header_checksum(expected), "{from} to {to}");
+                taken += 1;
+            }
+        }
+        assert!((count - 20..count).contains(&taken), "{taken} of {count}, {from} to {to}");
+        let mut wrong = plain(&direction, 7, b"payload");
+        *wrong.last_mut().unwrap() ^= 1;
+        if let Some(got) = passes(&wrong) {
+            assert!(!TcpSegment::parse(&got).unwrap().checksums_valid(), "a wrong checksum was made right");
+        }
+        fast.remove(entry.client).unwrap();
+        assert_eq!((passes(&plain(&direction, 8, b"")), passes(&plain(&direction, 9, b""))), (None, None));
+        fast.add(&entry).unwrap();
+        let _ = passes(&plain(&direction, 10, b""));
+        assert!(passes(&plain(&direction, 11, b"")).is_some());
+        let mut end = plain(&direction, 12, b"");
+        end[33] |= Flags::RST.0;
+        let nothing =
+            Translation { source: direction.source, destination: direction.destination, ..*translation };
+        let nothing = Translation { seq: 0, ack: 0, sack: 0, ts_value: 0, ts_echo: 0, ..nothing };
+        nothing.apply(&mut end).unwrap();
+        assert_eq!(passes(&end), None);
+        assert_eq!(passes(&plain(&direction, 13, b"")), None, "after a reset");
+        fast.add(&entry).unwrap();
+        conntrack.create(&entry).unwrap();
+    }
+    net.inside("r", FastPath::detach_any).unwrap();
 }
 
 /// What `nfq-splice` must know: the kernel adjusts the checksum as if options began on even places. Timestamps on an odd one

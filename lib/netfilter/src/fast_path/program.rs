@@ -1,0 +1,291 @@
+//! The program itself, for little-endian processors. Registers: 6 the packet, 7 the translation found, 8 its direction.
+//!
+//! Only segments of the commonest form are taken: IPv4 without options, whole; TCP with ACK, perhaps PSH or ECN's bits, and
+//! timestamps as the only option where all systems put them. All others go on to conntrack, unchanged.
+
+use super::assembler::Operation::{Add, And, ShiftRight, Xor};
+use super::assembler::Size::{Byte, Double, Half, Word};
+use super::assembler::Test::{AnyBit, Below2, Differs};
+use super::assembler::{Assembler, Register};
+
+/// Bytes of a key: address and port of the client, direction (two bytes each).
+pub(super) const KEY: usize = 8;
+/// Bytes of a translation; see [`super::Direction`].
+pub(super) const VALUE: usize = 40;
+
+const PACKET: Register = 6;
+const FOUND: Register = 7;
+const DIRECTION: Register = 8;
+
+// `struct __sk_buff`
+const SKB_PROTOCOL: i16 = 16;
+const SKB_IFINDEX: i16 = 40;
+const SKB_GSO_SIZE: i16 = 176;
+
+// On the stack: the headers as they came and as they leave, the latter behind an Ethernet header.
+const OLD: i16 = -64;
+const OLD_TCP: i16 = OLD + 20;
+const NEW: i16 = -128;
+const NEW_TCP: i16 = NEW + 20;
+const ETHERNET: i16 = NEW - 14;
+const FIB: i16 = -208;
+const KEY_AT: i16 = -216;
+
+const LOOKUP: i32 = 1;
+const DELETE: i32 = 3;
+const STORE_BYTES: i32 = 9;
+const REPLACE_L4_SUM: i32 = 11;
+const REDIRECT: i32 = 23;
+const LOAD_BYTES: i32 = 26;
+const DIFFERENCE_OF_SUMS: i32 = 28;
+const FIB_LOOKUP: i32 = 69;
+const COARSE_CLOCK: i32 = 160;
+
+const PSEUDO_HEADER: i32 = 0x10;
+const TCX_NEXT: i32 = -1;
+const TCX_DROP: i32 = 2;
+/// Conntrack sees a segment at least so often, nanoseconds: it forgets what it does not see.
+const SHOWN_EVERY: i32 = 1_000_000_000;
+
+/// The program for the map with this descriptor.
+pub(super) fn program(map: i32) -> Option<Vec<[u8; 8]>> {
+    let mut code = Assembler::default();
+    code.copy(PACKET, 1);
+    take_headers(&mut code);
+    find(&mut code, map);
+    judge(&mut code);
+    translate(&mut code);
+    route(&mut code);
+    put_back(&mut code);
+    tear_down(&mut code, map);
+    code.label("pass");
+    code.exit(TCX_NEXT);
+    code.label("drop");
+    code.exit(TCX_DROP);
+    code.finish()
+}
+
+fn load_bytes(code: &mut Assembler, offset: i32, place: i16, length: i32) {
+    code.copy(1, PACKET);
+    code.set(2, offset);
+    code.address(3, place);
+    code.set(4, length);
+    code.call(LOAD_BYTES);
+    code.jump_if(Differs, 0, 0, "pass");
+}
+
+/// IPv4, no options, no fragment, TCP.
+fn take_headers(code: &mut Assembler) {
+    code.load(Word, 0, PACKET, SKB_PROTOCOL);
+    code.jump_if(Differs, 0, 0x0008, "pass");
+    load_bytes(code, 14, OLD, 40);
+    code.load(Byte, 0, 10, OLD);
+    code.jump_if(Differs, 0, 0x45, "pass");
+    code.load(Byte, 0, 10, OLD + 9);
+    code.jump_if(Differs, 0, 6, "pass");
+    code.load(Half, 0, 10, OLD + 6);
+    code.jump_if(AnyBit, 0, 0xff3f, "pass");
+}
+
+/// The client is the source, and the destination the service; or it is the destination, and the source its backend.
+fn find(code: &mut Assembler, map: i32) {
+    look_up(code, map, 0, (OLD + 12, OLD_TCP));
+    code.jump_if_null(0, "not from a client");
+    is_peer(code, (OLD + 16, OLD_TCP + 2));
+    code.jump("found");
+    code.label("not from a client");
+    look_up(code, map, 1, (OLD + 16, OLD_TCP + 2));
+    code.jump_if_null(0, "pass");
+    is_peer(code, (OLD + 12, OLD_TCP));
+    code.label("found");
+}
+
+fn look_up(code: &mut Assembler, map: i32, direction: i32, (address, port): (i16, i16)) {
+    code.load(Word, 0, 10, address);
+    code.store(Word, 10, KEY_AT, 0);
+    code.load(Half, 0, 10, port);
+    code.store(Half, 10, KEY_AT + 4, 0);
+    code.store_value(Half, 10, KEY_AT + 6, direction);
+    code.set(DIRECTION, direction);
+    code.load_map(1, map);
+    code.address(2, KEY_AT);
+    code.call(LOOKUP);
+}
+
+fn is_peer(code: &mut Assembler, (address, port): (i16, i16)) {
+    code.copy(FOUND, 0);
+    code.load(Word, 0, 10, address);
+    code.load(Word, 1, FOUND, 0);
+    code.jump_if_differ(0, 1, "pass");
+    code.load(Half, 0, 10, port);
+    code.load(Half, 1, FOUND, 4);
+    code.jump_if_differ(0, 1, "pass");
+}
+
+/// A connection that begins or ends is conntrack's from there on. It must also see what a server acknowledges, to know a valid
+/// RST of the client (RFC 5961), and now and then anything.
+fn judge(code: &mut Assembler) {
+    code.load(Byte, 0, 10, OLD_TCP + 13);
+    code.jump_if(AnyBit, 0, 0x07, "tear down");
+    code.calculate(And, 0, 0x30);
+    code.jump_if(Differs, 0, 0x10, "pass");
+    code.load(Byte, 0, 10, OLD_TCP + 12);
+    code.calculate(And, 0, 0xf0);
+    code.jump_if(Differs, 0, 0x80, "pass");
+    code.load(Byte, 0, 10, OLD + 8);
+    code.jump_if(Below2, 0, 1, "pass");
+    load_bytes(code, 54, OLD_TCP + 20, 12);
+    code.load(Word, 0, 10, OLD_TCP + 20);
+    code.jump_if(Differs, 0, 0x0a08_0101, "pass");
+    code.jump_if(Differs, DIRECTION, 1, "acknowledges nothing new");
+    code.load(Word, 0, 10, OLD_TCP + 8);
+    code.load(Word, 1, FOUND, 28);
+    code.store(Word, FOUND, 28, 0);
+    code.jump_if_differ(0, 1, "pass");
+    code.label("acknowledges nothing new");
+    code.call(COARSE_CLOCK);
+    code.load(Double, 1, FOUND, 32);
+    code.jump_if_not_below(1, 0, "shown lately");
+    code.calculate(super::assembler::Operation::AddWide, 0, SHOWN_EVERY);
+    code.store(Double, FOUND, 32, 0);
+    code.jump("pass");
+    code.label("shown lately");
+}
+
+/// Makes the new headers, all but the TCP checksum.
+fn translate(code: &mut Assembler) {
+    for at in (0..48).step_by(8) {
+        code.load(Double, 0, 10, OLD + at);
+        code.store(Double, 10, NEW + at, 0);
+    }
+    code.load(Word, 0, 10, OLD + 48);
+    code.store(Word, 10, NEW + 48, 0);
+    code.load(Byte, 0, 10, NEW + 8);
+    code.calculate(Add, 0, -1);
+    code.store(Byte, 10, NEW + 8, 0);
+    code.load(Word, 0, FOUND, 8);
+    code.load(Half, 1, FOUND, 6);
+    code.jump_if(Differs, DIRECTION, 0, "to client");
+    code.store(Word, 10, NEW + 16, 0);
+    code.store(Half, 10, NEW_TCP + 2, 1);
+    code.jump("addressed");
+    code.label("to client");
+    code.store(Word, 10, NEW + 12, 0);
+    code.store(Half, 10, NEW_TCP, 1);
+    code.label("addressed");
+    for (field, offset) in [(4, 12), (8, 16), (24, 20), (28, 24)] {
+        code.load(Word, 0, 10, NEW_TCP + field);
+        code.network_order(0, 32);
+        code.load(Word, 1, FOUND, offset);
+        code.calculate_with(Add, 0, 1);
+        code.network_order(0, 32);
+        code.store(Word, 10, NEW_TCP + field, 0);
+    }
+    sum_ip(code);
+}
+
+/// RFC 1624: a wrong checksum stays wrong.
+fn sum_ip(code: &mut Assembler) {
+    code.load(Half, 5, 10, OLD + 10);
+    code.calculate(Xor, 5, 0xffff);
+    difference(code, (OLD, NEW), 20);
+    for _ in 0..2 {
+        code.copy(1, 0);
+        code.calculate(ShiftRight, 1, 16);
+        code.calculate(And, 0, 0xffff);
+        code.calculate_with(Add, 0, 1);
+    }
+    code.calculate(Xor, 0, 0xffff);
+    code.store(Half, 10, NEW + 10, 0);
+}
+
+/// Register 5 holds what to begin with.
+fn difference(code: &mut Assembler, (old, new): (i16, i16), length: i32) {
+    code.address(1, old);
+    code.set(2, length);
+    code.address(3, new);
+    code.set(4, length);
+    code.call(DIFFERENCE_OF_SUMS);
+}
+
+/// Where the kernel would send the new packet: on which wire, to whom. Where it would not, or only after asking for a
+/// neighbour, or not in one piece, the old one goes the long way.
+fn route(code: &mut Assembler) {
+    for at in (0..64).step_by(8) {
+        code.store_value(Double, 10, FIB + at, 0);
+    }
+    code.store_value(Byte, 10, FIB, 2);
+    code.store_value(Byte, 10, FIB + 1, 6);
+    for (size, field, to) in [
+        (Half, NEW_TCP, 2),
+        (Half, NEW_TCP + 2, 4),
+        (Byte, NEW + 1, 12),
+        (Word, NEW + 12, 16),
+        (Word, NEW + 16, 32),
+    ] {
+        code.load(size, 0, 10, field);
+        code.store(size, 10, FIB + to, 0);
+    }
+    code.load(Word, 0, PACKET, SKB_GSO_SIZE);
+    code.calculate(Add, 0, 52);
+    code.jump_if(Differs, 0, 52, "several segments");
+    code.load(Half, 0, 10, OLD + 2);
+    code.network_order(0, 16);
+    code.label("several segments");
+    code.store(Half, 10, FIB + 6, 0);
+    code.load(Word, 0, PACKET, SKB_IFINDEX);
+    code.store(Word, 10, FIB + 8, 0);
+    code.copy(1, PACKET);
+    code.address(2, FIB);
+    code.set(3, 64);
+    code.set(4, 0);
+    code.call(FIB_LOOKUP);
+    code.jump_if(Differs, 0, 0, "pass");
+}
+
+/// Writes the headers into the packet and sends it.
+fn put_back(code: &mut Assembler) {
+    for (from, to) in [(58, 0), (60, 2), (62, 4), (52, 6), (54, 8), (56, 10)] {
+        code.load(Half, 0, 10, FIB + from);
+        code.store(Half, 10, ETHERNET + to, 0);
+    }
+    code.store_value(Half, 10, ETHERNET + 12, 0x0008);
+    code.copy(1, PACKET);
+    code.set(2, 0);
+    code.address(3, ETHERNET);
+    code.set(4, 66);
+    code.set(5, 0);
+    code.call(STORE_BYTES);
+    code.jump_if(Differs, 0, 0, "pass");
+    code.set(5, 0);
+    difference(code, (OLD + 12, NEW + 12), 8);
+    replace_sum(code, PSEUDO_HEADER);
+    code.set(5, 0);
+    difference(code, (OLD_TCP, NEW_TCP), 32);
+    replace_sum(code, 0);
+    code.load(Word, 1, 10, FIB + 8);
+    code.set(2, 0);
+    code.call(REDIRECT);
+    code.leave();
+}
+
+fn replace_sum(code: &mut Assembler, flags: i32) {
+    code.copy(4, 0);
+    code.copy(1, PACKET);
+    code.set(2, 50);
+    code.set(3, 0);
+    code.set(5, flags);
+    code.call(REPLACE_L4_SUM);
+    code.jump_if(Differs, 0, 0, "drop");
+}
+
+/// Both directions are conntrack's again.
+fn tear_down(code: &mut Assembler, map: i32) {
+    code.label("tear down");
+    for direction in [0, 1] {
+        code.store_value(Half, 10, KEY_AT + 6, direction);
+        code.load_map(1, map);
+        code.address(2, KEY_AT);
+        code.call(DELETE);
+    }
+}

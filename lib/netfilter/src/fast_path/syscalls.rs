@@ -1,0 +1,198 @@
+//! bpf(2).
+#![allow(unsafe_code, reason = "bpf(2) and if_nameindex(3)")]
+
+use std::ffi::CStr;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+
+use crate::socket::owned;
+
+const MAP_CREATE: i64 = 0;
+const MAP_UPDATE: i64 = 2;
+const MAP_DELETE: i64 = 3;
+const PROGRAM_LOAD: i64 = 5;
+const PROGRAM_ATTACH: i64 = 8;
+const PROGRAM_DETACH: i64 = 9;
+const PROGRAM_BY_ID: i64 = 13;
+const INFO: i64 = 15;
+const QUERY: i64 = 16;
+
+const HASH: u32 = 1;
+const NO_PREALLOCATION: u32 = 1;
+const CLASSIFIER: u32 = 3;
+const TCX_INGRESS: u32 = 46;
+const REPLACE: u32 = 1 << 2;
+/// Programs at one interface that are looked at.
+const PROGRAMS: usize = 64;
+
+/// By this name a daemon knows the program of an earlier one.
+const NAME: &[u8] = b"resplice_fast";
+
+/// `union bpf_attr`, filled in place by place.
+struct Attributes([u8; 128]);
+
+impl Attributes {
+    fn new() -> Self {
+        Self([0; 128])
+    }
+
+    fn bytes(mut self, at: usize, value: &[u8]) -> Self {
+        if let Some(place) = self.0.get_mut(at..at + value.len()) {
+            place.copy_from_slice(value);
+        }
+        self
+    }
+
+    fn word(self, at: usize, value: u32) -> Self {
+        self.bytes(at, &value.to_ne_bytes())
+    }
+
+    fn pointer(self, at: usize, value: *const u8) -> Self {
+        self.bytes(at, &(value as u64).to_ne_bytes())
+    }
+
+    /// # Safety
+    /// What pointers in it point to is alive and as long as the kernel will read or write there.
+    unsafe fn call(&mut self, command: i64) -> io::Result<i32> {
+        // SAFETY: the attributes are alive and of the length given; for what they point to the caller answers.
+        let result = unsafe { libc::syscall(libc::SYS_bpf, command, self.0.as_mut_ptr(), self.0.len()) };
+        if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result as i32) }
+    }
+}
+
+fn raw(fd: BorrowedFd<'_>) -> u32 {
+    fd.as_raw_fd() as u32
+}
+
+/// A hash map whose elements are allocated when they are needed.
+pub(super) fn create_map(key: usize, value: usize, elements: u32) -> io::Result<OwnedFd> {
+    let attributes = Attributes::new().word(0, HASH).word(4, key as u32).word(8, value as u32);
+    let mut attributes = attributes.word(12, elements).word(16, NO_PREALLOCATION).bytes(28, NAME);
+    // SAFETY: there are no pointers in it.
+    owned(unsafe { attributes.call(MAP_CREATE) }?)
+}
+
+/// `key` and `value` have the lengths that the map was created with.
+pub(super) fn update(map: BorrowedFd<'_>, key: &[u8], value: &[u8]) -> io::Result<()> {
+    let mut attributes =
+        Attributes::new().word(0, raw(map)).pointer(8, key.as_ptr()).pointer(16, value.as_ptr());
+    // SAFETY: both are alive and, as the caller promises, as long as the map's.
+    unsafe { attributes.call(MAP_UPDATE) }.map(drop)
+}
+
+/// False: it was not there.
+pub(super) fn delete(map: BorrowedFd<'_>, key: &[u8]) -> io::Result<bool> {
+    let mut attributes = Attributes::new().word(0, raw(map)).pointer(8, key.as_ptr());
+    // SAFETY: the key is alive and, as the caller promises, as long as the map's.
+    match unsafe { attributes.call(MAP_DELETE) } {
+        Ok(_) => Ok(true),
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// The kernel checks the program; what it says of one that it does not take is in the error.
+pub(super) fn load(code: &[[u8; 8]]) -> io::Result<OwnedFd> {
+    let mut log = vec![0_u8; 64 << 10];
+    let plain = || {
+        let attributes = Attributes::new().word(0, CLASSIFIER).word(4, code.len() as u32);
+        attributes
+            .pointer(8, code.as_ptr().cast())
+            .pointer(16, c"Dual MIT/GPL".as_ptr().cast())
+            .bytes(48, NAME)
+    };
+    // SAFETY: code and licence are alive, the former as long as said, the latter ends with a zero.
+    if let Ok(fd) = unsafe { plain().call(PROGRAM_LOAD) } {
+        return owned(fd);
+    }
+    let mut logged = plain().word(24, 1).word(28, log.len() as u32).pointer(32, log.as_mut_ptr());
+    // SAFETY: as before; the log is alive, not used otherwise meanwhile, and as long as said.
+    match unsafe { logged.call(PROGRAM_LOAD) } {
+        Ok(fd) => owned(fd),
+        Err(error) => {
+            let text = String::from_utf8_lossy(&log);
+            let text = text.trim_end_matches('\0').trim_end();
+            let end = text.len().saturating_sub(4000);
+            Err(io::Error::new(error.kind(), format!("{error}: {}", text.get(end..).unwrap_or(text))))
+        }
+    }
+}
+
+/// Attaches the program where packets come in, in the place of an earlier daemon's.
+pub(super) fn attach(program: BorrowedFd<'_>, interface: u32) -> io::Result<()> {
+    let earlier = earlier(interface)?;
+    let mut attributes = Attributes::new().word(0, interface).word(4, raw(program)).word(8, TCX_INGRESS);
+    if let Some(earlier) = &earlier {
+        attributes = attributes.word(12, REPLACE).word(16, earlier.as_raw_fd() as u32);
+    }
+    // SAFETY: there are no pointers in it.
+    unsafe { attributes.call(PROGRAM_ATTACH) }.map(drop)
+}
+
+/// Detaches an earlier daemon's program.
+pub(super) fn detach(interface: u32) -> io::Result<()> {
+    let Some(earlier) = earlier(interface)? else { return Ok(()) };
+    let attributes = Attributes::new().word(0, interface).word(4, earlier.as_raw_fd() as u32);
+    // SAFETY: there are no pointers in it.
+    unsafe { attributes.word(8, TCX_INGRESS).call(PROGRAM_DETACH) }.map(drop)
+}
+
+fn earlier(interface: u32) -> io::Result<Option<OwnedFd>> {
+    let mut ids = [0_u32; PROGRAMS];
+    let attributes = Attributes::new().word(0, interface).word(4, TCX_INGRESS);
+    let mut attributes = attributes.pointer(16, ids.as_mut_ptr().cast()).word(24, PROGRAMS as u32);
+    // SAFETY: the ids are alive, not used otherwise meanwhile, and as many as said.
+    unsafe { attributes.call(QUERY) }?;
+    for id in ids.into_iter().filter(|id| *id != 0) {
+        // SAFETY: there are no pointers in it.
+        let program = owned(unsafe { Attributes::new().word(0, id).call(PROGRAM_BY_ID) }?)?;
+        if name(&program)?.starts_with(NAME) {
+            return Ok(Some(program));
+        }
+    }
+    Ok(None)
+}
+
+/// Of `struct bpf_prog_info`.
+fn name(program: &OwnedFd) -> io::Result<[u8; 16]> {
+    let mut info = [0_u8; 80];
+    let attributes = Attributes::new().word(0, program.as_raw_fd() as u32).word(4, info.len() as u32);
+    // SAFETY: the info is alive, not used otherwise meanwhile, and as long as said.
+    unsafe { attributes.pointer(8, info.as_mut_ptr()).call(INFO) }?;
+    Ok(crate::netlink::read(&info, 64).unwrap_or_default())
+}
+
+/// Numbers of this network namespace's Ethernet interfaces.
+pub(super) fn interfaces() -> io::Result<Vec<u32>> {
+    let mut found = Vec::new();
+    // SAFETY: the list ends with an entry of index 0 and is freed once, after its last use; names are C strings in it.
+    unsafe {
+        let list = libc::if_nameindex();
+        if list.is_null() {
+            return Err(io::Error::last_os_error());
+        }
+        let mut entry = list;
+        while (*entry).if_index != 0 {
+            if is_ethernet(CStr::from_ptr((*entry).if_name))? {
+                found.push((*entry).if_index);
+            }
+            entry = entry.add(1);
+        }
+        libc::if_freenameindex(list);
+    }
+    Ok(found)
+}
+
+fn is_ethernet(name: &CStr) -> io::Result<bool> {
+    // SAFETY: no pointers are involved.
+    let socket = owned(unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) })?;
+    // SAFETY: `ifreq` is a plain C structure for which all zeros is a valid value.
+    let mut request = unsafe { std::mem::zeroed::<libc::ifreq>() };
+    for (to, from) in request.ifr_name.iter_mut().take(libc::IFNAMSIZ - 1).zip(name.to_bytes()) {
+        *to = *from as libc::c_char;
+    }
+    // SAFETY: the kernel reads and writes one `ifreq`, which lives until after the call.
+    let asked = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFHWADDR as _, &raw mut request) };
+    // SAFETY: after success the kernel has filled in this member.
+    Ok(asked == 0 && unsafe { request.ifr_ifru.ifru_hwaddr.sa_family } == libc::ARPHRD_ETHER)
+}
