@@ -2,7 +2,7 @@
 //! the plain segments of a connection under way, faster. It is a cache of entries: whatever it does not know or does not
 //! take goes on to conntrack, and conntrack still sees enough to know whether the connection lives.
 //!
-//! The program stays when its owner dies, like the entries. It needs Linux 6.6 (TCX), CAP_BPF, IPv4 and timestamps.
+//! The program stays when its owner dies, like the entries. It needs Linux 6.6 (TCX), `CAP_BPF`, IPv4 and timestamps.
 //!
 //! Call order: [`FastPath::open`], [`FastPath::add`] what an earlier owner spliced, [`FastPath::attach`]. Then `add` after an
 //! entry was created, and [`FastPath::remove`] *before* an entry is deleted or its packets are to be queued.

@@ -330,8 +330,8 @@ fn plain(direction: &Direction, number: u32, payload: &[u8]) -> Vec<u8> {
     bare.build()
 }
 
-/// Without an entry nobody but the program translates. One segment a second in each direction is left to conntrack, and goes
-/// nowhere here.
+/// Without an entry nobody but the program translates, and what it leaves to conntrack, at least one segment a second in each
+/// direction, is not translated.
 #[test]
 fn the_program_alone_makes_equal_packets_until_the_connection_is_removed_or_ends() {
     let entry = entry("10.0.1.2:4000", "10.9.9.9:8080", "10.0.2.2:80");
@@ -355,7 +355,8 @@ fn the_program_alone_makes_equal_packets_until_the_connection_is_removed_or_ends
                 queue.recv_batch(one).unwrap();
                 queue.flush().unwrap();
             }
-            got.pop()
+            // What the program leaves alone goes its way, from the backend to the client, or nowhere.
+            got.pop().filter(|got: &Vec<u8>| got[12..20] != packet[12..20])
         };
         // The program does not ask who a neighbour is: conntrack's first packet does.
         assert!(passes(&plain(&direction, 0, b"")).is_some());
@@ -370,7 +371,7 @@ fn the_program_alone_makes_equal_packets_until_the_connection_is_removed_or_ends
                 taken += 1;
             }
         }
-        assert!((count - 20..count).contains(&taken), "{taken} of {count}, {from} to {to}");
+        assert!((count - 20..=count).contains(&taken), "{taken} of {count}, {from} to {to}");
         let mut wrong = plain(&direction, 7, b"payload");
         *wrong.last_mut().unwrap() ^= 1;
         if let Some(got) = passes(&wrong) {
@@ -379,7 +380,8 @@ fn the_program_alone_makes_equal_packets_until_the_connection_is_removed_or_ends
         fast.remove(entry.client).unwrap();
         assert_eq!((passes(&plain(&direction, 8, b"")), passes(&plain(&direction, 9, b""))), (None, None));
         fast.add(&entry).unwrap();
-        let _ = passes(&plain(&direction, 10, b""));
+        // The first acknowledges something new, the second is the first for long.
+        let _ = (passes(&plain(&direction, 10, b"")), passes(&plain(&direction, 10, b"")));
         assert!(passes(&plain(&direction, 11, b"")).is_some());
         let mut end = plain(&direction, 12, b"");
         end[33] |= Flags::RST.0;

@@ -2,11 +2,13 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use cluster::config::Cluster;
 use cluster::control::Client;
 use netfilter::conntrack::{Conntrack, SpliceEntry, TcpState};
+use netfilter::fast_path::FastPath;
 use netfilter::raw::RawSender;
 use netfilter::sets::Sets;
 use netfilter::{Error, Family};
@@ -41,19 +43,22 @@ pub(super) struct Kernel {
     conntrack: Conntrack,
     suspended: Sets,
     raw: RawSender,
+    fast: Option<Arc<FastPath>>,
     service: SocketAddr,
     timeout_s: u32,
     entries: Vec<SpliceEntry>,
 }
 
 impl Kernel {
-    pub(super) fn open(cluster: &Cluster) -> Result<Self> {
+    /// `fast`: of all threads.
+    pub(super) fn open(cluster: &Cluster, fast: Option<Arc<FastPath>>) -> Result<Self> {
         let service = cluster.service.address;
         let family = if service.is_ipv4() { Family::Ip } else { Family::Ip6 };
         Ok(Self {
             conntrack: Conntrack::open().context("opening ctnetlink")?,
             suspended: Sets::open(family, PROXY_TABLE, QUEUED_SET)?,
             raw: RawSender::open(RAW_MARK).context("opening the raw socket")?,
+            fast,
             service,
             timeout_s: u32::try_from(cluster.splice.idle_timeout_s).unwrap_or(u32::MAX),
             entries: Vec::new(),
@@ -100,6 +105,7 @@ impl Kernel {
             let state = found.map_or(EntryState::Missing, |status| state(status.state));
             answers.push(Answer::State(client, state, syn));
         }
+        batch.suspend.iter().chain(&batch.unsplice).try_for_each(|client| self.slow_down(*client))?;
         self.suspended.add(&batch.suspend).context("queueing flows")?;
         self.unsplice(&batch.unsplice)?;
         self.splice(&batch.splice, &mut answers);
@@ -107,6 +113,23 @@ impl Kernel {
         self.suspended.delete(&batch.resume).context("un-queueing flows")?;
         self.send(&mut batch.send, &mut answers);
         Ok(answers)
+    }
+
+    /// What the kernel translates goes the fast path from now on, where it can.
+    fn speed_up(&self, entry: &SpliceEntry) {
+        if let Some(Err(error)) = self.fast.as_ref().map(|fast| fast.add(entry)) {
+            tracing::debug!(client = %entry.client, %error, "not on the fast path");
+        }
+    }
+
+    /// The same for what an earlier daemon spliced.
+    pub(super) fn speed_up_splice(&self, splice: &KernelSplice) {
+        self.speed_up(&entry_of(splice, self.service, self.timeout_s));
+    }
+
+    /// No segment of this client takes the fast path any more.
+    pub(super) fn slow_down(&self, client: Client) -> Result<()> {
+        self.fast.as_ref().map_or(Ok(()), |fast| fast.remove(client)).context("leaving the fast path")
     }
 
     fn unsplice(&mut self, clients: &[Client]) -> Result<()> {
@@ -125,6 +148,8 @@ impl Kernel {
             if let Err(error) = created.or_else(|error| replace(&mut self.conntrack, entry, error)) {
                 tracing::warn!(client = %entry.client, %error, "the kernel refused a splice; going on in userspace");
                 answers.push(Answer::Refused(entry.client));
+            } else {
+                self.speed_up(entry);
             }
         }
     }

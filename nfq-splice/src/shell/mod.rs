@@ -3,6 +3,7 @@
 #![allow(clippy::disallowed_methods, reason = "this module is a shell: it owns threads")]
 
 mod asking;
+mod fast;
 mod kernel;
 mod mailbox;
 mod managers;
@@ -89,13 +90,18 @@ impl Shell {
     pub(crate) fn start(configuration: Configuration, lock: &DaemonLock) -> Result<Self> {
         let cluster = configuration.cluster();
         let secret = secret_file::load(&lock.socket().with_file_name("nfq-splice.secret"))?;
-        let mut kernel = Kernel::open(cluster)?;
+        let fast = fast::open(cluster);
+        let mut kernel = Kernel::open(cluster, fast.clone())?;
         remember_as_long_as_needed(cluster);
         let events = Events::subscribe(EVENT_BUFFER, &[EventKind::Destroyed]).context("conntrack events")?;
         let queues = proxy_queues(cluster);
         let parked = kernel.parked()?;
         let lost = kernel.resume_lost(&parked)?;
-        let restored = Restored { entries: kernel.entries()?, parked, lost }.by_queue(queues);
+        let entries = kernel.entries()?;
+        if let Some(fast) = &fast {
+            fast::attach(fast, &kernel, &entries);
+        }
+        let restored = Restored { entries, parked, lost }.by_queue(queues);
         let (control, mailbox) = mailbox::mailbox(CONTROL_MAIL)?;
         let mut settings = Settings::new(cluster).share(queues);
         let epoch = Epoch::load(lock.socket().with_file_name("nfq-splice.epoch"))?;
@@ -110,7 +116,8 @@ impl Shell {
             let (post, own) = mailbox::mailbox(SHARD_MAIL)?;
             let engine = (settings.clone(), secret.clone());
             let number = PROXY_QUEUE + index;
-            let shard = Shard::start(cluster, number, engine, restored, (own, control.clone()))?;
+            let kernel = Kernel::open(cluster, fast.clone())?;
+            let shard = Shard::start(kernel, number, engine, restored, (own, control.clone()))?;
             threads.push(thread::spawn(shard, number, control.clone())?);
             shards.push(post);
         }

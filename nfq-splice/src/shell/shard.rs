@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use cluster::config::Cluster;
 use cluster::control::{Client, FromProxy, ProxyStatus, ToProxy};
 use daemon::{now, time_of_day};
 use netfilter::queue::{BATCH, Queue, QueueConfig, QueuedPacket, Verdicts, queue_counters};
@@ -104,7 +103,7 @@ pub(super) struct Shard {
 impl Shard {
     /// Binds queue `number`. `settings` are this shard's part, `restored` what it has to take over.
     pub(super) fn start(
-        cluster: &Cluster,
+        kernel: Kernel,
         number: u16,
         (settings, secret): (Settings, Secret),
         restored: &Restored,
@@ -122,7 +121,6 @@ impl Shard {
         }
         let config = QueueConfig { number, max_packets: QUEUE_PACKETS, receive_buffer: QUEUE_BUFFER };
         let queue = Queue::bind(&config).context("binding the proxy's queue")?;
-        let kernel = Kernel::open(cluster)?;
         Ok(Self {
             number,
             engine,
@@ -257,6 +255,7 @@ impl Shard {
                 Ended::Perhaps => !self.kernel.has_entry(*client)?,
             };
             if ended {
+                self.kernel.slow_down(*client)?;
                 self.engine.handle_entry_destroyed(now(), *client);
             }
         }

@@ -12,6 +12,7 @@ const FIXED: &[&str] = &[
     "service",
     "proxy",
     "logger",
+    "splice.fast_path",
     "splice.queues",
     "splice.connections",
     "splice.idle_timeout_s",

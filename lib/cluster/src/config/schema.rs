@@ -103,6 +103,7 @@ const LOGGER: &[Key] = &[must("control", Kind::Address), may("ring_bytes", Kind:
 
 const SPLICE: &[Key] = &[
     may("path", Kind::OneOf(&["kernel", "userspace"])),
+    may("fast_path", Kind::Flag),
     // Less than IPv4's default (RFC 9293 §3.7.1) serves nobody; more does not fit into an IPv4 packet.
     may("mss", Kind::Integer(536, 65_495)),
     // RFC 7323 §2.3.

@@ -3,7 +3,7 @@
 //! Only segments of the commonest form are taken: IPv4 without options, whole; TCP with ACK, perhaps PSH or ECN's bits, and
 //! timestamps as the only option where all systems put them. All others go on to conntrack, unchanged.
 
-use super::assembler::Operation::{Add, And, ShiftRight, Xor};
+use super::assembler::Operation::{Add, AddWide, And, ShiftRight, Xor};
 use super::assembler::Size::{Byte, Double, Half, Word};
 use super::assembler::Test::{AnyBit, Below2, Differs};
 use super::assembler::{Assembler, Register};
@@ -18,7 +18,9 @@ const FOUND: Register = 7;
 const DIRECTION: Register = 8;
 
 // `struct __sk_buff`
+const SKB_PACKET_TYPE: i16 = 4;
 const SKB_PROTOCOL: i16 = 16;
+const SKB_VLAN_PRESENT: i16 = 20;
 const SKB_IFINDEX: i16 = 40;
 const SKB_GSO_SIZE: i16 = 176;
 
@@ -74,8 +76,12 @@ fn load_bytes(code: &mut Assembler, offset: i32, place: i16, length: i32) {
     code.jump_if(Differs, 0, 0, "pass");
 }
 
-/// IPv4, no options, no fragment, TCP.
+/// For this host, without a VLAN's tag (its own interface gets it later); IPv4, no options, no fragment, TCP.
 fn take_headers(code: &mut Assembler) {
+    for field in [SKB_PACKET_TYPE, SKB_VLAN_PRESENT] {
+        code.load(Word, 0, PACKET, field);
+        code.jump_if(Differs, 0, 0, "pass");
+    }
     code.load(Word, 0, PACKET, SKB_PROTOCOL);
     code.jump_if(Differs, 0, 0x0008, "pass");
     load_bytes(code, 14, OLD, 40);
@@ -146,7 +152,7 @@ fn judge(code: &mut Assembler) {
     code.call(COARSE_CLOCK);
     code.load(Double, 1, FOUND, 32);
     code.jump_if_not_below(1, 0, "shown lately");
-    code.calculate(super::assembler::Operation::AddWide, 0, SHOWN_EVERY);
+    code.calculate(AddWide, 0, SHOWN_EVERY);
     code.store(Double, FOUND, 32, 0);
     code.jump("pass");
     code.label("shown lately");
