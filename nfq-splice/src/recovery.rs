@@ -35,7 +35,8 @@ impl Core {
                 self.suspend(flow, splice, order);
                 self.connect_alternate(flow);
             }
-            State::Recovering(recovery) if recovery.order.id == id => {
+            // Repeated, or late: the manager has given it up for a later one.
+            State::Recovering(recovery) if recovery.order.id >= id => {
                 flow.state = State::Recovering(recovery);
             }
             State::Recovering(recovery) if concerns(&recovery, order.flow.backend) => {

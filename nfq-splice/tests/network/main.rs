@@ -8,6 +8,7 @@ mod given_up;
 mod icmp;
 mod large;
 mod options;
+mod orders;
 mod uploads;
 mod windows;
 mod world;

@@ -20,10 +20,10 @@ pub(super) struct Proxy {
     pub(super) subscribers: BTreeSet<u64>,
     /// The client of each order.
     pub(super) orders: BTreeMap<u64, ClientAddress>,
-    /// Orders whose log has bytes behind a hole: a date there is compared like everything else.
-    bridged: BTreeSet<u64>,
-    /// Those that certainly have a date there.
-    dated: BTreeSet<u64>,
+    /// Clients whose log had bytes behind a hole in some failure: a date there is compared like everything else.
+    bridged: BTreeSet<ClientAddress>,
+    /// Those that certainly had a date there.
+    dated: BTreeSet<ClientAddress>,
     youngest: u64,
 }
 
@@ -169,10 +169,10 @@ impl World {
             )
         });
         if !order.beyond.is_empty() {
-            self.proxy.bridged.insert(order.id);
+            self.proxy.bridged.insert(order.flow.client);
         }
         if order.beyond.iter().any(|(_, piece)| has_date(piece)) {
-            self.proxy.dated.insert(order.id);
+            self.proxy.dated.insert(order.flow.client);
         }
     }
 
@@ -299,10 +299,12 @@ impl World {
         let Some(client) = self.proxy.orders.get(&id).copied() else { return };
         match outcome {
             Outcome::Respliced { .. } => self.tally.resplices += 1,
-            Outcome::Mismatch { .. } if self.proxy.dated.contains(&id) => {
+            Outcome::Mismatch { .. } if self.proxy.dated.contains(&client) => {
                 self.excuse(client, "another date behind a hole");
             }
-            Outcome::Mismatch { at, .. } if self.proxy.bridged.contains(&id) && self.in_date(client, *at) => {
+            Outcome::Mismatch { at, .. }
+                if self.proxy.bridged.contains(&client) && self.in_date(client, *at) =>
+            {
                 self.excuse(client, "another date behind a hole");
             }
             Outcome::Mismatch { .. } if self.scenario.differs() => self.excuse(client, "mismatch"),
