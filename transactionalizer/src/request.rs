@@ -214,6 +214,15 @@ impl Requests {
         self.kept
     }
 
+    /// The last bytes of the stream, as far as they are kept.
+    pub fn tail(&self) -> Vec<u8> {
+        if self.rest_of_answered {
+            return Vec::new();
+        }
+        let lost = self.pending.iter().rposition(|request| request.oversize).map_or(0, |at| at + 1);
+        self.pending.iter().skip(lost).flat_map(|request| &request.bytes).copied().collect()
+    }
+
     /// Nothing that follows can be understood.
     pub fn become_opaque(&mut self) {
         self.pending = VecDeque::new();

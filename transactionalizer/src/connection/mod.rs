@@ -20,6 +20,7 @@ use crate::transactions::{Side, Transactions};
 
 mod debt;
 mod large;
+mod repeated;
 mod report;
 
 pub use debt::{Measured, Owed};
@@ -417,7 +418,7 @@ impl Connection {
         expected(self.backend.offset(seq) - self.backend.delivered() as i64)
     }
 
-    /// Data conflicts seen: bytes that came again with other content.
+    /// Data conflicts seen beyond gaps: bytes that came again with other content.
     pub fn conflicts(&self) -> u64 {
         self.client.conflicts + self.backend.conflicts
     }

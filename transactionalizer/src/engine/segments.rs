@@ -40,7 +40,7 @@ impl Engine {
             (true, true, true) => self.handle_syn_ack(seen.flow, &seen.segment, logged.time),
             // Nonsense (RFC 9293 §3.10.7): no endpoint takes it.
             (true, _, _) => {}
-            (false, _, _) => self.handle_segment(&seen),
+            (false, _, _) => self.handle_segment(&seen, log),
         }
         self.order_leaving_out(seen.flow, out);
         self.check_late(seen.flow, logged.from_backend, logged.time);
@@ -68,7 +68,7 @@ impl Engine {
         Some(Seen { flow, segment, logged: *logged })
     }
 
-    fn handle_segment(&mut self, seen: &Seen<'_>) {
+    fn handle_segment(&mut self, seen: &Seen<'_>, log: &dyn LogBytes) {
         let Some(entry) = self.entry(seen.flow, seen.logged.time) else { return };
         match &mut entry.state {
             // The answer to a SYN that was refused, or an old connection's last breath.
@@ -80,7 +80,7 @@ impl Engine {
             }
             State::Middle(_) => self.handle_middle(seen),
             State::Failed => {}
-            State::Open(_) => self.handle_open(seen),
+            State::Open(_) => self.handle_open(seen, log),
         }
     }
 
@@ -96,13 +96,14 @@ impl Engine {
         }
     }
 
-    fn handle_open(&mut self, seen: &Seen<'_>) {
+    fn handle_open(&mut self, seen: &Seen<'_>, log: &dyn LogBytes) {
         let Engine { entries, rules, counters, backends, kinds, .. } = self;
         let Some(entry) = entries.get_mut(&seen.flow) else { return };
         let suspect = entry.suspect;
         let State::Open(connection) = &mut entry.state else { return };
         let now = seen.logged.time;
         let conflicts = connection.conflicts();
+        let contradicts = connection.contradicts(&seen.segment, seen.logged.from_backend, log);
         let (contiguous, plausible) = if seen.logged.from_backend {
             let contiguous = connection.expected_from_backend(seen.segment.seq());
             let payload = match seen.logged.left_out {
@@ -115,7 +116,7 @@ impl Engine {
             (contiguous, connection.handle_client(&seen.segment, now, rules))
         };
         counters.kept_bytes_limit_lost += u64::from(!connection.account());
-        counters.conflicts += connection.conflicts() - conflicts;
+        counters.conflicts += connection.conflicts() - conflicts + u64::from(contradicts);
         counters.implausible_acks += u64::from(!plausible);
         let side = if seen.logged.from_backend { &mut entry.suspect.1 } else { &mut entry.suspect.0 };
         match contiguous {
