@@ -35,6 +35,8 @@ const ECHO_MODULES: [&str; 2] =
 /// Bytes of the long field of `/padded/`; nginx takes a parameter of up to 4,096.
 const PADDING: usize = 3_000;
 
+const WORKERS: usize = 2;
+
 /// The longest time for its start, on a busy machine.
 const START: Duration = Duration::from_secs(10);
 
@@ -93,12 +95,12 @@ impl Nginx {
         nginx.arg("-e").arg(dir.join("error.log")).arg("-c").arg(dir.join("nginx.conf")).process_group(0);
         nginx.stdin(Stdio::null()).stdout(said.try_clone()?).stderr(said);
         let mut child = self.lab.netns(self.node).spawn(&mut nginx)?;
-        // The file appears when it listens.
-        await_condition("nginx to listen", START, || {
+        // It listens before its workers are there, and who is not there cannot be made to fail.
+        await_condition("nginx and its workers", START, || {
             if child.try_wait()?.is_some() {
                 bail!("it ended: {}", fs::read_to_string(dir.join("start.log"))?.trim());
             }
-            Ok(self.master().is_some())
+            Ok(self.processes().len() > WORKERS)
         })
     }
 
@@ -147,7 +149,7 @@ fn configuration(dir: &Path, documents: &Path, node: Node, echo: &str, settings:
         r#"load_module {echo};
 user root;
 daemon off;
-worker_processes 2;
+worker_processes {WORKERS};
 worker_rlimit_nofile 65536;
 pid {dir}/nginx.pid;
 error_log {dir}/error.log;

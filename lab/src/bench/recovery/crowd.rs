@@ -46,7 +46,7 @@ pub(super) fn measure(
                     "round {round}: half run again after {half:.0} ms, all after {all:.0} ms; {lost} lost"
                 )
             }
-            Err(error) => format!("round {round}: {error:#}"),
+            Err(error) => format!("round {round}: {error:#}; {}", why_not(&lab)),
         });
         for (place, samples) in found.iter_mut().enumerate() {
             let figure = figures.as_ref().map(|figures| figures.get(place).copied().unwrap_or_default());
@@ -88,6 +88,15 @@ fn one_round(lab: &Lab, connections: usize, document: &[u8]) -> Result<[f64; 3]>
         downloads.finish(document)?;
         let status = status.map_or_else(manager, Ok)?;
         figures(&status, connections, killed)
+    })
+}
+
+/// What the manager says of the first connection that it could not help.
+fn why_not(lab: &Lab) -> String {
+    let status = lab.manager_status();
+    let first = status.iter().flat_map(|status| &status.recoveries).find(|record| !record.ok);
+    first.map_or("the manager knows of none that it could not help".to_owned(), |record| {
+        record.outcome.clone()
     })
 }
 
