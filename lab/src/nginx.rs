@@ -104,11 +104,12 @@ impl Nginx {
         })
     }
 
-    /// Kills the processes at once, the master first so that it cannot start new workers.
+    /// Kills the processes at once: one after the other, stopped workers would be woken by their master's death (their group becomes
+    /// an orphan, POSIX `_exit`), and answer.
     pub fn kill(&self) -> Result<()> {
         let processes = self.processes();
-        for process in &processes {
-            process.signal(Signal::KILL);
+        if let Some(master) = processes.first() {
+            master.signal_group(Signal::KILL);
         }
         let dead = |process: &Process| process.wait_dead(Duration::from_secs(5));
         ensure!(processes.iter().all(dead), "nginx on {} survived SIGKILL", self.node);

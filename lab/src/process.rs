@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group, test_kill_process};
 use serde::{Deserialize, Serialize};
 
 /// A process: its id and when it started, so that a reused id is not mistaken for it.
@@ -66,6 +66,14 @@ impl Process {
     pub fn signal(self, signal: Signal) {
         if self.alive() {
             signal_pid(self.pid, signal);
+        }
+    }
+
+    /// To it, the leader of its process group, and to all others of the group at once.
+    pub fn signal_group(self, signal: Signal) {
+        if let Some(pid) = Pid::from_raw(self.pid as i32).filter(|_| self.alive()) {
+            // It may have ended meanwhile, which is as good.
+            let _ = kill_process_group(pid, signal);
         }
     }
 
