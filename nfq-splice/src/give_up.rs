@@ -22,9 +22,7 @@ impl Core {
                 self.abort(flow, seq);
             }
             State::Recovering(recovery) if concerns(recovery, backend) => {
-                if let Some(seq) = recovery.alternate_next() {
-                    self.reset_backend(flow.leg.client, recovery.order.alternate, seq);
-                }
+                self.reset_alternate(flow.leg.client, recovery);
                 self.abort(flow, flow.server_next());
             }
             State::Setup(setup) if connects_to(setup, backend) => self.leave_backend(flow, backend),
@@ -45,9 +43,7 @@ impl Core {
         match std::mem::replace(&mut flow.state, State::Gone) {
             State::Spliced(splice) if splice.backend == backend => self.suspend(flow, splice, order),
             State::Recovering(recovery) if concerns(&recovery, backend) => {
-                if let Some(seq) = recovery.alternate_next() {
-                    self.reset_backend(flow.leg.client, recovery.order.alternate, seq);
-                }
+                self.reset_alternate(flow.leg.client, &recovery);
                 flow.state = State::Recovering(recovery);
             }
             other => {

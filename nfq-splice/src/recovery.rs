@@ -86,9 +86,11 @@ impl Core {
         }
         let owed = splice.debts.as_ref().map(|debts| debts.to_backend.clone());
         complete(&mut order, owed.as_ref());
-        let none = Held::new(Seq(order.client_next), self.settings.splice.hold_bytes);
-        let before = splice.debts.as_ref().map(|debts| debts.held.moved_to(Seq(order.client_next)));
-        let held = before.unwrap_or(none);
+        let next = Seq(order.client_next);
+        let held = match &splice.debts {
+            Some(debts) => debts.held.moved_to(next),
+            None => Held::new(next, self.settings.splice.hold_bytes),
+        };
         let mut first = Seq(order.resend_from) + splice.delta;
         let mut bytes = std::mem::take(&mut order.resend);
         if let Some(debts) = &splice.debts {
@@ -145,13 +147,18 @@ impl Core {
         self.send(reset.build());
     }
 
+    /// The same of an alternate that has taken part, where it believes it.
+    pub(crate) fn reset_alternate(&mut self, client: SocketAddr, recovery: &Recovery) {
+        if let Some(seq) = recovery.alternate_next() {
+            self.reset_backend(client, recovery.order.alternate, seq);
+        }
+    }
+
     /// The alternate failed: the same recovery with the next one.
     fn try_again(&mut self, flow: &mut Flow, mut recovery: Recovery, order: RecoveryOrder) {
         let failed = order.flow.backend;
         let alternate_failed = recovery.order.alternate == failed && recovery.order.flow.backend != failed;
-        if let Some(seq) = recovery.alternate_next() {
-            self.reset_backend(flow.leg.client, recovery.order.alternate, seq);
-        }
+        self.reset_alternate(flow.leg.client, &recovery);
         if alternate_failed {
             let id = recovery.order.id;
             self.tell(id, Outcome::AlternateFailed("it failed as well".to_owned()));
@@ -229,11 +236,8 @@ impl Core {
     /// Tells the manager and frees the alternate; the caller sets the next state.
     pub(crate) fn end_recovery(&mut self, flow: &mut Flow, outcome: Outcome) {
         let State::Recovering(recovery) = &flow.state else { return };
-        let (id, alternate) = (recovery.order.id, recovery.order.alternate);
-        if let Some(seq) = recovery.alternate_next() {
-            self.reset_backend(flow.leg.client, alternate, seq);
-        }
-        self.tell(id, outcome);
+        self.reset_alternate(flow.leg.client, recovery);
+        self.tell(recovery.order.id, outcome);
     }
 
     /// The attempt with this alternate is over; the client waits for another one, within the recovery's time.
@@ -282,7 +286,7 @@ impl Recovery {
     }
 
     /// What the alternate expects next, if there is one: only there does it believe a reset (RFC 5961 §3.2).
-    pub(crate) fn alternate_next(&self) -> Option<Seq> {
+    fn alternate_next(&self) -> Option<Seq> {
         match &self.attempt {
             Attempt::Connecting(_) => Some(self.isn() + 1),
             Attempt::TakingIn(taking) => Some(taking.replay.unacknowledged()),
