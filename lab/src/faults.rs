@@ -59,8 +59,8 @@ impl Lab {
         fs::write(self.fault_file(node), serde_json::to_vec(&fault)?)?;
         let nginx = Nginx::new(self, node);
         Ok(match fault {
-            Fault::Kill => Prepared::Signals(nginx.processes(), Signal::KILL),
-            Fault::Freeze => Prepared::Signals(nginx.processes(), Signal::STOP),
+            Fault::Kill => Prepared::Signal(nginx.master(), Signal::KILL),
+            Fault::Freeze => Prepared::Signal(nginx.master(), Signal::STOP),
             Fault::Silent => Prepared::Silence(self.prepare_silence(node)?),
             Fault::Link | Fault::Reset => Prepared::Other(self.clone(), node, fault),
         })
@@ -126,8 +126,8 @@ impl Lab {
 /// A failure but for its last step.
 #[derive(Debug)]
 pub enum Prepared {
-    /// These processes are to get this signal.
-    Signals(Vec<Process>, Signal),
+    /// The process group of this one, if it runs, is to get this signal.
+    Signal(Option<Process>, Signal),
     /// iptables-restore waits for its last line.
     Silence(Child),
     /// Not prepared: all of it is to be done.
@@ -139,9 +139,9 @@ impl Prepared {
     pub fn strike(self) -> Result<SystemTime> {
         let now = SystemTime::now();
         match self {
-            Self::Signals(processes, signal) => {
-                for process in processes {
-                    process.signal(signal);
+            Self::Signal(leader, signal) => {
+                if let Some(leader) = leader {
+                    leader.signal_group(signal);
                 }
             }
             Self::Silence(mut child) => {

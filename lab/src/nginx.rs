@@ -104,8 +104,7 @@ impl Nginx {
         })
     }
 
-    /// Kills the processes at once: one after the other, stopped workers would be woken by their master's death (their group becomes
-    /// an orphan, POSIX `_exit`), and answer.
+    /// Kills it; it is dead when this returns.
     pub fn kill(&self) -> Result<()> {
         let processes = self.processes();
         if let Some(master) = processes.first() {
@@ -117,7 +116,7 @@ impl Nginx {
     }
 
     /// The master, then its workers; none if it does not run.
-    pub fn processes(&self) -> Vec<Process> {
+    fn processes(&self) -> Vec<Process> {
         let Some(master) = self.master() else { return Vec::new() };
         std::iter::once(master).chain(master.children()).collect()
     }
@@ -125,10 +124,7 @@ impl Nginx {
     /// Stops or continues all processes.
     pub fn signal(&self, signal: Signal) -> Result<()> {
         let Some(master) = self.master() else { bail!("nginx does not run on {}", self.node) };
-        master.signal(signal);
-        for worker in master.children() {
-            worker.signal(signal);
-        }
+        master.signal_group(signal);
         Ok(())
     }
 }

@@ -69,7 +69,8 @@ impl Process {
         }
     }
 
-    /// To it, the leader of its process group, and to all others of the group at once.
+    /// To it, the leader of its process group, and to all others of the group at once: one after the other, stopped ones would be
+    /// woken by their parent's death (the group becomes an orphan, POSIX `_exit`).
     pub fn signal_group(self, signal: Signal) {
         if let Some(pid) = Pid::from_raw(self.pid as i32).filter(|_| self.alive()) {
             // It may have ended meanwhile, which is as good.
