@@ -214,13 +214,22 @@ impl Requests {
         self.kept
     }
 
-    /// The last bytes of the stream, as far as they are kept.
-    pub fn tail(&self) -> Vec<u8> {
-        if self.rest_of_answered {
-            return Vec::new();
-        }
-        let lost = self.pending.iter().rposition(|request| request.oversize).map_or(0, |at| at + 1);
-        self.pending.iter().skip(lost).flat_map(|request| &request.bytes).copied().collect()
+    /// So many bytes at the end of the stream are kept.
+    pub fn tail_length(&self) -> u64 {
+        self.tail().map(|bytes| bytes.len() as u64).sum()
+    }
+
+    /// At most `length` bytes of the stream, from `distance` before its end on, which is not more than [`Self::tail_length`].
+    pub fn before_end(&self, distance: usize, length: usize) -> Vec<u8> {
+        let skip = (self.tail_length() as usize).saturating_sub(distance);
+        let parts: Vec<&[u8]> = self.tail().collect();
+        parts.into_iter().rev().flatten().skip(skip).take(length).copied().collect()
+    }
+
+    /// Requests whose bytes are kept, the last one first.
+    fn tail(&self) -> impl Iterator<Item = &[u8]> {
+        let kept = self.pending.iter().rev().filter(|_| !self.rest_of_answered);
+        kept.take_while(|request| !request.oversize).map(|request| request.bytes.as_slice())
     }
 
     /// Nothing that follows can be understood.

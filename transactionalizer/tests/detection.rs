@@ -6,25 +6,11 @@ mod common;
 
 use cluster::config::BackendState;
 use cluster::control::{Evidence, HealthState};
-use common::{CONFIG, Conn, World, b1, conn, dead, frozen, get, lives, response};
+use common::{CONFIG, World, ask, b1, conn, dead, frozen, get, lives, response, serve};
 use packet::Flags;
 use proptest::prelude::*;
 use transactionalizer::detector::probing::Answer;
 use transactionalizer::engine::Action;
-
-/// Sends request number `i` of a keep-alive connection; gives the stream offsets before it.
-fn ask(world: &mut World, conn: Conn, i: u32) -> (u32, u32) {
-    let (request, reply) = (get("/a").len() as u32, response(100).len() as u32);
-    world.client(conn, i * request, &get("/a"), i * reply);
-    ((i + 1) * request, i * reply)
-}
-
-fn serve(world: &mut World, conn: Conn, i: u32, millis: u64) {
-    let (asked, at) = ask(world, conn, i);
-    world.run(millis, lives);
-    world.backend(conn, at, &response(100), asked);
-    world.client(conn, asked, b"", at + response(100).len() as u32);
-}
 
 #[test]
 fn silent_host_is_found_within_the_configured_time() {

@@ -4,22 +4,8 @@
 
 mod common;
 
-use common::{Conn, World, b1, conn, frozen, get, lives, response};
+use common::{Conn, World, ask, b1, conn, frozen, lives, response, serve};
 use transactionalizer::detector::probing::Question;
-
-/// Sends request number `i` of a keep-alive connection; gives the stream offsets before it.
-fn ask(world: &mut World, conn: Conn, i: u32) -> (u32, u32) {
-    let (request, reply) = (get("/a").len() as u32, response(100).len() as u32);
-    world.client(conn, i * request, &get("/a"), i * reply);
-    ((i + 1) * request, i * reply)
-}
-
-fn serve(world: &mut World, conn: Conn, i: u32, millis: u64) {
-    let (asked, at) = ask(world, conn, i);
-    world.run(millis, lives);
-    world.backend(conn, at, &response(100), asked);
-    world.client(conn, asked, b"", at + response(100).len() as u32);
-}
 
 /// Everything becomes slow at once, as on a busy machine: nothing is called failed, and patience grows.
 #[test]

@@ -58,8 +58,7 @@ impl Connection {
     /// repeated and that is kept whole.
     fn large_body(&self, from: u64, answer: &Answer) -> Option<LargeBody> {
         let request = self.requests.first()?;
-        let repeatable = request.tags.read_only || request.tags.idempotent;
-        if !request.tags.large_file || !repeatable || request.complete.is_none() {
+        if !request.tags.large_file || !self.repeatable() || request.complete.is_none() {
             return None;
         }
         let head = answer.head.as_ref()?;

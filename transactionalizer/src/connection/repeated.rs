@@ -13,26 +13,28 @@ impl Connection {
     pub fn contradicts(&self, segment: &TcpSegment<'_>, from_backend: bool, log: &dyn LogBytes) -> bool {
         let (sender, receiver) =
             if from_backend { (&self.backend, &self.client) } else { (&self.client, &self.backend) };
-        let (data, acceptable) = (segment.payload(), receiver.acceptable_ack(segment.ack()));
-        let Some(start) = repeated(sender, segment).filter(|_| segment.flags().ack() && acceptable) else {
+        let Some(start) = repeated(sender, segment) else { return false };
+        if !segment.flags().ack() || !receiver.acceptable_ack(segment.ack()) {
             return false;
-        };
+        }
         let delivered = sender.delivered();
-        let end = delivered.min(start + data.len() as u64);
         let known = if from_backend {
-            let from = self.spans.start_before(delivered).max(start);
-            (from < end).then(|| self.spans.read(from..end, log)).flatten().map(|bytes| (from, bytes))
+            self.spans.start_before(delivered)
         } else {
-            let kept = self.requests.tail();
-            let from = delivered.saturating_sub(kept.len() as u64).max(start);
-            let skip = (from + kept.len() as u64).saturating_sub(delivered) as usize;
-            let first = kept.get(skip..).unwrap_or_default();
-            Some((from, first.get(..end.saturating_sub(from) as usize).unwrap_or_default().to_vec()))
+            delivered.saturating_sub(self.requests.tail_length())
         };
-        known.is_some_and(|(from, first)| {
-            let again = data.get((from - start) as usize..).unwrap_or_default();
-            first.iter().zip(again).any(|(first, again)| first != again)
-        })
+        let range = start.max(known)..delivered.min(start + segment.payload().len() as u64);
+        if range.is_empty() {
+            return false;
+        }
+        let again = segment.payload().get((range.start - start) as usize..).unwrap_or_default();
+        let differs = |first: &[u8]| first.iter().zip(again).any(|(first, again)| first != again);
+        if from_backend {
+            self.spans.read(range, log).is_some_and(|first| differs(&first))
+        } else {
+            let length = (range.end - range.start) as usize;
+            differs(&self.requests.before_end((delivered - range.start) as usize, length))
+        }
     }
 }
 

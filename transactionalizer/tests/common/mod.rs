@@ -301,3 +301,18 @@ pub fn frozen(_: Question) -> Option<Answer> {
 pub fn dead(_: Question) -> Option<Answer> {
     None
 }
+
+/// Sends request number `i` of a keep-alive connection; gives the stream offsets before it.
+pub fn ask(world: &mut World, conn: Conn, i: u32) -> (u32, u32) {
+    let (request, reply) = (get("/a").len() as u32, response(100).len() as u32);
+    world.client(conn, i * request, &get("/a"), i * reply);
+    ((i + 1) * request, i * reply)
+}
+
+/// The same, and its answer `millis` later.
+pub fn serve(world: &mut World, conn: Conn, i: u32, millis: u64) {
+    let (asked, at) = ask(world, conn, i);
+    world.run(millis, lives);
+    world.backend(conn, at, &response(100), asked);
+    world.client(conn, asked, b"", at + response(100).len() as u32);
+}
