@@ -20,20 +20,36 @@ pub struct Pushed {
     pub conflict: bool,
 }
 
-/// One direction of a connection: the next byte expected, and pieces beyond a gap.
+/// One direction of a connection: the next byte expected, and pieces beyond a gap. Of a stream without a gap, as most are, it
+/// takes 16 bytes.
 #[derive(Debug, Clone)]
 pub struct Reassembly {
     next: Seq,
-    /// Not overlapping, ascending, all beyond `next`.
+    /// Bytes beyond a gap at most.
+    max: u32,
+    /// Absent where nothing is kept.
+    beyond: Option<Box<Beyond>>,
+}
+
+/// What lies beyond a gap.
+#[derive(Debug, Clone, Default)]
+struct Beyond {
+    /// Not overlapping, ascending, all beyond the next byte.
     pieces: VecDeque<(Seq, Vec<u8>)>,
-    kept: usize,
-    max: usize,
+    bytes: usize,
+}
+
+impl Beyond {
+    /// The place of the first piece that does not end before `seq`.
+    fn first_not_before(&self, seq: Seq) -> Option<usize> {
+        self.pieces.iter().position(|(start, piece)| seq.before(*start + piece.len() as u32))
+    }
 }
 
 impl Reassembly {
     /// Expects `next`; keeps at most `max` bytes beyond a gap.
     pub fn new(next: Seq, max: usize) -> Self {
-        Self { next, pieces: VecDeque::new(), kept: 0, max }
+        Self { next, max: u32::try_from(max).unwrap_or(u32::MAX), beyond: None }
     }
 
     /// The next byte of the stream.
@@ -43,12 +59,17 @@ impl Reassembly {
 
     /// Bytes kept beyond a gap.
     pub fn kept(&self) -> usize {
-        self.kept
+        self.beyond.as_ref().map_or(0, |beyond| beyond.bytes)
     }
 
     /// What is kept beyond gaps, ascending. Neighbours may touch.
     pub fn pieces(&self) -> impl Iterator<Item = (Seq, &[u8])> {
-        self.pieces.iter().map(|(seq, data)| (*seq, data.as_slice()))
+        let pieces = self.beyond.iter().flat_map(|beyond| &beyond.pieces);
+        pieces.map(|(seq, data)| (*seq, data.as_slice()))
+    }
+
+    fn first(&self) -> Option<Seq> {
+        self.pieces().next().map(|(seq, _)| seq)
     }
 
     /// Takes a segment's data; `deliver` is called with what is in order now, piece by piece.
@@ -62,7 +83,7 @@ impl Reassembly {
         let skip = (before as usize).min(data.len());
         pushed.repeated = skip;
         let fresh = data.get(skip..).unwrap_or_default();
-        if self.pieces.is_empty() {
+        if self.beyond.is_none() {
             self.emit(fresh, &mut pushed, deliver);
         } else if !fresh.is_empty() {
             self.keep(self.next, fresh, &mut pushed);
@@ -75,7 +96,7 @@ impl Reassembly {
     /// of them are kept, and nothing was done.
     pub fn skip(&mut self, length: u32, deliver: &mut dyn FnMut(&[u8])) -> bool {
         let next = self.next + length;
-        if self.pieces.front().is_some_and(|(seq, _)| seq.before(next)) {
+        if self.first().is_some_and(|seq| seq.before(next)) {
             return false;
         }
         self.next = next;
@@ -92,12 +113,14 @@ impl Reassembly {
     }
 
     fn drain(&mut self, pushed: &mut Pushed, deliver: &mut dyn FnMut(&[u8])) {
-        while self.pieces.front().is_some_and(|(seq, _)| *seq == self.next) {
-            if let Some((_, data)) = self.pieces.pop_front() {
-                self.kept -= data.len();
-                self.emit(&data, pushed, deliver);
-            }
+        while self.first() == Some(self.next)
+            && let Some(beyond) = &mut self.beyond
+            && let Some((_, data)) = beyond.pieces.pop_front()
+        {
+            beyond.bytes -= data.len();
+            self.emit(&data, pushed, deliver);
         }
+        self.beyond.take_if(|beyond| beyond.pieces.is_empty());
     }
 
     /// Keeps the parts of `data` that no kept piece covers.
@@ -105,11 +128,9 @@ impl Reassembly {
         let mut at = 0;
         while at < data.len() {
             let here = seq + at as u32;
-            let index =
-                self.pieces.iter().position(|(start, piece)| here.before(*start + piece.len() as u32));
-            let covering =
-                index.and_then(|index| self.pieces.get(index)).filter(|(start, _)| start.before_or_at(here));
-            if let Some((start, piece)) = covering {
+            let index = self.beyond.as_ref().and_then(|beyond| beyond.first_not_before(here));
+            let next = self.beyond.as_ref().zip(index).and_then(|(beyond, index)| beyond.pieces.get(index));
+            if let Some((start, piece)) = next.filter(|(start, _)| start.before_or_at(here)) {
                 let offset = here.since(*start) as usize;
                 let old = piece.get(offset..).unwrap_or_default();
                 let length = old.len().min(data.len() - at);
@@ -118,8 +139,7 @@ impl Reassembly {
                 at += length;
                 continue;
             }
-            let room =
-                index.and_then(|index| self.pieces.get(index)).map(|(start, _)| start.since(here) as usize);
+            let room = next.map(|(start, _)| start.since(here) as usize);
             let length = room.unwrap_or(usize::MAX).min(data.len() - at);
             self.insert(index, here, data.get(at..at + length).unwrap_or_default(), pushed);
             at += length;
@@ -129,12 +149,14 @@ impl Reassembly {
     fn insert(&mut self, index: Option<usize>, seq: Seq, data: &[u8], pushed: &mut Pushed) {
         // The next expected bytes are always taken: they leave again at once.
         let urgent = seq == self.next;
-        if !urgent && (self.kept + data.len() > self.max || self.pieces.len() >= MAX_PIECES) {
+        let (bytes, pieces) = self.beyond.as_ref().map_or((0, 0), |beyond| (beyond.bytes, beyond.pieces.len()));
+        if !urgent && (bytes + data.len() > self.max as usize || pieces >= MAX_PIECES) {
             pushed.refused += data.len();
             return;
         }
-        self.kept += data.len();
-        self.pieces.insert(index.unwrap_or(self.pieces.len()), (seq, data.to_vec()));
+        let beyond = self.beyond.get_or_insert_default();
+        beyond.bytes += data.len();
+        beyond.pieces.insert(index.unwrap_or(pieces), (seq, data.to_vec()));
     }
 }
 
