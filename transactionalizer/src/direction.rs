@@ -1,5 +1,7 @@
 //! One direction of a connection: from sequence numbers to a stream counted in 64 bits from the ISN.
 
+use std::num::NonZeroU64;
+
 use packet::{Reassembly, Seq};
 
 /// Data beyond the receiver's window that is still believed: windows are learnt from what happens to be logged.
@@ -32,9 +34,10 @@ pub struct Direction {
     window: u32,
     greatest_window: u32,
     scale: u8,
-    fin: Option<u64>,
-    /// Bytes that came again with other content.
-    pub conflicts: u64,
+    /// Stream offset behind the FIN, which counts as a byte.
+    end: Option<NonZeroU64>,
+    /// How often bytes came again with other content.
+    pub conflicts: u32,
 }
 
 impl Direction {
@@ -51,7 +54,7 @@ impl Direction {
             window: 0,
             greatest_window: 0,
             scale: 0,
-            fin: None,
+            end: None,
             conflicts: 0,
         }
     }
@@ -142,7 +145,7 @@ impl Direction {
         }
         let pushed = self.stream.push(seq, data, deliver);
         self.delivered += pushed.delivered as u64;
-        self.conflicts += u64::from(pushed.conflict);
+        self.conflicts = self.conflicts.saturating_add(u32::from(pushed.conflict));
         if pushed.refused > 0 { Taken::Overflow } else { Taken::At(offset) }
     }
 
@@ -159,13 +162,13 @@ impl Direction {
         let offset = self.offset(seq);
         // Before what has been delivered it is no FIN that the receiver would take.
         if offset >= self.delivered as i64 && offset <= self.edge as i64 + WINDOW_SLACK {
-            self.fin.get_or_insert(offset as u64);
+            self.end = self.end.or_else(|| NonZeroU64::new(offset as u64 + 1));
         }
     }
 
     /// The FIN has been logged and nothing before it is missing.
     pub fn finished(&self) -> bool {
-        self.fin == Some(self.delivered)
+        self.end.is_some_and(|end| end.get() == self.delivered + 1)
     }
 
     /// This acknowledgement covers the FIN.
@@ -175,7 +178,7 @@ impl Direction {
 
     /// A FIN has been logged, but bytes before it have not.
     pub fn gap_before_fin(&self) -> bool {
-        self.fin.is_some_and(|fin| fin > self.delivered)
+        self.end.is_some_and(|end| end.get() > self.delivered + 1)
     }
 
     /// The receiver acknowledges up to `ack`. `false`: it claims more than was logged, which cannot be.
@@ -207,7 +210,7 @@ impl Direction {
     /// acknowledged and what was sent.
     pub fn acceptable_reset(&self, seq: Seq) -> bool {
         let offset = self.offset(seq);
-        let sent = self.delivered + self.kept() as u64 + u64::from(self.fin.is_some());
+        let sent = self.delivered + self.kept() as u64 + u64::from(self.end.is_some());
         let most = if self.kept() > 0 { self.edge } else { sent };
         offset >= self.acked as i64 && offset <= most.max(sent) as i64
     }

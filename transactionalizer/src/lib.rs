@@ -13,6 +13,7 @@ mod body;
 pub mod connection;
 pub mod detector;
 pub mod direction;
+mod endpoint;
 pub mod engine;
 pub mod judge;
 pub mod kept;

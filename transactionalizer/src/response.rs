@@ -66,7 +66,7 @@ pub enum Progress {
     /// This response is fully logged; it ended at this offset of the bytes given.
     Ended {
         /// It.
-        response: Response,
+        response: Box<Response>,
         /// Bytes of the argument up to its end.
         at: usize,
     },
@@ -86,7 +86,8 @@ pub enum Progress {
 /// A backend's stream as responses.
 #[derive(Debug, Default)]
 pub struct Responses {
-    current: Option<Response>,
+    /// Absent between two: most connections are idle.
+    current: Option<Box<Response>>,
     closing: bool,
 }
 
@@ -139,7 +140,7 @@ impl Responses {
     }
 
     fn begun(&mut self, now: Time) -> &mut Response {
-        self.current.get_or_insert_with(|| Response { started: now, ..Response::default() })
+        self.current.get_or_insert_with(|| Box::new(Response { started: now, ..Response::default() }))
     }
 
     fn take_answer(&mut self, answer: Answer, at: usize, then: &mut dyn FnMut(Progress)) {
@@ -167,7 +168,7 @@ impl Responses {
 
     /// Bytes of heads and hashes that are kept.
     pub fn kept(&self) -> usize {
-        self.current.as_ref().map_or(0, Response::kept)
+        self.current.as_ref().map_or(0, |current| current.kept())
     }
 
     /// Forgets the response in progress: nobody can ask for it any more.
@@ -177,7 +178,7 @@ impl Responses {
 
     /// The response in progress.
     pub fn current(&self) -> Option<&Response> {
-        self.current.as_ref()
+        self.current.as_deref()
     }
 
     /// The final head of the response in progress is complete: its body is what is owed.

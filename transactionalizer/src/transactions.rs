@@ -6,8 +6,11 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 
-/// Answered transactions that are remembered.
-pub const KEPT: usize = 16;
+/// Answered transactions that are remembered: with the one in progress they fill what a `VecDeque` of eight takes.
+pub const KEPT: usize = 7;
+
+/// Ends for which there is room always.
+const ROOM: usize = KEPT + 1;
 
 /// Which of the two streams.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,6 +46,10 @@ impl Ends {
     fn forget_first(&mut self) {
         if let Some(end) = self.ends.pop_front() {
             self.start = end;
+        }
+        // Many requests were outstanding, and are answered.
+        if self.ends.len() <= ROOM && self.ends.capacity() > 4 * ROOM {
+            self.ends.shrink_to(ROOM);
         }
     }
 }

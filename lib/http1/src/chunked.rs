@@ -3,9 +3,9 @@
 use crate::extension::Extension;
 
 /// Longest line that announces a chunk, extensions included, bytes.
-const MAX_CHUNK_LINE: usize = 4 << 10;
+const MAX_CHUNK_LINE: u32 = 4 << 10;
 /// Longest trailer section, bytes.
-const MAX_TRAILERS: usize = 64 << 10;
+const MAX_TRAILERS: u32 = 64 << 10;
 
 /// A chunked body that arrives in pieces.
 #[derive(Debug, Clone)]
@@ -14,7 +14,7 @@ pub(crate) struct Chunked {
     /// Bytes of the present chunk that have not arrived.
     left: u64,
     /// Bytes of the present line, or of the trailer section.
-    line: usize,
+    line: u32,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

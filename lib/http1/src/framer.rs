@@ -35,39 +35,55 @@ impl<H> Step<H> {
     }
 }
 
-/// A head that arrives in pieces.
+/// A head that arrives in pieces. Between heads it takes 16 bytes.
 #[derive(Debug, Clone)]
 pub(crate) struct HeadBuffer {
-    pub(crate) scan: Scan,
-    pub(crate) bytes: Vec<u8>,
-    max: usize,
+    /// Bytes of a head at most.
+    max: u32,
+    /// Of one that has begun and is not complete.
+    part: Option<Box<Part>>,
+}
+
+#[derive(Debug, Clone)]
+struct Part {
+    scan: Scan,
+    bytes: Vec<u8>,
 }
 
 impl HeadBuffer {
     pub(crate) fn new(max: usize) -> Self {
-        Self { scan: Scan::new(max), bytes: Vec::new(), max }
+        Self { max: u32::try_from(max).unwrap_or(u32::MAX), part: None }
     }
 
-    /// Takes what belongs to the head from the beginning of `bytes`: its length, and the head once it is complete, `parse`d. Then
-    /// the buffer is ready for the next one.
+    /// No byte of a head has come.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.part.is_none()
+    }
+
+    /// Takes what belongs to the head from the beginning of `bytes`, which are not empty: its length, and the head once it is
+    /// complete, `parse`d. Then the buffer is ready for the next one.
     pub(crate) fn feed<H>(
         &mut self,
         bytes: &[u8],
         scan: impl Fn(&mut Scan, &[u8]) -> Result<Option<usize>, Refusal>,
         parse: impl Fn(&[u8]) -> Result<H, Refusal>,
     ) -> Result<(usize, Option<H>), Refusal> {
-        let end = scan(&mut self.scan, bytes)?;
+        let Some(mut part) = self.part.take() else {
+            let mut fresh = Scan::new(self.max as usize);
+            // A small head comes whole: it need not be gathered.
+            if let Some(end) = scan(&mut fresh, bytes)? {
+                let whole = bytes.get(..end).unwrap_or(bytes);
+                return Ok((whole.len(), Some(parse(whole)?)));
+            }
+            self.part = Some(Box::new(Part { scan: fresh, bytes: bytes.to_vec() }));
+            return Ok((bytes.len(), None));
+        };
+        let end = scan(&mut part.scan, bytes)?;
         let taken = bytes.get(..end.unwrap_or(bytes.len())).unwrap_or(bytes);
-        // A small head comes whole: it need not be gathered.
-        if end.is_none() || !self.bytes.is_empty() {
-            self.bytes.extend_from_slice(taken);
-        }
-        if end.is_none() {
-            return Ok((taken.len(), None));
-        }
-        let head = parse(if self.bytes.is_empty() { taken } else { &self.bytes })?;
-        *self = Self::new(self.max);
-        Ok((taken.len(), Some(head)))
+        part.bytes.extend_from_slice(taken);
+        let head = end.map(|_| parse(&part.bytes)).transpose()?;
+        self.part = if head.is_none() { Some(part) } else { None };
+        Ok((taken.len(), head))
     }
 }
 
@@ -130,6 +146,6 @@ impl RequestFramer {
 
     /// Between two requests: no byte of the next has arrived.
     pub fn between_messages(&self) -> bool {
-        matches!(self.state, State::Head) && self.head.bytes.is_empty()
+        matches!(self.state, State::Head) && self.head.is_empty()
     }
 }

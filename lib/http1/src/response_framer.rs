@@ -111,7 +111,7 @@ impl ResponseFramer {
     /// [`Event::NeedMore`] first.
     pub fn finish(&self) -> Finish {
         match &self.state {
-            State::Head if self.head.bytes.is_empty() => Finish::Between,
+            State::Head if self.head.is_empty() => Finish::Between,
             State::Body(Body::Endless) => Finish::Complete,
             State::Body(body) if body.complete() => Finish::Between,
             State::Head | State::Body(_) | State::Failed(_) => Finish::Premature,

@@ -149,7 +149,8 @@ impl Reassembly {
     fn insert(&mut self, index: Option<usize>, seq: Seq, data: &[u8], pushed: &mut Pushed) {
         // The next expected bytes are always taken: they leave again at once.
         let urgent = seq == self.next;
-        let (bytes, pieces) = self.beyond.as_ref().map_or((0, 0), |beyond| (beyond.bytes, beyond.pieces.len()));
+        let (bytes, pieces) =
+            self.beyond.as_ref().map_or((0, 0), |beyond| (beyond.bytes, beyond.pieces.len()));
         if !urgent && (bytes + data.len() > self.max as usize || pieces >= MAX_PIECES) {
             pushed.refused += data.len();
             return;

@@ -29,7 +29,7 @@ pub(super) struct Large {
 #[derive(Debug)]
 struct Last {
     request: PendingRequest,
-    response: Response,
+    response: Box<Response>,
     /// Stream offset after it.
     end: u64,
 }
@@ -66,7 +66,7 @@ impl Connection {
         let asked = http1::parse_request(request.bytes(), usize::MAX).ok()??;
         http1::continuation(&asked, head)?;
         let client_isn = self.client.isn().0;
-        Some(LargeBody { flow: self.flow, client_isn, from: self.backend.seq(from).0, bytes })
+        Some(LargeBody { flow: self.flow(), client_isn, from: self.backend.seq(from).0, bytes })
     }
 
     /// The data of a backend's segment was left out of the log.
@@ -106,7 +106,7 @@ impl Connection {
     }
 
     /// A response has ended. It counts as not fully logged while the client lacks what was left out of it.
-    pub(super) fn keep_unacknowledged(&mut self, request: &Request, response: Response, end: u64) {
+    pub(super) fn keep_unacknowledged(&mut self, request: &Request, response: Box<Response>, end: u64) {
         let acked = self.backend.acked();
         if let Some(large) = self.large.as_mut().filter(|large| large.end > acked) {
             large.last = Some(Last { request: request.report(), response, end });
@@ -130,7 +130,7 @@ impl Connection {
                 report.t_l = report.t_l.saturating_sub(1);
                 report.ack_tl = self.backend.seq(last.end - last.response.bytes()).0;
                 report.pending.insert(0, last.request.clone());
-                Some(&last.response)
+                Some(&*last.response)
             }
             Some(_) => None,
         };

@@ -10,6 +10,7 @@ use packet::{Flags, Seq, SynOptions, TcpSegment, Time};
 use segment_log::LeftOut;
 
 use crate::direction::{Direction, Taken};
+use crate::endpoint::Endpoint;
 use crate::judge::Situation;
 use crate::kept::Share;
 use crate::protocol::{self, Protocol};
@@ -59,7 +60,8 @@ pub enum Payload {
 /// A connection whose beginning was logged.
 #[derive(Debug)]
 pub struct Connection {
-    flow: Flow,
+    client_address: Endpoint,
+    backend_address: Endpoint,
     options: SynOptions,
     client: Direction,
     backend: Direction,
@@ -74,9 +76,9 @@ pub struct Connection {
     /// Absent before the first large file.
     large: Option<Box<Large>>,
     /// The transactions cannot be told apart (any more).
-    opaque: Option<String>,
-    /// Something else that recovery could not reproduce.
-    tainted: Option<&'static str>,
+    opaque: Option<Box<str>>,
+    /// Urgent data came: recovery could not reproduce it.
+    urgent: bool,
     client_reset: bool,
     released: bool,
     /// When T_L's response ended.
@@ -104,7 +106,8 @@ impl Connection {
             client.set_scale(of_backend);
         }
         Self {
-            flow,
+            client_address: flow.client.into(),
+            backend_address: flow.backend.into(),
             options: handshake.options,
             client,
             backend,
@@ -116,7 +119,7 @@ impl Connection {
             spans: Spans::default(),
             large: None,
             opaque: None,
-            tainted: None,
+            urgent: false,
             client_reset: false,
             released: false,
             ended: now,
@@ -127,6 +130,10 @@ impl Connection {
             longest_gap: None,
             measured: vec![],
         }
+    }
+
+    fn flow(&self) -> Flow {
+        Flow { client: self.client_address.into(), backend: self.backend_address.into() }
     }
 
     /// Its client's ISN: another one is another connection.
@@ -141,7 +148,7 @@ impl Connection {
 
     /// The transactions cannot be told apart (any more), for this reason.
     pub fn lose(&mut self, reason: impl Into<String>) {
-        self.opaque.get_or_insert_with(|| reason.into());
+        self.opaque.get_or_insert_with(|| reason.into().into_boxed_str());
         self.protocol = None;
         self.requests.become_opaque();
         self.spans = Spans::default();
@@ -223,9 +230,7 @@ impl Connection {
 
     /// Linux takes an urgent byte out of the stream: offsets here and in the application part.
     fn taint_urgent(&mut self, segment: &TcpSegment<'_>) {
-        if segment.flags().contains(Flags::URG) {
-            self.tainted.get_or_insert("urgent data");
-        }
+        self.urgent |= segment.flags().contains(Flags::URG);
     }
 
     /// A segment from the backend. `false`: it shows that the log lacks segments.
@@ -381,13 +386,13 @@ impl Connection {
         let direction = self.direction(side);
         let offset = u64::try_from(direction.offset(seq)).ok().filter(|at| *at < direction.delivered())?;
         let ordinal = self.transactions.at(side, offset).filter(|_| self.opaque.is_none())?;
-        Some(TransactionId::new(self.flow.client, ordinal))
+        Some(TransactionId::new(self.flow().client, ordinal))
     }
 
     /// First sequence number and length of a transaction's request or response; `None` if it is not complete, or long over.
     pub fn place_of(&self, side: Side, id: TransactionId) -> Option<(Seq, u64)> {
         let ordinal = id.ordinal_near(self.transactions.t_l());
-        let range = self.transactions.range(side, ordinal).filter(|_| id.client == self.flow.client)?;
+        let range = self.transactions.range(side, ordinal).filter(|_| id.client == self.flow().client)?;
         Some((self.direction(side).seq(range.start), range.end - range.start))
     }
 
@@ -420,7 +425,7 @@ impl Connection {
 
     /// Data conflicts seen beyond gaps: bytes that came again with other content.
     pub fn conflicts(&self) -> u64 {
-        self.client.conflicts + self.backend.conflicts
+        u64::from(self.client.conflicts) + u64::from(self.backend.conflicts)
     }
 }
 

@@ -14,8 +14,9 @@ impl Connection {
     /// Why recovery is impossible, as far as is known without reading the log.
     pub fn unrecoverable(&self) -> Option<String> {
         let bound = || self.protocol.as_ref().and_then(|protocol| protocol.bound_to_server());
-        let reason = self.tainted.or_else(|| self.requests.unrecoverable()).or_else(bound);
-        self.opaque.clone().or_else(|| reason.map(str::to_owned))
+        let urgent = self.urgent.then_some("urgent data");
+        let reason = urgent.or_else(|| self.requests.unrecoverable()).or_else(bound);
+        self.opaque.as_deref().or(reason).map(str::to_owned)
     }
 
     /// Forgets where bytes lie that nobody can ask for: acknowledged ones but for the tail of the response in progress.
@@ -59,7 +60,7 @@ impl Connection {
 
     pub(crate) fn bare_report(&self) -> ConnectionReport {
         ConnectionReport {
-            flow: self.flow,
+            flow: self.flow(),
             options: Some(self.options),
             t_l: self.transactions.t_l(),
             ack_tl: self.backend.seq(self.transactions.end_of_t_l()).0,

@@ -1,6 +1,6 @@
 //! What the engine keeps of a backend.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::BTreeSet;
 
 use cluster::control::{Evidence, Flow};
 use packet::Time;
@@ -15,8 +15,6 @@ use crate::detector::margin::Margin;
 pub(super) struct BackendEntry {
     /// The detector's view.
     pub(super) health: Backend,
-    /// Its flows in the table.
-    pub(super) flows: HashSet<Flow>,
     /// Flows with a held segment that waits for a second opinion.
     pub(super) asking: BTreeSet<Flow>,
     /// When it last sent data on any connection.
@@ -41,7 +39,6 @@ impl BackendEntry {
     pub(super) fn new(limits: Limits, pool: Pool, now: Time) -> Self {
         Self {
             health: Backend::new(limits, now),
-            flows: HashSet::new(),
             asking: BTreeSet::new(),
             progressed: now,
             pool,

@@ -42,8 +42,8 @@ impl Engine {
         entry.late.clear();
         entry.down_by_timeout = evidence == Evidence::ApplicationTimeout;
         self.counters.backend_downs += u64::from(was_up);
-        let concerned = |flow: &&Flow| self.entries.get(flow).is_some_and(Entry::concerned);
-        let mut flows: Vec<Flow> = entry.flows.iter().filter(concerned).copied().collect();
+        let concerned = self.entries.of(backend).filter(|(_, entry)| entry.concerned());
+        let mut flows: Vec<Flow> = concerned.map(|(flow, _)| flow).collect();
         flows.sort_unstable();
         if !flows.is_empty() {
             self.fail(flows, evidence, since, true, now, log, out);
@@ -111,7 +111,7 @@ impl Engine {
     pub fn fence_again(&self, out: &mut Vec<Action>) {
         let fenced = |entry: &Entry| entry.failing.is_some() || matches!(entry.state, State::Failed);
         out.extend(
-            self.entries.iter().filter(|(_, entry)| fenced(entry)).map(|(flow, _)| Action::Fence(*flow)),
+            self.entries.iter().filter(|(_, entry)| fenced(entry)).map(|(flow, _)| Action::Fence(flow)),
         );
     }
 

@@ -1,6 +1,7 @@
 //! All connections and backends: log records, probe answers and the time come in, actions come out.
 //!
-//! * [`table`]: flows, their beginnings and ends, what is remembered of failed ones.
+//! * [`entries`]: the table of flows.
+//! * [`table`]: their beginnings and ends, what is remembered of failed ones.
 //! * [`segments`]: what a logged segment does.
 //! * [`holds`]: held segments and second opinions.
 //! * [`failure`]: from evidence to a report.
@@ -27,6 +28,7 @@ use crate::spans::Record;
 
 mod backends;
 mod counters;
+mod entries;
 mod failure;
 mod health;
 mod holds;
@@ -39,8 +41,9 @@ mod unended;
 pub use counters::Counters;
 
 use backends::BackendEntry;
+use entries::Entries;
 use failure::Failing;
-use table::{Entry, Memory};
+use table::Memory;
 use unended::Unended;
 
 /// One record of the segment log.
@@ -113,7 +116,7 @@ pub struct Engine {
     /// What all connections keep together.
     kept: Total,
     limits: Limits,
-    entries: HashMap<Flow, Entry>,
+    entries: Entries,
     backends: BTreeMap<SocketAddr, BackendEntry>,
     /// Failed clients, until they come back with another backend.
     memories: HashMap<Client, Memory>,
@@ -153,7 +156,7 @@ impl Engine {
             rules: TagRules::new(&cluster.tags),
             kept: Total::new(cluster.recovery.kept_bytes),
             limits,
-            entries: HashMap::new(),
+            entries: Entries::default(),
             backends,
             memories: HashMap::new(),
             timers: BTreeSet::new(),
@@ -182,8 +185,8 @@ impl Engine {
         self.kept.set_max(cluster.recovery.kept_bytes);
         let before = std::mem::replace(&mut self.cluster, cluster);
         let named = |address: &SocketAddr, cluster: &Cluster| cluster.backend_name(*address).is_some();
-        self.backends.retain(|address, entry| {
-            named(address, &before) || named(address, &self.cluster) || !entry.flows.is_empty()
+        self.backends.retain(|address, _| {
+            named(address, &before) || named(address, &self.cluster) || self.entries.any_of(*address)
         });
         self.limits = Limits::new(&self.cluster.detector);
         self.kinds.set_max(self.cluster.detector.kinds);

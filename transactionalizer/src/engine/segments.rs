@@ -155,7 +155,7 @@ impl Engine {
         self.counters.lapped_records += records;
         let mut suspects = 0;
         let mut named = Vec::new();
-        for (flow, entry) in &mut self.entries {
+        for (flow, entry) in self.entries.iter_mut() {
             entry.embryo = None;
             if matches!(entry.state, State::Open(_)) {
                 entry.suspect = (true, true);
@@ -202,10 +202,7 @@ impl Engine {
 
     /// The open connection of a flow.
     pub(super) fn connection(&self, flow: Flow) -> Option<&Connection> {
-        match &self.entries.get(&flow)?.state {
-            State::Open(connection) => Some(connection),
-            _ => None,
-        }
+        self.entries.get(&flow)?.open()
     }
 }
 

@@ -94,7 +94,8 @@ pub(super) struct Late {
 /// One flow.
 #[derive(Debug, Default)]
 pub(super) struct Entry {
-    pub(super) embryo: Option<Embryo>,
+    /// Absent from the handshake on.
+    pub(super) embryo: Option<Box<Embryo>>,
     pub(super) state: State,
     pub(super) held: Vec<Held>,
     /// Where it stands in the engine's timers.
@@ -113,6 +114,14 @@ pub(super) struct Entry {
 }
 
 impl Entry {
+    /// The connection, if its handshake was logged.
+    pub(super) fn open(&self) -> Option<&Connection> {
+        match &self.state {
+            State::Open(connection) => Some(connection),
+            _ => None,
+        }
+    }
+
     /// The application's debt that is overdue.
     pub(super) fn late(&self) -> Option<Late> {
         self.late.as_deref().copied()
@@ -155,15 +164,14 @@ impl Engine {
 
     /// The flow's entry, made if there is room.
     pub(super) fn entry(&mut self, flow: Flow, now: Time) -> Option<&mut Entry> {
-        if !self.entries.contains_key(&flow) {
+        if !self.entries.contains(&flow) {
             self.make_room();
             if self.entries.len() >= self.max_entries() {
                 self.counters.untracked += 1;
                 return None;
             }
-            self.backends.get_mut(&flow.backend)?.flows.insert(flow);
         }
-        let entry = self.entries.entry(flow).or_default();
+        let entry = self.entries.get_or_default(flow);
         entry.touched = now;
         Some(entry)
     }
@@ -186,21 +194,24 @@ impl Engine {
         let base = self.inherited_base(flow, segment.seq(), now);
         let (isn, options) = (segment.seq(), segment.syn_options());
         if let Some(entry) = self.entry(flow, now) {
-            let before = entry.embryo.filter(|embryo| embryo.isn == isn);
+            let before = entry.embryo.as_ref().filter(|embryo| embryo.isn == isn);
             let embryo = Embryo { isn, options, base, since: before.map_or(now, |embryo| embryo.since) };
             // A proxy that was restarted resets what its predecessor began, and begins again with the same number.
             let repeated = matches!(
                 &entry.state,
                 State::Open(connection) if connection.client_isn() == embryo.isn && !connection.is_reset()
             );
-            entry.embryo = (!repeated).then_some(embryo);
+            entry.embryo = (!repeated).then(|| Box::new(embryo));
         }
     }
 
     /// A backend's SYN-ACK: if it answers the SYN, a new connection begins and the old one's log is void.
     pub(super) fn handle_syn_ack(&mut self, flow: Flow, segment: &TcpSegment<'_>, now: Time) {
         let Some(entry) = self.entry(flow, now) else { return };
-        let Some(embryo) = entry.embryo.filter(|embryo| segment.ack() == embryo.isn + 1) else { return };
+        let Some(embryo) = entry.embryo.as_deref().copied() else { return };
+        if segment.ack() != embryo.isn + 1 {
+            return;
+        }
         let handshake = Handshake {
             client_isn: embryo.isn,
             backend_isn: segment.seq(),
@@ -307,7 +318,7 @@ impl Engine {
             _ => idle,
         };
         let idle = self.entries.iter().filter(|(_, entry)| now.since(entry.touched) > limit(entry));
-        let idle: Vec<Flow> = idle.map(|(flow, _)| *flow).collect();
+        let idle: Vec<Flow> = idle.map(|(flow, _)| flow).collect();
         for flow in idle {
             self.remove(flow);
         }
@@ -321,7 +332,6 @@ impl Engine {
             self.timers.remove(&(queued, flow));
         }
         if let Some(backend) = self.backends.get_mut(&flow.backend) {
-            backend.flows.remove(&flow);
             backend.asking.remove(&flow);
             backend.late.remove(&flow);
         }

@@ -50,7 +50,7 @@ impl Engine {
     /// When a host that has not answered a SYN is to be probed, so that proxies learn of it before they give up.
     fn unanswered_syn(&self, flow: Flow) -> Option<Time> {
         let (live, entry) = (self.live?, self.entries.get(&flow)?);
-        let since = entry.embryo?.since.max(live);
+        let since = entry.embryo.as_ref()?.since.max(live);
         matches!(entry.state, State::Unseen | State::Failed).then(|| since + self.limits.probe_after)
     }
 
@@ -205,17 +205,13 @@ impl Engine {
 
     /// It has been asked for something that it has not delivered in full.
     fn busy(&self, backend: SocketAddr) -> bool {
-        let busy = |flow: &Flow| {
-            let concerned = self.entries.get(flow).is_some_and(Entry::concerned);
-            concerned && self.connection(*flow).is_some_and(|connection| connection.request().is_some())
-        };
-        self.backends.get(&backend).is_some_and(|entry| entry.flows.iter().any(busy))
+        let asked = |entry: &Entry| entry.open().is_some_and(|connection| connection.request().is_some());
+        self.entries.of(backend).any(|(_, entry)| entry.concerned() && asked(entry))
     }
 
     /// Asks the backend's kernel on the connection that has waited longest.
     fn keep_alive(&mut self, backend: SocketAddr, out: &mut Vec<Action>) {
-        let Some(entry) = self.backends.get(&backend) else { return };
-        let open = entry.flows.iter().filter_map(|flow| self.connection(*flow));
+        let open = self.entries.of(backend).filter_map(|(_, entry)| entry.open());
         let silent = open.filter_map(|connection| Some((connection.silent_since()?, connection)));
         if let Some((_, connection)) = silent.min_by_key(|(since, _)| *since) {
             out.push(Action::KeepAlive(connection.keep_alive()));
@@ -225,7 +221,6 @@ impl Engine {
 
     /// Since when the backend has been silent on the connection that has waited longest.
     fn silent_since(&self, backend: SocketAddr) -> Option<Time> {
-        let flows = self.backends.get(&backend)?.flows.iter();
-        flows.filter_map(|flow| self.connection(*flow)?.silent_since()).min()
+        self.entries.of(backend).filter_map(|(_, entry)| entry.open()?.silent_since()).min()
     }
 }
