@@ -44,8 +44,8 @@ fn so_does_a_chunked_one() -> Result<()> {
 }
 
 #[test]
-fn so_does_one_on_the_fast_path() -> Result<()> {
-    let settings = Settings { set: vec!["splice.fast_path=true".into()], ..Settings::default() };
+fn so_does_one_without_the_fast_path() -> Result<()> {
+    let settings = Settings { set: vec!["splice.fast_path=false".into()], ..Settings::default() };
     in_lab(&settings, |lab| {
         for offset in [1, SIZE / 2, SIZE - 1_000_000] {
             kill_at(lab, "/files/300m", offset)?;

@@ -1,4 +1,4 @@
-//! The kernel path and the userspace path put the same on the wire: each packet on the client's side of the
+//! The kernel path, with and without the fast path, and the userspace path put the same on the wire: each packet on the client's side of the
 //! proxy is exactly the translation of one on the other side, in every field, over a link that loses and
 //! reorders. The captures are read by a parser that is not ours.
 
@@ -30,8 +30,8 @@ fn without_offloads(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
-fn every_field_is_right(path: Path) -> Result<()> {
-    in_lab(&lossy(path), |lab| {
+fn every_field_is_right(settings: &Settings) -> Result<()> {
+    in_lab(settings, |lab| {
         without_offloads(lab)?;
         let outside = Capture::start(lab, Node::Proxy, "to-client")?;
         let inside = Capture::start(lab, Node::Proxy, "to-logger")?;
@@ -42,12 +42,17 @@ fn every_field_is_right(path: Path) -> Result<()> {
 
 #[test]
 fn the_kernel_path_translates_every_field() -> Result<()> {
-    every_field_is_right(Path::Kernel)
+    every_field_is_right(&lossy(Path::Kernel))
+}
+
+#[test]
+fn so_does_conntrack_alone() -> Result<()> {
+    every_field_is_right(&Settings { set: vec!["splice.fast_path=false".into()], ..lossy(Path::Kernel) })
 }
 
 #[test]
 fn the_userspace_path_translates_every_field() -> Result<()> {
-    every_field_is_right(Path::Userspace)
+    every_field_is_right(&lossy(Path::Userspace))
 }
 
 #[test]

@@ -78,6 +78,7 @@ fn nobody_notices(path: Path, signal: Signal) -> Result<()> {
             anyhow::Ok(())
         })?;
         let counters = lab.proxy_status()?.counters;
+        ensure!(counters.get("fast_path_interfaces").is_some_and(|number| *number > 0), "{counters:?}");
         let restored = counters.get("connections_restored").copied().unwrap_or(0);
         ensure!(restored >= TRANSFERS as u64, "{counters:?}");
         ensure!(counters.get("connections_lost").is_none_or(|lost| *lost == 0), "{counters:?}");

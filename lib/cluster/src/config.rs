@@ -136,7 +136,7 @@ pub struct Splice {
     /// The preferred path; a connection that the kernel path cannot express takes the other.
     pub path: SplicePath,
     /// Where the kernel can: plain segments of what is on the kernel path are translated and sent on by a BPF program, past
-    /// conntrack, routing and all other rules of the proxy.
+    /// conntrack, routing and all other rules of the proxy. Elsewhere conntrack translates all.
     pub fast_path: bool,
     /// MSS announced to clients, bytes. Must be what the backends announce.
     pub mss: u16,
@@ -165,7 +165,7 @@ impl Default for Splice {
     fn default() -> Self {
         Self {
             path: SplicePath::Kernel,
-            fast_path: false,
+            fast_path: true,
             mss: 1460,
             window_scale: 10,
             queues: 0,

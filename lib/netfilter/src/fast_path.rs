@@ -68,14 +68,14 @@ impl FastPath {
         Ok(Self { map, program })
     }
 
-    /// Puts the program to all Ethernet interfaces of this network namespace, in the place of an earlier owner's.
-    pub fn attach(&self) -> Result<(), Error> {
+    /// Puts the program to all Ethernet interfaces of this network namespace, in the place of an earlier owner's. Gives their number.
+    pub fn attach(&self) -> Result<usize, Error> {
         each_interface(|interface| syscalls::attach(self.program.as_fd(), interface))
     }
 
     /// Takes an earlier owner's program away.
     pub fn detach_any() -> Result<(), Error> {
-        each_interface(syscalls::detach)
+        each_interface(syscalls::detach).map(drop)
     }
 
     /// From now on the program translates this connection; false if it cannot.
@@ -99,10 +99,11 @@ impl FastPath {
     }
 }
 
-fn each_interface(work: impl Fn(u32) -> std::io::Result<()>) -> Result<(), Error> {
+fn each_interface(work: impl Fn(u32) -> std::io::Result<()>) -> Result<usize, Error> {
     let system = |what| move |error| Error::system(what, error);
     let interfaces = syscalls::interfaces().map_err(system("list interfaces"))?;
-    interfaces.into_iter().try_for_each(work).map_err(system("attach a BPF program"))
+    interfaces.iter().copied().try_for_each(work).map_err(system("attach a BPF program"))?;
+    Ok(interfaces.len())
 }
 
 fn key(client: SocketAddrV4, direction: u16) -> [u8; KEY] {

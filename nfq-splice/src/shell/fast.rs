@@ -33,13 +33,13 @@ fn logs_here(cluster: &Cluster) -> bool {
         .any(|logger| logger.is_loopback() || cluster.proxies.values().any(|proxy| proxy.address == logger))
 }
 
-/// Once all that is spliced already is in it, it replaces an earlier daemon's.
-pub(super) fn attach(fast: &FastPath, kernel: &Kernel, entries: &[KernelSplice]) {
+/// Once all that is spliced already is in it, it replaces an earlier daemon's. Gives the number of interfaces where it is.
+pub(super) fn attach(fast: &FastPath, kernel: &mut Kernel, entries: &[KernelSplice]) -> usize {
     for splice in entries {
         kernel.speed_up_splice(splice);
     }
-    match fast.attach() {
-        Ok(()) => tracing::debug!(connections = entries.len(), "fast path"),
-        Err(error) => tracing::warn!(%error, "no fast path at some interfaces; conntrack translates there"),
-    }
+    let attached = fast.attach().inspect_err(|error| {
+        tracing::warn!(%error, "no fast path at some interfaces; conntrack translates there");
+    });
+    attached.unwrap_or(0)
 }

@@ -47,6 +47,8 @@ pub(super) struct Kernel {
     service: SocketAddr,
     timeout_s: u32,
     entries: Vec<SpliceEntry>,
+    /// Splices that went the fast path from their beginning.
+    sped_up: u64,
 }
 
 impl Kernel {
@@ -62,6 +64,7 @@ impl Kernel {
             service,
             timeout_s: u32::try_from(cluster.splice.idle_timeout_s).unwrap_or(u32::MAX),
             entries: Vec::new(),
+            sped_up: 0,
         })
     }
 
@@ -116,14 +119,21 @@ impl Kernel {
     }
 
     /// What the kernel translates goes the fast path from now on, where it can.
-    fn speed_up(&self, entry: &SpliceEntry) {
-        if let Some(Err(error)) = self.fast.as_ref().map(|fast| fast.add(entry)) {
-            tracing::debug!(client = %entry.client, %error, "not on the fast path");
+    fn speed_up(&mut self, entry: &SpliceEntry) {
+        match self.fast.as_ref().map(|fast| fast.add(entry)) {
+            Some(Ok(true)) => self.sped_up += 1,
+            Some(Err(error)) => tracing::debug!(client = %entry.client, %error, "not on the fast path"),
+            Some(Ok(false)) | None => {}
         }
     }
 
+    /// For operators.
+    pub(super) fn counters(&self) -> [(String, u64); 1] {
+        [("fast_path_added".to_owned(), self.sped_up)]
+    }
+
     /// The same for what an earlier daemon spliced.
-    pub(super) fn speed_up_splice(&self, splice: &KernelSplice) {
+    pub(super) fn speed_up_splice(&mut self, splice: &KernelSplice) {
         self.speed_up(&entry_of(splice, self.service, self.timeout_s));
     }
 
@@ -142,9 +152,10 @@ impl Kernel {
     }
 
     fn splice(&mut self, splices: &[KernelSplice], answers: &mut Vec<Answer>) {
-        self.entries.clear();
-        self.entries.extend(splices.iter().map(|splice| entry_of(splice, self.service, self.timeout_s)));
-        for (entry, created) in self.entries.iter().zip(self.conntrack.create_all(&self.entries)) {
+        let mut entries = std::mem::take(&mut self.entries);
+        entries.clear();
+        entries.extend(splices.iter().map(|splice| entry_of(splice, self.service, self.timeout_s)));
+        for (entry, created) in entries.iter().zip(self.conntrack.create_all(&entries)) {
             if let Err(error) = created.or_else(|error| replace(&mut self.conntrack, entry, error)) {
                 tracing::warn!(client = %entry.client, %error, "the kernel refused a splice; going on in userspace");
                 answers.push(Answer::Refused(entry.client));
@@ -152,6 +163,7 @@ impl Kernel {
                 self.speed_up(entry);
             }
         }
+        self.entries = entries;
     }
 
     /// Renewed before half of its time has passed.

@@ -75,6 +75,8 @@ pub(crate) struct Shell {
     next_events: Time,
     /// All events of before have been read.
     events_read: Time,
+    /// Where the fast path is.
+    fast_interfaces: usize,
 }
 
 /// What is to be looked at.
@@ -98,9 +100,7 @@ impl Shell {
         let parked = kernel.parked()?;
         let lost = kernel.resume_lost(&parked)?;
         let entries = kernel.entries()?;
-        if let Some(fast) = &fast {
-            fast::attach(fast, &kernel, &entries);
-        }
+        let fast_interfaces = fast.as_ref().map_or(0, |fast| fast::attach(fast, &mut kernel, &entries));
         let restored = Restored { entries, parked, lost }.by_queue(queues);
         let (control, mailbox) = mailbox::mailbox(CONTROL_MAIL)?;
         let mut settings = Settings::new(cluster).share(queues);
@@ -123,7 +123,7 @@ impl Shell {
         }
         let server = Server::unix(lock)?;
         let restored: usize = restored.iter().map(|part| part.entries.len() + part.parked.len()).sum();
-        tracing::info!(service = %cluster.service.address, queues, restored, "ready");
+        tracing::info!(service = %cluster.service.address, queues, restored, fast_interfaces, "ready");
         Ok(Self {
             kernel,
             events,
@@ -141,6 +141,7 @@ impl Shell {
             former,
             next_events: Time::default(),
             events_read: now(),
+            fast_interfaces,
         })
     }
 
@@ -351,6 +352,7 @@ impl Shell {
     fn answer(&mut self) {
         let (mut status, peers) = self.asking.finish(self.shards.len());
         status.counters.insert("managers_fenced".to_owned(), self.fenced);
+        status.counters.insert("fast_path_interfaces".to_owned(), self.fast_interfaces as u64);
         let status = FromProxy::Status(status);
         for peer in peers {
             self.server.send(peer, &status);

@@ -271,6 +271,7 @@ impl Shard {
     fn status(&self) -> ProxyStatus {
         let mut status = self.engine.status();
         status.counters.extend(self.packets.counters());
+        status.counters.extend(self.kernel.counters());
         status.counters.insert("control_messages_lost".to_owned(), self.untold);
         status.counters.insert("queue_packets".to_owned(), self.queue.counters().received);
         status.counters.insert("queue_batches".to_owned(), self.batches);

@@ -89,8 +89,7 @@ impl Contender {
             Self::Nginx => (Front::Nginx, Path::Kernel),
         };
         let nodes = nodes(&[Node::Client, Node::Proxy, Node::Logger, Node::B1], false);
-        let set = if self == Self::Kernel { vec!["splice.fast_path=true".to_owned()] } else { Vec::new() };
-        Settings { front, path, nodes, set, failover: false, ..Settings::default() }
+        Settings { front, path, nodes, failover: false, ..Settings::default() }
     }
 
     /// A lab of its own, its name made from `base`.
