@@ -30,7 +30,7 @@ impl Watch {
     }
 
     /// The time from `failed` to the first line that declares a failure of the backend or of a connection with it.
-    pub(super) fn await_declared(mut self, failed: SystemTime, patience: Duration) -> Result<Duration> {
+    pub(super) fn await_declared(mut self, failed: SystemTime, patience: Duration) -> Result<Declared> {
         let of_day =
             Duration::from_nanos((failed.duration_since(UNIX_EPOCH)?.as_nanos() % DAY.as_nanos()) as u64);
         let end = Instant::now() + patience;
@@ -39,12 +39,29 @@ impl Watch {
             self.file.read_to_string(&mut text)?;
             if let Some(line) = text.lines().find(|line| declares(line, &self.backend)) {
                 let at = time_of_day(line).with_context(|| format!("no time in {line:?}"))?;
-                return Ok((at + DAY).saturating_sub(of_day).checked_sub(DAY).unwrap_or_default());
+                let took = (at + DAY).saturating_sub(of_day).checked_sub(DAY).unwrap_or_default();
+                return Ok(Declared { took, noticed: noticed(line).unwrap_or_default() });
             }
             ensure!(Instant::now() < end, "no failure of {} was declared within {patience:?}", self.backend);
             std::thread::sleep(Duration::from_millis(5));
         }
     }
+}
+
+/// How long a failure took to be declared.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Declared {
+    /// From the failure to its declaration.
+    pub(super) took: Duration,
+    /// Of that, from the evidence, as the logger has it (a held FIN), to the declaration.
+    pub(super) noticed: Duration,
+}
+
+/// `… reported after 700 us`, `… reported 700 us after the evidence`.
+fn noticed(line: &str) -> Option<Duration> {
+    let (_, after) = line.rsplit_once(" reported ")?;
+    let number = after.split(' ').find_map(|word| word.parse().ok())?;
+    Some(Duration::from_micros(number))
 }
 
 /// Unfinished lines have no time yet.
@@ -84,5 +101,14 @@ mod tests {
         ));
         assert_eq!(time_of_day(LINE), Some(Duration::from_millis(3_723_500)));
         assert_eq!(time_of_day("nonsense"), None);
+    }
+
+    #[test]
+    fn the_time_since_the_evidence_is_read() {
+        let all = "backend 10.77.3.2:8080 is down: it is unreachable; 3 connections reported 700 us after the evidence";
+        let one = "10.77.1.2:40000: 10.77.3.2:8080 closed; 0 bytes unacknowledged, reported after 1500 us, not recoverable";
+        assert_eq!(noticed(all), Some(Duration::from_micros(700)));
+        assert_eq!(noticed(one), Some(Duration::from_micros(1500)));
+        assert_eq!(noticed(LINE), None);
     }
 }

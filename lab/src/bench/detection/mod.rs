@@ -171,11 +171,17 @@ fn measure_kind(
         let mut chance = Chance::new(1000 * number as u64 + kind as u64);
         let result = round(lab, kind, &load, &mut chance);
         let told = match &result {
-            Ok(value) => format!("{value:.2} {}", kind.unit()),
+            Ok((value, noticed)) => {
+                format!(
+                    "{value:.2} {}, {:.2} ms of it since the evidence",
+                    kind.unit(),
+                    noticed.as_secs_f64() * 1e3
+                )
+            }
             Err(error) => format!("failed: {error:#}"),
         };
         progress(&format!("{} {}: {told}", bar(number, rounds), kind.title()));
-        log.add(number, (), kind, result.map(|value| Figures::<Kind>::from([(kind, value)])))?;
+        log.add(number, (), kind, result.map(|(value, _)| Figures::<Kind>::from([(kind, value)])))?;
         for node in Node::BACKENDS {
             lab.heal(node)?;
         }
@@ -184,16 +190,18 @@ fn measure_kind(
     load.stop()
 }
 
-/// Lets the busier backend fail at a random moment; how long until that was declared.
-fn round(lab: &Lab, kind: Kind, load: &Load, chance: &mut Chance) -> Result<f64> {
+/// Lets the busier backend fail at a random moment; how long until that was declared, and how much of it since the evidence.
+fn round(lab: &Lab, kind: Kind, load: &Load, chance: &mut Chance) -> Result<(f64, Duration)> {
     load.await_settled(PATIENCE)?;
     std::thread::sleep(RANDOM.mul_f64(chance.next_unit()));
     let victim = busiest(lab)?;
     let prepared = lab.prepare(victim, kind.fault())?;
     let watch = Watch::start(lab, victim)?;
     let failed = prepared.strike()?;
-    let took = watch.await_declared(failed, PATIENCE)?.as_secs_f64() * 1e3;
-    Ok(if kind == Kind::Idle { took / IDLE_HEARTBEAT_MS as f64 } else { took })
+    let declared = watch.await_declared(failed, PATIENCE)?;
+    let took = declared.took.as_secs_f64() * 1e3;
+    let took = if kind == Kind::Idle { took / IDLE_HEARTBEAT_MS as f64 } else { took };
+    Ok((took, declared.noticed))
 }
 
 /// As the proxy sees it: a backend that was silent still has the connections that it has lost.
