@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use lab::http::{Behaviour, get_request};
 use lab::settings::{Path, Settings};
-use lab::testing::in_lab;
+use lab::testing::{await_condition, in_lab};
 use lab::{Fault, Lab};
 
 const SIZE: u64 = 300_000_000;
@@ -40,6 +40,22 @@ fn a_silent_host() -> Result<()> {
 #[test]
 fn a_pulled_cable() -> Result<()> {
     wherever_it_is_hit(Fault::Link)
+}
+
+/// Nobody asks it for anything, and its next heartbeat is far away: the kernel's word of the lost link is enough to look.
+#[test]
+fn a_pulled_cable_is_noticed_while_idle() -> Result<()> {
+    let settings = Settings { set: vec!["detector.heartbeat_ms=60000".to_owned()], ..Settings::default() };
+    in_lab(&settings, |lab| {
+        let mut connection = lab.open(Behaviour::default())?;
+        connection.get("/files/1k")?.check("/files/1k")?;
+        let node = lab.serving(connection.local()?)?;
+        lab.fail(node, Fault::Link)?;
+        await_condition("its failure declared", Duration::from_secs(10), || {
+            Ok(lab.log_status()?.counters.get("backend_downs") == Some(&1))
+        })?;
+        connection.get("/files/1k")?.check("/files/1k")
+    })
 }
 
 #[test]

@@ -130,6 +130,16 @@ impl Backend {
         not_before.max(now + self.limits.probe_after)
     }
 
+    /// The kernel has lost it, or something on the way to it: its host is asked at once, whether it owes something or not. What
+    /// is certain of this very host (`itself`) needs no long wait for each answer.
+    pub fn handle_lost(&mut self, itself: bool, now: Time) {
+        if !self.up || self.maintenance || self.silence.is_some() || now < self.quiet_until {
+            return;
+        }
+        let interval = self.limits.probe_interval / if itself { 4 } else { 1 };
+        self.silence = Some(Probing::new(Question::Host, interval, self.limits.probe_failures));
+    }
+
     /// Somebody needs to know whether it serves.
     pub fn ask_opinion(&mut self) {
         if self.opinion.is_some() {

@@ -9,6 +9,7 @@
 //! * `application`: whether an application that is late answers a check.
 //! * [`hysteresis`]: how a failed backend comes back, and one that flaps does not.
 //! * [`margin`]: patience learnt from suspicions that were wrong.
+//! * [`neighbours`]: what the kernel says of neighbours and links.
 //! * [`worst`]: what was worst of late.
 
 mod application;
@@ -19,6 +20,7 @@ pub mod hysteresis;
 pub mod kinds;
 pub mod limits;
 pub mod margin;
+pub mod neighbours;
 pub mod probing;
 pub mod worst;
 

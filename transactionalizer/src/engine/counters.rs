@@ -65,6 +65,8 @@ pub struct Counters {
     pub keep_alives: u64,
     /// Probes that could not be sent.
     pub probes_not_sent: u64,
+    /// Neighbours and links that the kernel said it lost.
+    pub lost_neighbours: u64,
     /// Backends declared down.
     pub backend_downs: u64,
     /// Failed clients forgotten because too many were remembered.

@@ -1,12 +1,13 @@
 //! Silence, probes and heartbeats.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use cluster::control::{Evidence, Flow};
 use packet::Time;
 
 use crate::detector::finding::{Finding, Output};
+use crate::detector::neighbours::Lost;
 use crate::detector::probing::{Answer, ProbeId};
 use crate::spans::LogBytes;
 
@@ -126,6 +127,21 @@ impl Engine {
         let (Some(next), Some(entry)) = (next, self.entries.get_mut(&flow)) else { return };
         entry.queued = Some(next);
         self.timers.insert((next, flow));
+    }
+
+    /// The kernel has lost a neighbour or a link. A neighbour that is no backend may be the way to all of them.
+    pub fn handle_lost(&mut self, lost: Lost, now: Time) {
+        let named = |address: IpAddr| self.backends.keys().any(|backend| backend.ip() == address);
+        let itself = match lost {
+            Lost::Neighbour(address) if named(address) => Some(address),
+            Lost::Neighbour(_) | Lost::Link => None,
+        };
+        self.counters.lost_neighbours += 1;
+        for (backend, entry) in &mut self.backends {
+            if itself.is_none_or(|address| backend.ip() == address) {
+                entry.health.handle_lost(itself.is_some(), now);
+            }
+        }
     }
 
     /// A probe met with something.

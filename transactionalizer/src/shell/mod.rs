@@ -3,6 +3,7 @@
 mod judge_link;
 mod log;
 mod managers;
+mod neighbours;
 mod prober;
 mod story;
 mod waker;
@@ -25,6 +26,7 @@ use daemon::{Configuration, now};
 use judge_link::JudgeLink;
 use log::{Bytes, Read, SegmentLog};
 use managers::Managers;
+use neighbours::Neighbours;
 use prober::Prober;
 
 /// Records read before the sockets are looked at again.
@@ -42,6 +44,7 @@ pub(crate) struct Shell {
     prober: Prober,
     /// For probes on connections.
     sender: Option<RawSender>,
+    neighbours: Option<Neighbours>,
     actions: Vec<Action>,
     /// Barriers that hold, each with the number of the record up to which the log must be read before it counts.
     barriers: Vec<(u64, u64)>,
@@ -77,6 +80,7 @@ impl Shell {
             status,
             prober: Prober::new(&cluster),
             sender: open_sender(),
+            neighbours: Neighbours::open(),
             engine: Engine::new(cluster, now()),
             actions: vec![],
             barriers: vec![],
@@ -212,6 +216,8 @@ impl Shell {
             self.log.waker().filter(|_| drained).map(|waker| (waker.arm(self.log.last()), PollFlags::IN));
         interest.extend(log);
         interest.push((self.configuration.as_fd(), PollFlags::IN));
+        let neighbours = interest.len();
+        interest.extend(self.neighbours.iter().map(|neighbours| (neighbours.as_fd(), PollFlags::IN)));
         let link = interest.len();
         interest.extend(self.link.interest());
         let managers = interest.len();
@@ -228,9 +234,12 @@ impl Shell {
         self.looked = looked;
         let any = |from: usize, to: usize| ready.get(from..to).unwrap_or_default().contains(&true);
         let (stopped, link_ready) = (any(0, 1), any(link, managers));
-        let hung_up = any(1, link);
+        let (hung_up, neighbours_ready) = (any(1, neighbours), any(neighbours, link));
         let (managers_ready, status_ready) = (any(managers, status), any(status, probes));
         self.handle_probes(ready.get(probes..).unwrap_or_default());
+        if neighbours_ready {
+            self.handle_neighbours();
+        }
         if link_ready {
             self.link.handle_ready();
         }
@@ -262,6 +271,12 @@ impl Shell {
             self.engine.handle_probe(backend, id, answer, now(), &self.bytes, &mut self.actions);
         }
         self.act();
+    }
+
+    fn handle_neighbours(&mut self) {
+        for lost in self.neighbours.iter_mut().flat_map(Neighbours::handle_ready) {
+            self.engine.handle_lost(lost, now());
+        }
     }
 
     fn handle_status(&mut self) {
