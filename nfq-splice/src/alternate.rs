@@ -16,6 +16,8 @@ use crate::window::Window;
 const REORDER_BYTES: usize = 1 << 20;
 /// Receive window towards the alternate at most, bytes.
 const TAKE_IN_WINDOW: u64 = 4 << 20;
+/// A client that never offered so many segments has a small window.
+const SMALL_WINDOW: u32 = 4;
 /// Bytes beyond the splice point that the alternate may send before the splice.
 const SURPLUS: u32 = 16 << 10;
 
@@ -42,14 +44,15 @@ impl TakingIn {
 impl Recovery {
     /// What the alternate may send: up to the splice point, and beyond it what the client takes, so that nothing overshoots.
     /// A whole segment in any case: a sender does not use less before its timer ends (RFC 9293 §3.8.6.2.1). For the same
-    /// reason never more at once than the client ever offered: senders make their segments smaller than half the greatest
-    /// window they saw, and would wait for that timer with every segment that a smaller window has no room for.
+    /// reason never more at once than the client ever offered, if that was only [`SMALL_WINDOW`] segments: senders make their
+    /// segments smaller than half the greatest window they saw, and would wait for that timer with every segment that a smaller
+    /// window has no room for. Any other client gets whole segments anyway.
     fn window(&self, leg: &ClientLeg, taking: &TakingIn, mss: u16) -> u32 {
         let segment = u32::from(mss);
         let room = leg.room(self.point + self.bridge.length() as u32).min(SURPLUS).max(segment);
         let most = match self.order.client_window.most {
-            0 => TAKE_IN_WINDOW,
-            most => u64::from(most).min(TAKE_IN_WINDOW),
+            most @ 1.. if most < SMALL_WINDOW * segment => u64::from(most),
+            _ => TAKE_IN_WINDOW,
         };
         let ahead = self.bridge.length().saturating_sub(taking.bridged.unwrap_or_default());
         let lacking = taking.comparison.lacking().saturating_add(ahead);
@@ -98,8 +101,14 @@ impl Core {
         let reassembly = Reassembly::new(leg.irs + 1, REORDER_BYTES);
         let bridged = (order.take_in == TakeIn::Nothing).then_some(0);
         let ready = bridged.is_some() && recovery.bridge.length() == 0;
-        recovery.attempt =
-            Attempt::TakingIn(Box::new(TakingIn { leg, replay, comparison, bridged, reassembly }));
+        recovery.attempt = Attempt::TakingIn(Box::new(TakingIn {
+            leg,
+            replay,
+            comparison,
+            bridged,
+            reassembly,
+            owes_ack: false,
+        }));
         if ready {
             return self.resplice(flow, &[], false);
         }
@@ -125,6 +134,25 @@ impl Core {
         let window = recovery.window(&flow.leg, taking, self.mss());
         let packet = taking.leg.segment(&flow.leg, seq, taking.next(), window).build();
         self.send(packet);
+    }
+
+    /// Behind a gap each segment is answered at once: three equal answers have the alternate repeat what was lost (RFC 5681 §3.2).
+    fn owe_acknowledgement(&mut self, flow: &mut Flow) {
+        let State::Recovering(recovery) = &mut flow.state else { return };
+        let Attempt::TakingIn(taking) = &mut recovery.attempt else { return };
+        if taking.reassembly.kept() > 0 {
+            self.acknowledge_alternate(flow);
+        } else if !std::mem::replace(&mut taking.owes_ack, true) {
+            self.owed_acks.push(flow.leg.client);
+        }
+    }
+
+    pub(crate) fn pay_acknowledgement(&mut self, flow: &mut Flow) {
+        let State::Recovering(recovery) = &mut flow.state else { return };
+        let Attempt::TakingIn(taking) = &mut recovery.attempt else { return };
+        if std::mem::take(&mut taking.owes_ack) {
+            self.acknowledge_alternate(flow);
+        }
     }
 
     fn take_in(&mut self, flow: &mut Flow, segment: &TcpSegment<'_>) {
@@ -179,7 +207,7 @@ impl Core {
             Verdict::More => {
                 self.replay(flow);
                 if data {
-                    self.acknowledge_alternate(flow);
+                    self.owe_acknowledgement(flow);
                 }
             }
             Verdict::Unfit(reason) => self.alternate_failed(flow, reason),

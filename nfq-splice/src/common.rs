@@ -63,6 +63,8 @@ pub(crate) struct Core {
     pub(crate) now: Time,
     pub(crate) secret: Secret,
     pub(crate) actions: VecDeque<Action>,
+    /// Clients whose alternates are owed an acknowledgement.
+    pub(crate) owed_acks: Vec<SocketAddr>,
     /// Counts how often all actions have been taken out, from 1.
     pub(crate) round: u32,
     pub(crate) counters: Counters,
@@ -89,6 +91,7 @@ impl Core {
             now: Time::default(),
             secret,
             actions: VecDeque::new(),
+            owed_acks: Vec::new(),
             round: 1,
             counters: Counters::default(),
             learnt_scale: None,

@@ -308,11 +308,21 @@ impl Engine {
 
     /// The next thing to do.
     pub fn poll_action(&mut self) -> Option<Action> {
+        if self.core.actions.is_empty() {
+            self.acknowledge_alternates();
+        }
         let action = self.core.actions.pop_front();
         if action.is_none() {
             self.core.round = self.core.round.wrapping_add(1).max(1);
         }
         action
+    }
+
+    /// One acknowledgement for all that came in one batch of packets: with many connections at once each packet counts.
+    fn acknowledge_alternates(&mut self) {
+        for client in std::mem::take(&mut self.core.owed_acks) {
+            self.table.with(&mut self.core, client, Core::pay_acknowledgement);
+        }
     }
 
     /// For `resplice status`.

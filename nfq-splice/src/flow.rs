@@ -173,6 +173,8 @@ pub(crate) struct TakingIn {
     /// The comparison has ended well: bytes behind p that have been taken in.
     pub(crate) bridged: Option<u64>,
     pub(crate) reassembly: Reassembly,
+    /// Data has come that is acknowledged when this batch of packets is over.
+    pub(crate) owes_ack: bool,
 }
 
 /// An answer of the proxy's own.

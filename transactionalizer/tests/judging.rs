@@ -174,6 +174,19 @@ fn idle_close_of_a_dead_backend_is_a_failure_of_all_its_connections() {
 }
 
 #[test]
+fn of_a_dead_backends_connections_those_are_reported_first_that_wait_for_something() {
+    let mut world = World::new();
+    idle(&mut world, 1);
+    let (waiting, _) = asked(&mut world, 2);
+    let (conn, at, ack) = idle(&mut world, 3);
+    world.backend_flags(conn, Flags::FIN, at, b"", ack).unwrap();
+    world.run(2, |_| Some(Answer::Refused));
+    let reports = world.reports();
+    let clients: Vec<_> = reports.iter().map(|(_, _, report)| report.flow.client).collect();
+    assert_eq!((clients.len(), clients[0]), (3, waiting.flow.client));
+}
+
+#[test]
 fn idle_close_without_any_answer_is_a_failure() {
     let mut world = World::new();
     let (conn, asked, replied) = idle(&mut world, 5000);

@@ -284,7 +284,7 @@ impl Default for Recovery {
     fn default() -> Self {
         Self {
             volatile_headers: vec!["Date".to_owned()],
-            range_from_bytes: 256 << 10,
+            range_from_bytes: 64 << 10,
             request_bytes: 1 << 20,
             kept_bytes: 256 << 20,
             timeout_ms: 10_000,

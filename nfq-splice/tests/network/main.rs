@@ -9,6 +9,7 @@ mod icmp;
 mod large;
 mod options;
 mod orders;
+mod take_in;
 mod uploads;
 mod windows;
 mod world;

@@ -131,7 +131,9 @@ impl Engine {
         out: &mut Vec<Action>,
     ) {
         let reports = failing.flows.iter().filter_map(|flow| self.report_one(*flow, barrier, now, log));
-        let reports: Vec<ConnectionReport> = reports.collect();
+        let mut reports: Vec<ConnectionReport> = reports.collect();
+        // Who waits for something first: it may take a while until all have had their turn.
+        reports.sort_by_key(|report| report.pending.is_empty());
         self.counters.failed += reports.len() as u64;
         let unrecoverable = reports.iter().filter(|report| report.unrecoverable.is_some()).count();
         self.counters.unrecoverable += unrecoverable as u64;
