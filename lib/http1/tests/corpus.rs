@@ -4,51 +4,10 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod common;
+
+use common::{Case, MAX, MUTATED, SUITE, cases};
 use http1::{Event, Refusal, RequestFramer, ResponseFramer, Step};
-
-const SUITE: &str = include_str!("corpus/llhttp.tsv");
-const MUTATED: &str = include_str!("corpus/mutated.tsv");
-const MAX: usize = 64 << 10;
-
-struct Case<'a> {
-    is_request: bool,
-    name: &'a str,
-    /// Where llhttp found messages to end.
-    ends: Vec<usize>,
-    /// How it stopped.
-    stop: &'a str,
-    bytes: Vec<u8>,
-}
-
-fn cases(text: &str) -> impl Iterator<Item = Case<'_>> {
-    text.lines().filter(|line| !line.starts_with('#')).map(|line| {
-        let columns: Vec<_> = line.splitn(5, '\t').collect();
-        let [kind, name, ends, stop, bytes] = columns.as_slice() else { panic!("{line}") };
-        let ends = ends.split(',').filter(|end| !end.is_empty()).map(|end| end.parse().unwrap()).collect();
-        Case { is_request: *kind == "request", name, ends, stop, bytes: unescape(bytes) }
-    })
-}
-
-fn unescape(text: &str) -> Vec<u8> {
-    let (mut bytes, mut rest) = (Vec::new(), text.as_bytes());
-    while let [byte, tail @ ..] = rest {
-        rest = tail;
-        let (unescaped, length) = match (byte, tail) {
-            (b'\\', [b'r', ..]) => (b'\r', 1),
-            (b'\\', [b'n', ..]) => (b'\n', 1),
-            (b'\\', [b't', ..]) => (b'\t', 1),
-            (b'\\', [b'\\', ..]) => (b'\\', 1),
-            (b'\\', [b'x', digits @ ..]) => {
-                let digits = std::str::from_utf8(&digits[..2]).unwrap();
-                (u8::from_str_radix(digits, 16).unwrap(), 3)
-            }
-            _ => (*byte, 0),
-        };
-        bytes.push(unescaped);
-        rest = &rest[length..];
-    }
-    bytes
-}
 
 type Outcome = (Vec<usize>, Option<Refusal>);
 
