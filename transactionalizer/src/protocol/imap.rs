@@ -6,7 +6,8 @@
 use std::collections::VecDeque;
 
 use super::text_lines::TextLine;
-use super::{Answer, Asked, Protocol, Refused, RequestEvent, ResponseEvent, Step};
+use super::turns::{Answering, before_request};
+use super::{Asked, Protocol, Refused, RequestEvent, ResponseEvent, Step};
 
 /// Commands without a tagged response at most; servers allow far fewer.
 const MAX_COMMANDS: usize = 1024;
@@ -52,16 +53,6 @@ impl Lines {
 enum Dialogue {
     Authenticate,
     Idle,
-}
-
-/// Which bytes come next from the server, or what is to be said without any.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-enum Answering {
-    #[default]
-    Between,
-    Within,
-    Complete,
-    Switched,
 }
 
 #[derive(Debug, Default)]
@@ -141,11 +132,8 @@ fn is_tag(text: &str) -> bool {
 
 impl Protocol for Imap {
     fn feed_request(&mut self, bytes: &[u8]) -> Result<Step<RequestEvent>, Refused> {
-        if std::mem::take(&mut self.complete) {
-            return Ok(Step::new(0, RequestEvent::End));
-        }
-        if bytes.is_empty() {
-            return Ok(Step::new(0, RequestEvent::NeedMore));
+        if let Some(step) = before_request(&mut self.complete, bytes) {
+            return Ok(step);
         }
         let (taken, text) = self.client.feed(bytes);
         let event = text.map_or(Ok(RequestEvent::Part), |text| self.command(&text))?;
@@ -153,26 +141,19 @@ impl Protocol for Imap {
     }
 
     fn feed_response(&mut self, bytes: &[u8]) -> Result<Step<ResponseEvent>, Refused> {
-        match self.answering {
-            Answering::Complete => {
-                self.answering = Answering::Between;
+        let begins = !self.commands.is_empty() && self.server.is_between();
+        if let Some(step) = self.answering.before(bytes, begins) {
+            if matches!(step.event, ResponseEvent::End) {
                 self.answered();
-                return Ok(Step::new(0, ResponseEvent::End));
             }
-            Answering::Switched => return Ok(Step::new(0, ResponseEvent::Switched)),
-            _ if bytes.is_empty() => return Ok(Step::new(0, ResponseEvent::NeedMore)),
-            Answering::Between if !self.commands.is_empty() && self.server.is_between() => {
-                self.answering = Answering::Within;
-                return Ok(Step::new(0, ResponseEvent::Answer(Answer::begun())));
-            }
-            Answering::Between | Answering::Within => {}
+            return Ok(step);
         }
-        let asked = self.answering == Answering::Within;
+        let now = self.answering;
         let (taken, text) = self.server.feed(bytes);
         if let Some(text) = text {
             self.response(&text)?;
         }
-        Ok(Step::new(taken, if asked { ResponseEvent::Body } else { ResponseEvent::Unasked }))
+        Ok(now.part(taken))
     }
 
     fn bound_to_server(&self) -> Option<&'static str> {

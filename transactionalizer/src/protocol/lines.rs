@@ -8,7 +8,8 @@ use std::sync::Arc;
 use cluster::config;
 
 use super::ending::{Ending, Progress};
-use super::{Answer, Asked, MAX_OUTSTANDING, Protocol, Refused, RequestEvent, ResponseEvent, Step};
+use super::turns::{Answering, before_request};
+use super::{Asked, MAX_OUTSTANDING, Protocol, Refused, RequestEvent, ResponseEvent, Step};
 
 /// Longest request, bytes.
 const MAX_REQUEST: usize = 64 << 10;
@@ -31,15 +32,8 @@ pub(super) struct Lines {
     greets: bool,
     /// It has not done so yet.
     greeting: bool,
-    answer: AnswerState,
+    answering: Answering,
     progress: Progress,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum AnswerState {
-    Between,
-    Within,
-    Complete,
 }
 
 impl Lines {
@@ -53,7 +47,7 @@ impl Lines {
             outstanding: 0,
             greets: config.greeting,
             greeting: config.greeting,
-            answer: AnswerState::Between,
+            answering: Answering::default(),
             progress: Progress::default(),
         }
     }
@@ -76,11 +70,8 @@ impl Lines {
 
 impl Protocol for Lines {
     fn feed_request(&mut self, bytes: &[u8]) -> Result<Step<RequestEvent>, Refused> {
-        if std::mem::take(&mut self.complete) {
-            return Ok(Step::new(0, RequestEvent::End));
-        }
-        if bytes.is_empty() {
-            return Ok(Step::new(0, RequestEvent::NeedMore));
+        if let Some(step) = before_request(&mut self.complete, bytes) {
+            return Ok(step);
         }
         let end = bytes.iter().position(|byte| self.ends.request.contains(byte)).map(|at| at + 1);
         let part = bytes.get(..end.unwrap_or(bytes.len())).unwrap_or_default();
@@ -93,30 +84,20 @@ impl Protocol for Lines {
     }
 
     fn feed_response(&mut self, bytes: &[u8]) -> Result<Step<ResponseEvent>, Refused> {
-        match self.answer {
-            AnswerState::Complete => {
-                self.answer = AnswerState::Between;
-                self.outstanding -= 1;
-                return Ok(Step::new(0, ResponseEvent::End));
-            }
-            _ if bytes.is_empty() => return Ok(Step::new(0, ResponseEvent::NeedMore)),
-            AnswerState::Between if self.greeting => {
-                let end = self.ends.response.find(&mut self.progress, bytes);
-                self.greeting = end.is_none();
-                return Ok(Step::new(end.unwrap_or(bytes.len()), ResponseEvent::Unasked));
-            }
-            AnswerState::Between if self.outstanding == 0 => return Err("response without a request"),
-            AnswerState::Between => {
-                self.answer = AnswerState::Within;
-                return Ok(Step::new(0, ResponseEvent::Answer(Answer::begun())));
-            }
-            AnswerState::Within => {}
+        let begins = !self.greeting && self.outstanding > 0;
+        if let Some(step) = self.answering.before(bytes, begins) {
+            self.outstanding -= usize::from(matches!(step.event, ResponseEvent::End));
+            return Ok(step);
+        }
+        let now = self.answering;
+        if now == Answering::Between && !self.greeting {
+            return Err("response without a request");
         }
         let end = self.ends.response.find(&mut self.progress, bytes);
-        if end.is_some() {
-            self.answer = AnswerState::Complete;
+        if end.is_some() && !std::mem::take(&mut self.greeting) {
+            self.answering = Answering::Complete;
         }
-        Ok(Step::new(end.unwrap_or(bytes.len()), ResponseEvent::Body))
+        Ok(now.part(end.unwrap_or(bytes.len())))
     }
 
     fn is_blank(&self, byte: u8) -> bool {

@@ -19,6 +19,7 @@ mod lines;
 mod records;
 mod smtp;
 mod text_lines;
+mod turns;
 
 /// Requests without a response yet at most: as many as the ordinal in a transaction's name can count.
 pub(crate) const MAX_OUTSTANDING: usize = http1::MAX_OUTSTANDING;

@@ -3,7 +3,8 @@
 
 use cluster::config;
 
-use super::{Answer, Asked, MAX_OUTSTANDING, Protocol, Refused, RequestEvent, ResponseEvent, Step};
+use super::turns::Answering;
+use super::{Asked, MAX_OUTSTANDING, Protocol, Refused, RequestEvent, ResponseEvent, Step};
 
 /// One direction.
 #[derive(Debug, Default)]
@@ -22,8 +23,7 @@ pub(super) struct Records {
     client: Stream,
     server: Stream,
     outstanding: usize,
-    /// A response has begun.
-    answering: bool,
+    answering: Answering,
 }
 
 impl Records {
@@ -35,7 +35,7 @@ impl Records {
             client: Stream::default(),
             server: Stream::default(),
             outstanding: 0,
-            answering: false,
+            answering: Answering::default(),
         }
     }
 
@@ -94,25 +94,24 @@ impl Protocol for Records {
     }
 
     fn feed_response(&mut self, bytes: &[u8]) -> Result<Step<ResponseEvent>, Refused> {
-        match self.server.left {
-            Some(0) => {
-                (self.server.left, self.answering) = (None, false);
-                self.outstanding -= 1;
-                return Ok(Step::new(0, ResponseEvent::End));
-            }
-            _ if bytes.is_empty() => return Ok(Step::new(0, ResponseEvent::NeedMore)),
-            _ if self.outstanding == 0 => return Err("response without a request"),
-            _ if !self.answering => {
-                self.answering = true;
-                return Ok(Step::new(0, ResponseEvent::Answer(Answer::begun())));
-            }
-            Some(left) => return Ok(Step::new(self.server.take(bytes, left), ResponseEvent::Body)),
-            None => {}
+        if let Some(step) = self.answering.before(bytes, self.outstanding > 0) {
+            self.outstanding -= usize::from(matches!(step.event, ResponseEvent::End));
+            return Ok(step);
+        }
+        let now = self.answering;
+        if now == Answering::Between {
+            return Err("response without a request");
         }
         let mut stream = std::mem::take(&mut self.server);
-        let (taken, _) = self.take_length(&mut stream, bytes)?;
+        let taken = match stream.left {
+            Some(left) => stream.take(bytes, left),
+            None => self.take_length(&mut stream, bytes)?.0,
+        };
+        if stream.left.take_if(|left| *left == 0).is_some() {
+            self.answering = Answering::Complete;
+        }
         self.server = stream;
-        Ok(Step::new(taken, ResponseEvent::Body))
+        Ok(now.part(taken))
     }
 
     fn is_blank(&self, _: u8) -> bool {

@@ -8,7 +8,8 @@ use std::collections::VecDeque;
 
 use super::ending::{Ending, Progress};
 use super::text_lines::TextLine;
-use super::{Answer, Asked, Protocol, Refused, RequestEvent, ResponseEvent, Step};
+use super::turns::{Answering, before_request};
+use super::{Asked, Protocol, Refused, RequestEvent, ResponseEvent, Step};
 
 /// Commands without a reply at most; servers allow far fewer.
 const MAX_COMMANDS: usize = 1024;
@@ -38,15 +39,6 @@ enum Leads {
     ToTls,
 }
 
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-enum Replying {
-    #[default]
-    Between,
-    Within,
-    Complete,
-    Switched,
-}
-
 #[derive(Debug, Default)]
 pub(super) struct Smtp {
     sends: Sends,
@@ -55,7 +47,7 @@ pub(super) struct Smtp {
     commands: VecDeque<Leads>,
     /// The end of a request has to be said.
     complete: bool,
-    replying: Replying,
+    answering: Answering,
 }
 
 impl Smtp {
@@ -104,8 +96,8 @@ impl Smtp {
                 self.sends = Sends::Message(Ending::after(2));
             }
             (Leads::ToSecrets, 334) => self.sends = Sends::Secrets,
-            (Leads::ToTls, 220) => self.replying = Replying::Switched,
-            _ => self.replying = Replying::Complete,
+            (Leads::ToTls, 220) => self.answering = Answering::Switched,
+            _ => self.answering = Answering::Complete,
         }
         Ok(())
     }
@@ -122,11 +114,8 @@ impl Smtp {
 
 impl Protocol for Smtp {
     fn feed_request(&mut self, bytes: &[u8]) -> Result<Step<RequestEvent>, Refused> {
-        if std::mem::take(&mut self.complete) {
-            return Ok(Step::new(0, RequestEvent::End));
-        }
-        if bytes.is_empty() {
-            return Ok(Step::new(0, RequestEvent::NeedMore));
+        if let Some(step) = before_request(&mut self.complete, bytes) {
+            return Ok(step);
         }
         let (taken, ended) = match &mut self.sends {
             Sends::Message(progress) => {
@@ -152,21 +141,14 @@ impl Protocol for Smtp {
     }
 
     fn feed_response(&mut self, bytes: &[u8]) -> Result<Step<ResponseEvent>, Refused> {
-        match self.replying {
-            Replying::Complete => {
-                self.replying = Replying::Between;
+        let begins = !self.commands.is_empty() && self.server.is_empty();
+        if let Some(step) = self.answering.before(bytes, begins) {
+            if matches!(step.event, ResponseEvent::End) {
                 self.replied();
-                return Ok(Step::new(0, ResponseEvent::End));
             }
-            Replying::Switched => return Ok(Step::new(0, ResponseEvent::Switched)),
-            _ if bytes.is_empty() => return Ok(Step::new(0, ResponseEvent::NeedMore)),
-            Replying::Between if !self.commands.is_empty() && self.server.is_empty() => {
-                self.replying = Replying::Within;
-                return Ok(Step::new(0, ResponseEvent::Answer(Answer::begun())));
-            }
-            Replying::Between | Replying::Within => {}
+            return Ok(step);
         }
-        let asked = self.replying == Replying::Within;
+        let now = self.answering;
         let (taken, complete) = self.server.feed(bytes);
         if complete {
             let line = self.server.take();
@@ -175,7 +157,7 @@ impl Protocol for Smtp {
                 self.reply(&line)?;
             }
         }
-        Ok(Step::new(taken, if asked { ResponseEvent::Body } else { ResponseEvent::Unasked }))
+        Ok(now.part(taken))
     }
 
     fn bound_to_server(&self) -> Option<&'static str> {
