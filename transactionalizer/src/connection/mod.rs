@@ -5,22 +5,22 @@ use std::time::Duration;
 use cluster::config::Cluster;
 use cluster::control::Flow;
 use cluster::tags::TagRules;
-use cluster::transaction::TransactionId;
 use packet::{Flags, Seq, SynOptions, TcpSegment, Time};
 use segment_log::LeftOut;
 
 use crate::direction::{Direction, Taken};
 use crate::endpoint::Endpoint;
-use crate::judge::Situation;
 use crate::kept::Share;
 use crate::protocol::{self, Protocol};
 use crate::request::{Lost, Requests};
 use crate::response::{Progress, Responses};
 use crate::spans::{Record, Spans};
-use crate::transactions::{Side, Transactions};
+use crate::transactions::Transactions;
 
 mod debt;
+mod end;
 mod large;
+mod names;
 mod repeated;
 mod report;
 
@@ -336,73 +336,6 @@ impl Connection {
         self.keep_unacknowledged(&request, response, end);
     }
 
-    /// The backend's RST at `seq` is one that the client may take (RFC 5961).
-    pub fn acceptable_reset(&self, seq: Seq) -> bool {
-        self.backend.acceptable_reset(seq)
-    }
-
-    /// The backend's RST at `seq` may have overtaken its last bytes.
-    pub fn reset_ahead(&self, seq: Seq) -> bool {
-        self.backend.reset_ahead(seq)
-    }
-
-    /// What the judge needs to know.
-    pub fn situation(&self) -> Situation {
-        Situation {
-            opaque: self.opaque.is_some() || self.released,
-            gap_before_fin: self.backend.gap_before_fin(),
-            request_pending: self.requests.first().is_some(),
-            response: self.responses.in_progress(),
-            closing: self.responses.closing(),
-            ended_before: self.client_reset || self.client.finished(),
-        }
-    }
-
-    /// The backend's FIN or RST was released: its end is the client's business from now on.
-    pub fn handle_released(&mut self) {
-        self.released = true;
-        self.owed_since = None;
-    }
-
-    /// A failure of the backend would not matter to the client any more.
-    pub fn over(&self) -> bool {
-        let delivered = self.backend.acked() == self.backend.delivered();
-        self.client_reset || (self.released && (delivered || self.opaque.is_some()))
-    }
-
-    /// Both ends have closed.
-    pub fn closed(&self) -> bool {
-        self.client_reset || (self.released && (self.client.finished() || !self.backend.finished()))
-    }
-
-    /// T_L.
-    pub fn t_l(&self) -> u32 {
-        self.transactions.t_l()
-    }
-
-    /// The transaction that the byte at `seq`, which must have been logged, belongs to; `None` if it is long over, or the
-    /// transactions cannot be told apart.
-    pub fn transaction_at(&self, side: Side, seq: Seq) -> Option<TransactionId> {
-        let direction = self.direction(side);
-        let offset = u64::try_from(direction.offset(seq)).ok().filter(|at| *at < direction.delivered())?;
-        let ordinal = self.transactions.at(side, offset).filter(|_| self.opaque.is_none())?;
-        Some(TransactionId::new(self.flow().client, ordinal))
-    }
-
-    /// First sequence number and length of a transaction's request or response; `None` if it is not complete, or long over.
-    pub fn place_of(&self, side: Side, id: TransactionId) -> Option<(Seq, u64)> {
-        let ordinal = id.ordinal_near(self.transactions.t_l());
-        let range = self.transactions.range(side, ordinal).filter(|_| id.client == self.flow().client)?;
-        Some((self.direction(side).seq(range.start), range.end - range.start))
-    }
-
-    fn direction(&self, side: Side) -> &Direction {
-        match side {
-            Side::Requests => &self.client,
-            Side::Responses => &self.backend,
-        }
-    }
-
     /// S.
     pub fn client_next(&self) -> Seq {
         self.client.seq(self.client.delivered())
@@ -413,23 +346,8 @@ impl Connection {
         self.requests.first().map(|request| request.summary.as_str())
     }
 
-    /// A client's segment at `seq` is the next expected one; `None`: there is a gap before it.
-    pub fn expected_from_client(&self, seq: Seq) -> Option<bool> {
-        expected(self.client.offset(seq) - self.client.delivered() as i64)
-    }
-
-    /// A backend's segment at `seq` is the next expected one; `None`: there is a gap before it.
-    pub fn expected_from_backend(&self, seq: Seq) -> Option<bool> {
-        expected(self.backend.offset(seq) - self.backend.delivered() as i64)
-    }
-
     /// Data conflicts seen beyond gaps: bytes that came again with other content.
     pub fn conflicts(&self) -> u64 {
         u64::from(self.client.conflicts) + u64::from(self.backend.conflicts)
     }
-}
-
-/// `Some(true)`: exactly the next; `Some(false)`: old; `None`: beyond a gap.
-fn expected(distance: i64) -> Option<bool> {
-    (distance <= 0).then_some(distance == 0)
 }
