@@ -100,23 +100,28 @@ const LAXER: &[(&str, &str)] = &[
         "a tab before an extension, which RFC 9112 §7.1.1 has; h11 knows spaces only",
     ),
     (
+        "illegal chunk header*(b'00000",
+        "leading zeros without end, as far as a line may go; h11 takes twenty digits",
+    ),
+    (
         "no response line received",
         "empty lines between an interim response and the final one: llhttp skips them as well",
     ),
 ];
 
-/// What h11 says of fields that mean nothing to us in a response that has no body, whatever they say (RFC 9112 §6.3).
+/// What h11 says of fields that mean nothing to us in a response that has no body (RFC 9112 §6.3) and in trailers (RFC 9110 §6.5.1),
+/// whatever they say.
 const MEANINGLESS: &[(&str, &str)] = &[
     ("bad Content-Length", ""),
     ("conflicting Content-Length headers", ""),
     ("multiple Transfer-Encoding headers", ""),
 ];
 
-/// The first of these is a head without a body.
-fn has_no_body(items: &[Item]) -> bool {
+/// The first of these is a head without a body, or the end behind trailers.
+fn says_nothing_of_length(items: &[Item]) -> bool {
     match items {
+        [Item::End(_), ..] | [Item::Head(..), Item::Opaque, ..] => true,
         [Item::Head(_, head), Item::End(end), ..] => head == end,
-        [Item::Head(..), Item::Opaque, ..] => true,
         [Item::Head(text, _), ..] => text.starts_with('1'),
         _ => false,
     }
@@ -131,7 +136,7 @@ fn compare(ours: &[Item], theirs: &[Item]) -> Result<Option<&'static str>, Strin
         | (Some(Item::Refused(_)), Some(Item::Refused(_) | Item::More))
         | (Some(Item::More), Some(Item::Refused(_))) => Ok(None),
         (Some(Item::Refused(reason)), Some(_)) => reason_of(STRICTER, reason),
-        (Some(_), Some(Item::Refused(reason))) if has_no_body(&ours[at..]) => {
+        (Some(_), Some(Item::Refused(reason))) if says_nothing_of_length(&ours[at..]) => {
             reason_of(MEANINGLESS, reason).or_else(|_| reason_of(LAXER, reason))
         }
         (Some(_), Some(Item::Refused(reason))) => reason_of(LAXER, reason),
