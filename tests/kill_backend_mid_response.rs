@@ -45,13 +45,16 @@ fn so_does_a_chunked_one() -> Result<()> {
 
 #[test]
 fn so_does_one_without_the_fast_path() -> Result<()> {
-    let settings = Settings { set: vec!["splice.fast_path=false".into()], ..Settings::default() };
-    in_lab(&settings, |lab| {
-        for offset in [1, SIZE / 2, SIZE - 1_000_000] {
-            kill_at(lab, "/files/300m", offset)?;
-        }
-        Ok(())
-    })
+    for path in [Path::Kernel, Path::Userspace] {
+        let set = vec!["splice.fast_path=false".into()];
+        in_lab(&Settings { path, set, ..Settings::default() }, |lab| {
+            for offset in [1, SIZE / 2] {
+                kill_at(lab, "/files/300m", offset)?;
+            }
+            Ok(())
+        })?;
+    }
+    Ok(())
 }
 
 #[test]

@@ -51,8 +51,13 @@ fn so_does_conntrack_alone() -> Result<()> {
 }
 
 #[test]
-fn the_userspace_path_translates_every_field() -> Result<()> {
+fn so_does_the_fast_path_beside_the_userspace_path() -> Result<()> {
     every_field_is_right(&lossy(Path::Userspace))
+}
+
+#[test]
+fn the_userspace_path_translates_every_field() -> Result<()> {
+    every_field_is_right(&Settings { set: vec!["splice.fast_path=false".into()], ..lossy(Path::Userspace) })
 }
 
 #[test]

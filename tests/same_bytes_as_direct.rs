@@ -12,8 +12,10 @@ use lab::testing::in_lab;
 use lab::topology::{DIRECT_PORT, PORT, VIP};
 use lab::{Lab, Node};
 
+/// On the userspace path without the fast path, so that `nfq-splice` itself translates.
 fn with_path(path: Path) -> Settings {
-    Settings { path, ..Settings::default() }
+    let set = if path == Path::Userspace { vec!["splice.fast_path=false".into()] } else { Vec::new() };
+    Settings { path, set, ..Settings::default() }
 }
 
 fn documents_uploads_and_sessions(path: Path) -> Result<()> {

@@ -54,8 +54,8 @@ fn restart(lab: &Lab, signal: Signal) -> Result<()> {
     lab.start_daemon(Daemon::NfqSplice).map(drop)
 }
 
-fn nobody_notices(path: Path, signal: Signal) -> Result<()> {
-    in_lab(&Settings { path, ..Settings::default() }, |lab| {
+fn nobody_notices(settings: &Settings, signal: Signal) -> Result<()> {
+    in_lab(settings, |lab| {
         let open = || lab.open(Behaviour::default());
         let transfers: Vec<Connection> = (0..TRANSFERS).map(|_| open()).collect::<Result<_>>()?;
         let setups: Vec<Connection> = (0..SETUPS).map(|_| open()).collect::<Result<_>>()?;
@@ -78,7 +78,8 @@ fn nobody_notices(path: Path, signal: Signal) -> Result<()> {
             anyhow::Ok(())
         })?;
         let counters = lab.proxy_status()?.counters;
-        ensure!(counters.get("fast_path_interfaces").is_some_and(|number| *number > 0), "{counters:?}");
+        let fast = counters.get("fast_path_interfaces").is_some_and(|number| *number > 0);
+        ensure!(fast == settings.set.is_empty(), "{counters:?}");
         let restored = counters.get("connections_restored").copied().unwrap_or(0);
         ensure!(restored >= TRANSFERS as u64, "{counters:?}");
         ensure!(counters.get("connections_lost").is_none_or(|lost| *lost == 0), "{counters:?}");
@@ -88,15 +89,16 @@ fn nobody_notices(path: Path, signal: Signal) -> Result<()> {
 
 #[test]
 fn killed() -> Result<()> {
-    nobody_notices(Path::Kernel, Signal::KILL)
+    nobody_notices(&Settings::default(), Signal::KILL)
 }
 
 #[test]
 fn killed_on_the_userspace_path() -> Result<()> {
-    nobody_notices(Path::Userspace, Signal::KILL)
+    nobody_notices(&Settings { path: Path::Userspace, ..Settings::default() }, Signal::KILL)
 }
 
 #[test]
-fn ended_on_the_userspace_path() -> Result<()> {
-    nobody_notices(Path::Userspace, Signal::TERM)
+fn ended_without_the_fast_path() -> Result<()> {
+    let set = vec!["splice.fast_path=false".into()];
+    nobody_notices(&Settings { path: Path::Userspace, set, ..Settings::default() }, Signal::TERM)
 }

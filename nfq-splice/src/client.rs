@@ -53,7 +53,7 @@ impl Core {
 
     /// `None` where the numbers are not known: before the handshake's end its own check applies, and what the kernel translates
     /// the backend judges.
-    fn expected(&self, flow: &Flow) -> Option<Expected> {
+    pub(crate) fn expected(&self, flow: &Flow) -> Option<Expected> {
         let (max_window, acked) = (flow.leg.max_window, flow.leg.acked);
         let (next, limit, unacknowledged, sent) = match &flow.state {
             State::Setup(setup) if setup.established => {

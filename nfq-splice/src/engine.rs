@@ -31,7 +31,7 @@ const SPLICED_BEFORE: Duration = Duration::from_secs(1);
 /// All connections of one proxy.
 pub struct Engine {
     pub(crate) core: Core,
-    table: Table,
+    pub(crate) table: Table,
 }
 
 impl Engine {

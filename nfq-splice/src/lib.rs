@@ -26,6 +26,7 @@ mod icmp;
 mod key;
 mod leg;
 mod parked;
+mod passed;
 mod recovery;
 mod resets;
 pub mod routing;

@@ -111,6 +111,7 @@ impl Engine {
         let mut flow =
             Flow { leg, resplices: 0, suspended: false, parked: true, acted: 0, state, timer: None };
         self.core.suspend_packets(&mut flow);
+        self.core.park(&mut flow);
         self.put(flow);
     }
 }

@@ -83,7 +83,7 @@ impl Splice {
 }
 
 /// Learns what may come from a backend's segment that is no SYN.
-fn note_backend(splice: &mut Splice, leg: &ClientLeg, segment: &TcpSegment<'_>) {
+pub(crate) fn note_backend(splice: &mut Splice, leg: &ClientLeg, segment: &TcpSegment<'_>) {
     let (delta, scale) = (splice.delta, splice.server_scale);
     if let Some(window) = &mut splice.window {
         window.note_backend(segment, delta, scale);

@@ -135,8 +135,8 @@ pub enum SplicePath {
 pub struct Splice {
     /// The preferred path; a connection that the kernel path cannot express takes the other.
     pub path: SplicePath,
-    /// Where the kernel can: plain segments of what is on the kernel path are translated and sent on by a BPF program, past
-    /// conntrack, routing and all other rules of the proxy. Elsewhere conntrack translates all.
+    /// Where the kernel can: plain segments of spliced connections are translated and sent on by a BPF program, past
+    /// conntrack, routing and all other rules of the proxy. All others go as `path` says.
     pub fast_path: bool,
     /// MSS announced to clients, bytes. Must be what the backends announce.
     pub mss: u16,

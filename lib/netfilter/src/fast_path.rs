@@ -1,22 +1,27 @@
 //! Splices translated where packets come in, before conntrack and routing, by a BPF program: what conntrack's entry says, for
 //! the plain segments of a connection under way, faster. It is a cache of entries: whatever it does not know or does not
-//! take goes on to conntrack, and conntrack still sees enough to know whether the connection lives.
+//! take goes on to conntrack, and conntrack still sees enough to know whether the connection lives. A connection without an entry, which its
+//! owner translates, can be there as well: then the program records what passes for him.
 //!
 //! The program stays when its owner dies, like the entries. It needs Linux 6.6 (TCX), `CAP_BPF`, IPv4 and timestamps.
 //!
 //! Call order: [`FastPath::open`], [`FastPath::add`] what an earlier owner spliced, [`FastPath::attach`]. Then `add` after an
-//! entry was created, and [`FastPath::remove`] *before* an entry is deleted or its packets are to be queued.
+//! entry was created, or [`FastPath::add_recorded`], and [`FastPath::remove`] *before* an entry is deleted or its packets are to be queued.
 
 mod assembler;
+mod judge;
 mod program;
 mod syscalls;
+mod value;
 
 use std::net::{SocketAddr, SocketAddrV4};
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
 
 use crate::Error;
 use crate::conntrack::SpliceEntry;
-use program::{KEY, VALUE};
+use program::KEY;
+use value::{Direction, VALUE};
 
 /// The map, and the program that reads it.
 pub struct FastPath {
@@ -24,36 +29,24 @@ pub struct FastPath {
     program: OwnedFd,
 }
 
-/// The segments of one direction that are taken, and how they are translated.
+/// What went by of one side of a connection: as its segments said it themselves, before translation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Direction {
-    /// Beside the client.
-    peer: SocketAddrV4,
-    /// In its place.
-    new: SocketAddrV4,
-    /// Added to sequence number, acknowledgement, TSval and TSecr.
-    add: [u32; 4],
+pub struct Passed {
+    /// One after the last byte.
+    pub end: u32,
+    /// The acknowledgement.
+    pub ack: u32,
+    /// The window's field beside that.
+    pub window: u16,
+    /// TSval and TSecr beside that.
+    pub timestamps: (u32, u32),
 }
 
-impl Direction {
-    fn bytes(&self) -> [u8; VALUE] {
-        let mut bytes = [0; VALUE];
-        let add = self.add.map(u32::to_ne_bytes).concat();
-        let parts: [(usize, &[u8]); 5] = [
-            (0, &self.peer.ip().octets()),
-            (4, &self.peer.port().to_be_bytes()),
-            (6, &self.new.port().to_be_bytes()),
-            (8, &self.new.ip().octets()),
-            (12, &add),
-        ];
-        for (at, part) in parts {
-            if let Some(place) = bytes.get_mut(at..at + part.len()) {
-                place.copy_from_slice(part);
-            }
-        }
-        bytes
-    }
-}
+/// Window scales, as they come and as they leave, of what a client sends and of what it gets.
+pub type Rescale = [(u8, u8); 2];
+
+/// Conntrack forgets what it does not see for longer than its shortest timeout for established connections.
+const CONNTRACK_SHOWN_EVERY: Duration = Duration::from_secs(1);
 
 impl FastPath {
     /// Room for `connections`; the program does nothing yet.
@@ -78,14 +71,68 @@ impl FastPath {
         each_interface(syscalls::detach).map(drop)
     }
 
-    /// From now on the program translates this connection; false if it cannot.
+    /// From now on the program translates this connection, which has an entry; false if it cannot.
     pub fn add(&self, entry: &SpliceEntry) -> Result<bool, Error> {
-        let Some((client, to_backend, to_client)) = directions(entry) else { return Ok(false) };
-        for (number, direction) in [(0, to_backend), (1, to_client)] {
-            syscalls::update(self.map.as_fd(), &key(client, number), &direction.bytes())
-                .map_err(|error| Error::system("add to a BPF map", error))?;
+        let Some((client, directions)) = directions(entry, [(0, 0); 2], false) else { return Ok(false) };
+        for (number, direction) in (0..).zip(directions) {
+            self.put(client, number, &direction.bytes(Duration::ZERO, CONNTRACK_SHOWN_EVERY))?;
         }
         Ok(true)
+    }
+
+    /// The same of one that has none, and that somebody else translates where the program does not: he is shown a segment of each side
+    /// `shown_every` so often, and what begins or ends the connection; of all else the program keeps a record. Not anew if
+    /// it is there already.
+    pub fn add_recorded(
+        &self,
+        entry: &SpliceEntry,
+        rescale: Rescale,
+        shown_every: Duration,
+    ) -> Result<bool, Error> {
+        let Some((client, directions)) = directions(entry, rescale, true) else { return Ok(false) };
+        let show_at = syscalls::monotonic() + shown_every;
+        for (number, direction) in (0..).zip(directions) {
+            let bytes = direction.bytes(show_at, shown_every);
+            let there = self.get(syscalls::Get::Look, client, number)?;
+            if !there.is_some_and(|there| value::agree(&there, &bytes)) {
+                self.put(client, number, &bytes)?;
+            }
+        }
+        Ok(true)
+    }
+
+    /// What was recorded of a connection: of its client, and of its server.
+    pub fn passed(&self, client: SocketAddr) -> Result<[Option<Passed>; 2], Error> {
+        self.read(syscalls::Get::Look, client)
+    }
+
+    /// The same, and it is removed.
+    pub fn take(&self, client: SocketAddr) -> Result<[Option<Passed>; 2], Error> {
+        self.read(syscalls::Get::Take, client)
+    }
+
+    fn read(&self, get: syscalls::Get, client: SocketAddr) -> Result<[Option<Passed>; 2], Error> {
+        let SocketAddr::V4(client) = client else { return Ok([None; 2]) };
+        let of_client = self.get(get, client, 0)?;
+        let of_server = self.get(get, client, 1)?;
+        Ok([of_client, of_server].map(|value| value.as_ref().and_then(value::passed)))
+    }
+
+    fn get(
+        &self,
+        get: syscalls::Get,
+        client: SocketAddrV4,
+        number: u16,
+    ) -> Result<Option<[u8; VALUE]>, Error> {
+        let mut value = [0; VALUE];
+        let found = syscalls::get(self.map.as_fd(), get, &key(client, number), &mut value);
+        let found = found.map_err(|error| Error::system("read a BPF map", error))?;
+        Ok(found.then_some(value))
+    }
+
+    fn put(&self, client: SocketAddrV4, number: u16, value: &[u8; VALUE]) -> Result<(), Error> {
+        syscalls::update(self.map.as_fd(), &key(client, number), value)
+            .map_err(|error| Error::system("add to a BPF map", error))
     }
 
     /// From now on it does not.
@@ -114,7 +161,11 @@ fn key(client: SocketAddrV4, direction: u16) -> [u8; KEY] {
 }
 
 /// `None`: not both ends have timestamps, or addresses are IPv6.
-fn directions(entry: &SpliceEntry) -> Option<(SocketAddrV4, Direction, Direction)> {
+fn directions(
+    entry: &SpliceEntry,
+    [to_backend, to_client]: Rescale,
+    recorded: bool,
+) -> Option<(SocketAddrV4, [Direction; 2])> {
     let (SocketAddr::V4(client), SocketAddr::V4(service), SocketAddr::V4(backend)) =
         (entry.client, entry.service, entry.backend)
     else {
@@ -125,11 +176,15 @@ fn directions(entry: &SpliceEntry) -> Option<(SocketAddrV4, Direction, Direction
         peer: service,
         new: backend,
         add: [client_offset, server_offset.wrapping_neg(), 0, timestamp_offset],
+        scales: to_backend,
+        recorded,
     };
     let to_client = Direction {
         peer: backend,
         new: service,
         add: [server_offset, client_offset.wrapping_neg(), timestamp_offset.wrapping_neg(), 0],
+        scales: to_client,
+        recorded,
     };
-    entry.has_timestamps.then_some((client, to_backend, to_client))
+    entry.has_timestamps.then_some((client, [to_backend, to_client]))
 }

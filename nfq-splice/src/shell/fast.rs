@@ -1,10 +1,15 @@
-//! The fast path of all threads: there, or why not.
+//! The fast path of all threads: there, or why not; and what it tells of connections that this daemon translates itself.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use cluster::config::Cluster;
-use netfilter::fast_path::FastPath;
-use nfq_splice::KernelSplice;
+use cluster::control::Client;
+use netfilter::fast_path::{FastPath, Passed};
+use netfilter::queue::QueuedPacket;
+use nfq_splice::{Engine, KernelSplice};
+use nft_rules::BEFORE_CONNTRACK_MARK;
+use packet::{SegmentBuilder, Seq, TcpSegment, Time};
 
 use super::kernel::Kernel;
 
@@ -42,4 +47,66 @@ pub(super) fn attach(fast: &FastPath, kernel: &mut Kernel, entries: &[KernelSpli
         tracing::warn!(%error, "no fast path at some interfaces; conntrack translates there");
     });
     attached.unwrap_or(0)
+}
+
+/// What went past the daemon, told to its engine in time.
+pub(super) struct Passing {
+    fast: Option<Arc<FastPath>>,
+    service: SocketAddr,
+}
+
+impl Passing {
+    pub(super) fn new(fast: Option<Arc<FastPath>>, service: SocketAddr) -> Self {
+        Self { fast, service }
+    }
+
+    /// Before the engine gets this packet. One that ends its connection, or claims to, takes it off the fast path.
+    pub(super) fn before_packet(&self, engine: &mut Engine, packet: &QueuedPacket<'_>, now: Time) {
+        let Some(fast) = &self.fast else { return };
+        let segment = TcpSegment::parse(packet.payload);
+        // Nothing is recorded of what is queued after conntrack; an ICMP error may be about anything.
+        if packet.mark != BEFORE_CONNTRACK_MARK && segment.is_ok() {
+            return;
+        }
+        let ends = segment.is_ok_and(|segment| {
+            let flags = segment.flags();
+            flags.syn() || flags.fin() || flags.rst()
+        });
+        if let Some(client) = engine.client_of(packet.payload) {
+            let passed = if ends { fast.take(client) } else { fast.passed(client) };
+            self.tell(engine, client, passed, now);
+        }
+    }
+
+    /// Before the engine is told to do something about this client's connection; nothing goes past it any more.
+    pub(super) fn before_order(&self, engine: &mut Engine, client: Client, now: Time) {
+        if let Some(fast) = &self.fast {
+            self.tell(engine, client, fast.take(client), now);
+        }
+    }
+
+    fn tell(
+        &self,
+        engine: &mut Engine,
+        client: Client,
+        passed: Result<[Option<Passed>; 2], netfilter::Error>,
+        now: Time,
+    ) {
+        let [of_client, of_server] = passed.unwrap_or_else(|error| {
+            tracing::debug!(%client, %error, "what passed is not known");
+            [None; 2]
+        });
+        for (passed, from, to) in [(of_server, self.service, client), (of_client, client, self.service)] {
+            if let Some(Passed { end, ack, window, timestamps }) = passed {
+                let segment = SegmentBuilder {
+                    seq: Seq(end),
+                    ack: Some(Seq(ack)),
+                    window,
+                    timestamps: Some(timestamps),
+                    ..SegmentBuilder::new(from, to)
+                };
+                engine.handle_passed(now, &segment.build());
+            }
+        }
+    }
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use cluster::config::Cluster;
@@ -18,6 +19,8 @@ use packet::Time;
 
 /// Elements of a set that are deleted in one transaction.
 const ELEMENTS: usize = 256;
+/// Seconds after which the daemon sees again a segment of what the fast path translates in its place: each overtakes none.
+const MOST_UNSEEN_S: u64 = 60;
 
 /// What the kernel answered to an action.
 pub(super) enum Answer {
@@ -137,6 +140,17 @@ impl Kernel {
         self.speed_up(&entry_of(splice, self.service, self.timeout_s));
     }
 
+    /// The fast path translates most of it; its owner sees a segment of each side well before it would forget the connection.
+    fn speed_up_parked(&mut self, parked: &Parked) {
+        let Some(fast) = &self.fast else { return };
+        let entry = entry_of(&parked.splice, self.service, self.timeout_s);
+        let shown_every = Duration::from_secs(u64::from(self.timeout_s / 4).clamp(1, MOST_UNSEEN_S));
+        match fast.add_recorded(&entry, parked.rescale(), shown_every) {
+            Ok(added) => self.sped_up += u64::from(added),
+            Err(error) => tracing::debug!(client = %entry.client, %error, "not on the fast path"),
+        }
+    }
+
     /// No segment of this client takes the fast path any more.
     pub(super) fn slow_down(&self, client: Client) -> Result<()> {
         self.fast.as_ref().map_or(Ok(()), |fast| fast.remove(client)).context("leaving the fast path")
@@ -168,6 +182,9 @@ impl Kernel {
 
     /// Renewed before half of its time has passed.
     fn park(&mut self, parked: &[Parked]) {
+        for parked in parked {
+            self.speed_up_parked(parked);
+        }
         self.entries.clear();
         self.entries.extend(parked.iter().map(|parked| SpliceEntry {
             client_offset: parked.rest(),

@@ -37,6 +37,7 @@ use packet::Time;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use asking::Asking;
+use fast::Passing;
 use kernel::Kernel;
 use mailbox::{Mailbox, Post};
 use shard::{FromShard, Restored, Shard, ToShard};
@@ -117,7 +118,8 @@ impl Shell {
             let engine = (settings.clone(), secret.clone());
             let number = PROXY_QUEUE + index;
             let kernel = Kernel::open(cluster, fast.clone())?;
-            let shard = Shard::start(kernel, number, engine, restored, (own, control.clone()))?;
+            let passing = Passing::new(fast.clone(), cluster.service.address);
+            let shard = Shard::start((kernel, passing), number, engine, restored, (own, control.clone()))?;
             threads.push(thread::spawn(shard, number, control.clone())?);
             shards.push(post);
         }

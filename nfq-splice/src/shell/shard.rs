@@ -16,6 +16,7 @@ use packet::{Seq, Time};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::thread::sched_yield;
 
+use super::fast::Passing;
 use super::kernel::Kernel;
 use super::mailbox::{Mailbox, Post};
 use super::packets::Packets;
@@ -93,6 +94,7 @@ pub(super) struct Shard {
     mailbox: Mailbox<ToShard>,
     control: Post<FromShard>,
     packets: Packets,
+    passing: Passing,
     /// When packets last came.
     last: Time,
     batches: u64,
@@ -103,7 +105,7 @@ pub(super) struct Shard {
 impl Shard {
     /// Binds queue `number`. `settings` are this shard's part, `restored` what it has to take over.
     pub(super) fn start(
-        kernel: Kernel,
+        (kernel, passing): (Kernel, Passing),
         number: u16,
         (settings, secret): (Settings, Secret),
         restored: &Restored,
@@ -130,6 +132,7 @@ impl Shard {
             mailbox,
             control,
             packets: Packets::open(),
+            passing,
             last: Time::default(),
             batches: 0,
             untold: 0,
@@ -181,9 +184,10 @@ impl Shard {
 
     fn receive(&mut self) -> Result<()> {
         for _ in 0..BATCHES {
-            let Self { engine, queue, packets, .. } = self;
+            let Self { engine, queue, packets, passing, .. } = self;
             let time = now();
             let mut handler = |packet: QueuedPacket<'_>, verdicts: &mut Verdicts| {
+                passing.before_packet(engine, &packet, time);
                 if let Err(error) = packets.handle(engine, packet, time, verdicts) {
                     tracing::warn!(%error, "verdict not given");
                 }
@@ -231,11 +235,16 @@ impl Shard {
         match message {
             ToProxy::Recover(orders) => {
                 for order in orders {
+                    self.passing.before_order(&mut self.engine, order.flow.client, now());
                     self.engine.handle_order(now(), order);
                 }
             }
-            ToProxy::Reset { flow, end, .. } => self.engine.handle_reset(now(), flow, end.map(Seq)),
+            ToProxy::Reset { flow, end, .. } => {
+                self.passing.before_order(&mut self.engine, flow.client, now());
+                self.engine.handle_reset(now(), flow, end.map(Seq));
+            }
             ToProxy::Answer { order, status, reason } => {
+                self.passing.before_order(&mut self.engine, order.flow.client, now());
                 self.engine.handle_answer_order(now(), *order, status, &reason);
             }
             ToProxy::Backend { backend, up } => self.engine.handle_backend_state(backend, up),

@@ -122,6 +122,31 @@ fn spliced_rst_that_is_exact_ends_the_connection() {
     assert_eq!(spliced.proxy.connections(), 0);
 }
 
+/// What the fast path translates in the proxy's place is known by its record, which forged segments may have got into.
+#[test]
+fn spliced_what_went_past_counts_but_for_what_the_client_cannot_have_sent() {
+    let mut spliced = Spliced::new();
+    let now = spliced.proxy.now;
+    let later = SegmentBuilder {
+        ack: Some(spliced.iss + 1 + P + 100_000),
+        flags: Flags::ACK,
+        ..spliced.client(0, b"")
+    };
+    assert_eq!(spliced.is_answered(&later).len(), 1, "acknowledges what was never sent");
+    spliced.proxy.engine.handle_passed(now, &from_backend(P + 100_000, b"").build());
+    let forged = spliced.client(1 << 30, b"");
+    spliced.proxy.engine.handle_passed(now, &forged.build());
+    assert!(spliced.passes(&later).is_some());
+    let reset = SegmentBuilder { flags: Flags::RST, ..spliced.client(40_000, b"") };
+    assert!(spliced.passes(&reset).is_some(), "the backend judges it");
+    spliced.proxy.pass(Duration::from_secs(30));
+    assert_eq!(spliced.proxy.connections(), 1);
+    spliced.proxy.engine.handle_passed(now, &spliced.client(40_000, b"").build());
+    assert!(spliced.passes(&reset).is_some());
+    spliced.proxy.pass(Duration::from_secs(30));
+    assert_eq!(spliced.proxy.connections(), 0, "it was exact");
+}
+
 #[test]
 fn spliced_blind_data_is_dropped_and_acknowledged() {
     let mut spliced = Spliced::new();

@@ -19,8 +19,10 @@ pub(super) enum Size {
 pub(super) enum Operation {
     Add,
     AddWide,
+    Subtract,
     And,
     Xor,
+    ShiftLeft,
     ShiftRight,
 }
 
@@ -29,7 +31,9 @@ pub(super) enum Operation {
 pub(super) enum Test {
     Differs,
     AnyBit,
-    Below2,
+    AtMost,
+    /// The left side has a sign.
+    Negative,
 }
 
 /// Code under construction. Jumps go forward, to labels that are set later.
@@ -56,8 +60,10 @@ impl Operation {
         match self {
             Self::Add => 0x04,
             Self::AddWide => 0x07,
+            Self::Subtract => 0x14,
             Self::And => 0x54,
             Self::Xor => 0xa4,
+            Self::ShiftLeft => 0x64,
             Self::ShiftRight => 0x74,
         }
     }
@@ -68,7 +74,8 @@ impl Test {
         match self {
             Self::Differs => 0x56,
             Self::AnyBit => 0x46,
-            Self::Below2 => 0xb6,
+            Self::AtMost => 0xb6,
+            Self::Negative => 0xc6,
         }
     }
 }

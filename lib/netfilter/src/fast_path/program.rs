@@ -1,23 +1,24 @@
 //! The program itself, for little-endian processors. Registers: 6 the packet, 7 the translation found, 8 its direction.
 //!
 //! Only segments of the commonest form are taken: IPv4 without options, whole; TCP with ACK, perhaps PSH or ECN's bits, and
-//! timestamps as the only option where all systems put them. All others go on to conntrack, unchanged.
+//! timestamps as the only option where all systems put them. All others go on, unchanged.
 
-use super::assembler::Operation::{Add, AddWide, And, ShiftRight, Xor};
+use super::assembler::Operation::{Add, And, ShiftLeft, ShiftRight, Xor};
 use super::assembler::Size::{Byte, Double, Half, Word};
-use super::assembler::Test::{AnyBit, Below2, Differs};
+use super::assembler::Test::{AnyBit, AtMost, Differs};
 use super::assembler::{Assembler, Register};
+use super::judge::judge;
+use super::value;
 
 /// Bytes of a key: address and port of the client, direction (two bytes each).
 pub(super) const KEY: usize = 8;
-/// Bytes of a translation; see [`super::Direction`].
-pub(super) const VALUE: usize = 40;
 
-const PACKET: Register = 6;
-const FOUND: Register = 7;
-const DIRECTION: Register = 8;
+pub(super) const PACKET: Register = 6;
+pub(super) const FOUND: Register = 7;
+pub(super) const DIRECTION: Register = 8;
 
 // `struct __sk_buff`
+pub(super) const SKB_LENGTH: i16 = 0;
 const SKB_PACKET_TYPE: i16 = 4;
 const SKB_PROTOCOL: i16 = 16;
 const SKB_VLAN_PRESENT: i16 = 20;
@@ -25,8 +26,8 @@ const SKB_IFINDEX: i16 = 40;
 const SKB_GSO_SIZE: i16 = 176;
 
 // On the stack: the headers as they came and as they leave, the latter behind an Ethernet header.
-const OLD: i16 = -64;
-const OLD_TCP: i16 = OLD + 20;
+pub(super) const OLD: i16 = -64;
+pub(super) const OLD_TCP: i16 = OLD + 20;
 const NEW: i16 = -128;
 const NEW_TCP: i16 = NEW + 20;
 const ETHERNET: i16 = NEW - 14;
@@ -41,13 +42,11 @@ const REDIRECT: i32 = 23;
 const LOAD_BYTES: i32 = 26;
 const DIFFERENCE_OF_SUMS: i32 = 28;
 const FIB_LOOKUP: i32 = 69;
-const COARSE_CLOCK: i32 = 160;
+pub(super) const COARSE_CLOCK: i32 = 160;
 
 const PSEUDO_HEADER: i32 = 0x10;
 const TCX_NEXT: i32 = -1;
 const TCX_DROP: i32 = 2;
-/// Conntrack sees a segment at least so often, nanoseconds: it forgets what it does not see.
-const SHOWN_EVERY: i32 = 1_000_000_000;
 
 /// The program for the map with this descriptor.
 pub(super) fn program(map: i32) -> Option<Vec<[u8; 8]>> {
@@ -67,7 +66,7 @@ pub(super) fn program(map: i32) -> Option<Vec<[u8; 8]>> {
     code.finish()
 }
 
-fn load_bytes(code: &mut Assembler, offset: i32, place: i16, length: i32) {
+pub(super) fn load_bytes(code: &mut Assembler, offset: i32, place: i16, length: i32) {
     code.copy(1, PACKET);
     code.set(2, offset);
     code.address(3, place);
@@ -121,41 +120,11 @@ fn look_up(code: &mut Assembler, map: i32, direction: i32, (address, port): (i16
 fn is_peer(code: &mut Assembler, (address, port): (i16, i16)) {
     code.copy(FOUND, 0);
     code.load(Word, 0, 10, address);
-    code.load(Word, 1, FOUND, 0);
+    code.load(Word, 1, FOUND, value::PEER);
     code.jump_if_differ(0, 1, "pass");
     code.load(Half, 0, 10, port);
-    code.load(Half, 1, FOUND, 4);
+    code.load(Half, 1, FOUND, value::PEER_PORT);
     code.jump_if_differ(0, 1, "pass");
-}
-
-/// A connection that begins or ends is conntrack's from there on. It must also see what a server acknowledges, to know a valid
-/// RST of the client (RFC 5961), and now and then anything.
-fn judge(code: &mut Assembler) {
-    code.load(Byte, 0, 10, OLD_TCP + 13);
-    code.jump_if(AnyBit, 0, 0x07, "tear down");
-    code.calculate(And, 0, 0x30);
-    code.jump_if(Differs, 0, 0x10, "pass");
-    code.load(Byte, 0, 10, OLD_TCP + 12);
-    code.calculate(And, 0, 0xf0);
-    code.jump_if(Differs, 0, 0x80, "pass");
-    code.load(Byte, 0, 10, OLD + 8);
-    code.jump_if(Below2, 0, 1, "pass");
-    load_bytes(code, 54, OLD_TCP + 20, 12);
-    code.load(Word, 0, 10, OLD_TCP + 20);
-    code.jump_if(Differs, 0, 0x0a08_0101, "pass");
-    code.jump_if(Differs, DIRECTION, 1, "acknowledges nothing new");
-    code.load(Word, 0, 10, OLD_TCP + 8);
-    code.load(Word, 1, FOUND, 28);
-    code.store(Word, FOUND, 28, 0);
-    code.jump_if_differ(0, 1, "pass");
-    code.label("acknowledges nothing new");
-    code.call(COARSE_CLOCK);
-    code.load(Double, 1, FOUND, 32);
-    code.jump_if_not_below(1, 0, "shown lately");
-    code.calculate(AddWide, 0, SHOWN_EVERY);
-    code.store(Double, FOUND, 32, 0);
-    code.jump("pass");
-    code.label("shown lately");
 }
 
 /// Makes the new headers, all but the TCP checksum.
@@ -169,8 +138,8 @@ fn translate(code: &mut Assembler) {
     code.load(Byte, 0, 10, NEW + 8);
     code.calculate(Add, 0, -1);
     code.store(Byte, 10, NEW + 8, 0);
-    code.load(Word, 0, FOUND, 8);
-    code.load(Half, 1, FOUND, 6);
+    code.load(Word, 0, FOUND, value::NEW);
+    code.load(Half, 1, FOUND, value::NEW_PORT);
     code.jump_if(Differs, DIRECTION, 0, "to client");
     code.store(Word, 10, NEW + 16, 0);
     code.store(Half, 10, NEW_TCP + 2, 1);
@@ -179,15 +148,36 @@ fn translate(code: &mut Assembler) {
     code.store(Word, 10, NEW + 12, 0);
     code.store(Half, 10, NEW_TCP, 1);
     code.label("addressed");
-    for (field, offset) in [(4, 12), (8, 16), (24, 20), (28, 24)] {
+    for (field, offset) in [(4, 0), (8, 4), (24, 8), (28, 12)] {
         code.load(Word, 0, 10, NEW_TCP + field);
         code.network_order(0, 32);
-        code.load(Word, 1, FOUND, offset);
+        code.load(Word, 1, FOUND, value::ADD + offset);
         code.calculate_with(Add, 0, 1);
         code.network_order(0, 32);
         code.store(Word, 10, NEW_TCP + field, 0);
     }
+    rescale(code);
     sum_ip(code);
+}
+
+/// A window that the new scale cannot express is rounded down, but never from some to none.
+fn rescale(code: &mut Assembler) {
+    code.load(Half, 0, 10, NEW_TCP + 14);
+    code.network_order(0, 16);
+    code.jump_if(AtMost, 0, 0, "window closed");
+    code.load(Byte, 1, FOUND, value::SCALE_FROM);
+    code.calculate_with(ShiftLeft, 0, 1);
+    code.load(Byte, 1, FOUND, value::SCALE_TO);
+    code.calculate_with(ShiftRight, 0, 1);
+    code.jump_if(AtMost, 0, 0xffff, "not too large");
+    code.set(0, 0xffff);
+    code.label("not too large");
+    code.jump_if(Differs, 0, 0, "not too small");
+    code.set(0, 1);
+    code.label("not too small");
+    code.network_order(0, 16);
+    code.store(Half, 10, NEW_TCP + 14, 0);
+    code.label("window closed");
 }
 
 /// RFC 1624: a wrong checksum stays wrong.
@@ -285,9 +275,11 @@ fn replace_sum(code: &mut Assembler, flags: i32) {
     code.jump_if(Differs, 0, 0, "drop");
 }
 
-/// Both directions are conntrack's again.
+/// Both directions are conntrack's again; who has a record must read it first, and ends it himself.
 fn tear_down(code: &mut Assembler, map: i32) {
-    code.label("tear down");
+    code.label("begins or ends");
+    code.load(Byte, 0, FOUND, value::RECORDED);
+    code.jump_if(Differs, 0, 0, "pass");
     for direction in [0, 1] {
         code.store_value(Half, 10, KEY_AT + 6, direction);
         code.load_map(1, map);

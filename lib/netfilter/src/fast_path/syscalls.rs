@@ -4,10 +4,12 @@
 use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
 use crate::socket::owned;
 
 const MAP_CREATE: i64 = 0;
+const MAP_LOOKUP: i64 = 1;
 const MAP_UPDATE: i64 = 2;
 const MAP_DELETE: i64 = 3;
 const PROGRAM_LOAD: i64 = 5;
@@ -15,6 +17,7 @@ const PROGRAM_ATTACH: i64 = 8;
 const PROGRAM_DETACH: i64 = 9;
 const PROGRAM_BY_ID: i64 = 13;
 const INFO: i64 = 15;
+const MAP_LOOKUP_AND_DELETE: i64 = 21;
 const QUERY: i64 = 16;
 
 const HASH: u32 = 1;
@@ -80,15 +83,48 @@ pub(super) fn update(map: BorrowedFd<'_>, key: &[u8], value: &[u8]) -> io::Resul
     unsafe { attributes.call(MAP_UPDATE) }.map(drop)
 }
 
-/// False: it was not there.
-pub(super) fn delete(map: BorrowedFd<'_>, key: &[u8]) -> io::Result<bool> {
-    let mut attributes = Attributes::new().word(0, raw(map)).pointer(8, key.as_ptr());
-    // SAFETY: the key is alive and, as the caller promises, as long as the map's.
-    match unsafe { attributes.call(MAP_DELETE) } {
+/// Whether an element stays that is read.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Get {
+    /// It does.
+    Look,
+    /// It does not.
+    Take,
+}
+
+/// False: it was not there. `key` and `value` have the lengths that the map was created with.
+pub(super) fn get(map: BorrowedFd<'_>, get: Get, key: &[u8], value: &mut [u8]) -> io::Result<bool> {
+    let mut attributes =
+        Attributes::new().word(0, raw(map)).pointer(8, key.as_ptr()).pointer(16, value.as_mut_ptr());
+    let command = match get {
+        Get::Look => MAP_LOOKUP,
+        Get::Take => MAP_LOOKUP_AND_DELETE,
+    };
+    // SAFETY: both are alive, not used otherwise meanwhile, and, as the caller promises, as long as the map's.
+    found(unsafe { attributes.call(command) })
+}
+
+fn found(result: io::Result<i32>) -> io::Result<bool> {
+    match result {
         Ok(_) => Ok(true),
         Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(false),
         Err(error) => Err(error),
     }
+}
+
+/// The clock that the program reads.
+pub(super) fn monotonic() -> Duration {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the kernel writes one `timespec`, which lives until after the call.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
+    Duration::new(time.tv_sec.unsigned_abs(), time.tv_nsec.unsigned_abs() as u32)
+}
+
+/// False: it was not there.
+pub(super) fn delete(map: BorrowedFd<'_>, key: &[u8]) -> io::Result<bool> {
+    let mut attributes = Attributes::new().word(0, raw(map)).pointer(8, key.as_ptr());
+    // SAFETY: the key is alive and, as the caller promises, as long as the map's.
+    found(unsafe { attributes.call(MAP_DELETE) })
 }
 
 /// The kernel checks the program; what it says of one that it does not take is in the error.

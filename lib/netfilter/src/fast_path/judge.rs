@@ -1,0 +1,97 @@
+//! Which segments are taken, and who hears of them.
+
+use super::assembler::Assembler;
+use super::assembler::Operation::{Add, AddWide, And, Subtract};
+use super::assembler::Size::{Byte, Double, Half, Word};
+use super::assembler::Test::{AnyBit, AtMost, Differs, Negative};
+use super::program::{COARSE_CLOCK, DIRECTION, FOUND, OLD, OLD_TCP, PACKET, SKB_LENGTH, load_bytes};
+use super::value;
+
+/// Bytes before the data of a segment that is taken, with the Ethernet header.
+const HEADERS: i32 = 14 + 20 + 32;
+
+/// Segments of the commonest form, to which a hop is left. What begins or ends a connection is not taken.
+pub(super) fn judge(code: &mut Assembler) {
+    code.load(Byte, 0, 10, OLD_TCP + 13);
+    code.jump_if(AnyBit, 0, 0x07, "begins or ends");
+    code.calculate(And, 0, 0x30);
+    code.jump_if(Differs, 0, 0x10, "pass");
+    code.load(Byte, 0, 10, OLD_TCP + 12);
+    code.calculate(And, 0, 0xf0);
+    code.jump_if(Differs, 0, 0x80, "pass");
+    code.load(Byte, 0, 10, OLD + 8);
+    code.jump_if(AtMost, 0, 1, "pass");
+    load_bytes(code, 54, OLD_TCP + 20, 12);
+    code.load(Word, 0, 10, OLD_TCP + 20);
+    code.jump_if(Differs, 0, 0x0a08_0101, "pass");
+    code.load(Byte, 0, FOUND, value::RECORDED);
+    code.jump_if(Differs, 0, 0, "recorded");
+    show_acknowledgement(code);
+    show_now_and_then(code, "to conntrack");
+    code.jump("taken");
+    code.label("recorded");
+    show_now_and_then(code, "to its owner");
+    record(code);
+    code.label("taken");
+}
+
+/// Conntrack must see what a server acknowledges, to know a valid RST of the client (RFC 5961).
+fn show_acknowledgement(code: &mut Assembler) {
+    code.jump_if(Differs, DIRECTION, 1, "acknowledges nothing new");
+    code.load(Word, 0, 10, OLD_TCP + 8);
+    code.load(Word, 1, FOUND, value::SHOWN_ACK);
+    code.store(Word, FOUND, value::SHOWN_ACK, 0);
+    code.jump_if_differ(0, 1, "pass");
+    code.label("acknowledges nothing new");
+}
+
+/// Whoever forgets what he does not see sees something now and then.
+fn show_now_and_then(code: &mut Assembler, lately: &'static str) {
+    code.call(COARSE_CLOCK);
+    code.load(Double, 1, FOUND, value::SHOW_AT);
+    code.jump_if_not_below(1, 0, lately);
+    code.load(Double, 2, FOUND, value::SHOW_EVERY);
+    code.calculate_with(AddWide, 0, 2);
+    code.store(Double, FOUND, value::SHOW_AT, 0);
+    code.jump("pass");
+    code.label(lately);
+}
+
+/// What its owner will have to know of the segments that he does not see. Of a server's the newest numbers count; a client's may be
+/// forged, and a forged one must not stay: there it is the latest.
+fn record(code: &mut Assembler) {
+    code.load(Word, 1, 10, OLD_TCP + 4);
+    code.network_order(1, 32);
+    code.load(Word, 0, PACKET, SKB_LENGTH);
+    code.calculate_with(Add, 1, 0);
+    code.calculate(Add, 1, -HEADERS);
+    code.load(Word, 2, 10, OLD_TCP + 8);
+    code.network_order(2, 32);
+    code.set(3, 0);
+    code.jump_if(Differs, DIRECTION, 1, "of the client");
+    code.load(Byte, 3, FOUND, value::FILLED);
+    code.label("of the client");
+    unless_older(code, value::END, 1, ("new end", "old end"));
+    code.store(Word, FOUND, value::END, 1);
+    code.label("old end");
+    unless_older(code, value::ACK, 2, ("new ack", "old ack"));
+    code.store(Word, FOUND, value::ACK, 2);
+    for (size, field, to) in
+        [(Half, 14, value::WINDOW), (Word, 24, value::STAMP), (Word, 28, value::STAMP_ECHO)]
+    {
+        code.load(size, 0, 10, OLD_TCP + field);
+        code.store(size, FOUND, to, 0);
+    }
+    code.label("old ack");
+    code.store_value(Byte, FOUND, value::FILLED, 1);
+}
+
+/// Jumps to `old` if register `new` is less than what is recorded at `field`, and there is something (register 3).
+fn unless_older(code: &mut Assembler, field: i16, new: u8, (is_new, is_old): (&'static str, &'static str)) {
+    code.jump_if_null(3, is_new);
+    code.copy(4, new);
+    code.load(Word, 5, FOUND, field);
+    code.calculate_with(Subtract, 4, 5);
+    code.jump_if(Negative, 4, 0, is_old);
+    code.label(is_new);
+}

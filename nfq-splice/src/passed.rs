@@ -1,0 +1,78 @@
+//! What went past this daemon on a connection that it translates itself: the fast path translates most of it, and records the
+//! numbers that the daemon must know before it judges a segment, an ICMP error or the end.
+
+use cluster::control::Client;
+use packet::icmp::IcmpError;
+use packet::{TcpSegment, Time};
+
+use crate::common::Core;
+use crate::engine::Engine;
+use crate::flow::{Flow, State};
+use crate::parked::Parked;
+use crate::splice::note_backend;
+use crate::window::Judgement;
+
+impl Parked {
+    /// The window scales as they come and as they leave, of what the client sends and of what it gets.
+    pub fn rescale(&self) -> [(u8, u8); 2] {
+        let (client_scale, server_scale) = self.splice.window_scales.unwrap_or((0, 0));
+        let offered = self.options.window_scale.unwrap_or(0);
+        [(offered, client_scale), (server_scale, self.announced_scale)]
+    }
+}
+
+impl Engine {
+    /// Whose connection a packet concerns, if any.
+    pub fn client_of(&self, packet: &[u8]) -> Option<Client> {
+        let service = self.core.settings.service;
+        if let Ok(segment) = TcpSegment::parse(packet) {
+            let from_client = segment.destination() == service;
+            return Some(if from_client { segment.source() } else { segment.destination() });
+        }
+        let quoted = IcmpError::parse(packet).ok()?.quoted();
+        Some(if quoted.source == service { quoted.destination } else { quoted.source })
+    }
+
+    /// The latest of one side that went past: a segment without data behind all that was sent, in the numbers of that side,
+    /// between client and service. The server's is to be told before the client's, which acknowledges it.
+    pub fn handle_passed(&mut self, now: Time, packet: &[u8]) {
+        self.core.now = now;
+        let Ok(segment) = TcpSegment::parse(packet) else { return };
+        let from_client = segment.destination() == self.core.settings.service;
+        let client = if from_client { segment.source() } else { segment.destination() };
+        self.table.with(&mut self.core, client, |core, flow| {
+            if from_client {
+                core.note_passed_client(flow, &segment);
+            } else {
+                note_passed_server(flow, &segment);
+            }
+        });
+    }
+}
+
+impl Core {
+    /// It may be forged: then the client's next one counts.
+    fn note_passed_client(&mut self, flow: &mut Flow, segment: &TcpSegment<'_>) {
+        let good = self.expected(flow).is_some_and(|expected| expected.judge(segment) == Judgement::Good);
+        let State::Spliced(splice) = &mut flow.state else { return };
+        if let Some(window) = splice.window.as_mut().filter(|_| good && !splice.kernel) {
+            window.note_client(segment);
+            flow.leg.learn(segment);
+        }
+    }
+}
+
+/// Nobody forges it: the client has sent what it acknowledges.
+fn note_passed_server(flow: &mut Flow, segment: &TcpSegment<'_>) {
+    let State::Spliced(splice) = &mut flow.state else { return };
+    if splice.kernel {
+        return;
+    }
+    if let Some(window) = &mut splice.window {
+        window.client_end = window.client_end.max(segment.ack());
+    }
+    note_backend(splice, &flow.leg, segment);
+    if let (Some((value, _)), Some(offset)) = (segment.timestamps(), splice.ts) {
+        flow.leg.raise_floor(value.wrapping_add(offset));
+    }
+}
