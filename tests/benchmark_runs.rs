@@ -65,6 +65,8 @@ fn a_short_run_of_detection_fills_all_its_rows() -> Result<()> {
             "silent host, request pending to declared, max",
             "silent host, idle to declared, p99",
             "wrong failovers in 1 s of healthy overload",
+            "parser, small requests, one core",
+            "transactionalizer, small requests, one core",
         ],
     )
 }

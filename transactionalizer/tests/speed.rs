@@ -1,4 +1,4 @@
-//! How fast the engine is. `cargo test --release -p transactionalizer --test speed -- --ignored --nocapture`
+//! How fast the engine reads a large response; requests: `scripts/bench detection`. `cargo test --release -p transactionalizer --test speed -- --ignored --nocapture`
 
 #![allow(clippy::disallowed_methods, reason = "a measurement owns a clock")]
 #![allow(clippy::unwrap_used)]
@@ -7,7 +7,7 @@ mod common;
 
 use std::time::Instant;
 
-use common::{World, b1, conn, get, response};
+use common::{World, b1, conn, get};
 
 #[test]
 #[ignore = "a measurement"]
@@ -33,26 +33,4 @@ fn bulk() {
     let took = begin.elapsed();
     let megabytes = f64::from(rounds) * 0.06;
     println!("bulk: {:.0} MB/s, building the packets included", megabytes / took.as_secs_f64());
-}
-
-#[test]
-#[ignore = "a measurement"]
-fn requests() {
-    let mut world = World::new();
-    let (request, reply) = (get("/a"), response(200));
-    let count = 2000_u32;
-    let begin = Instant::now();
-    for port in 0..50 {
-        let conn = conn(5000 + port, b1());
-        world.open(conn);
-        for i in 0..count {
-            let (asked, at) = (i * request.len() as u32, i * reply.len() as u32);
-            world.client(conn, asked, &request, at);
-            world.backend(conn, at, &reply, asked + request.len() as u32);
-            world.client(conn, asked + request.len() as u32, b"", at + reply.len() as u32);
-        }
-        world.log.0.clear();
-    }
-    let rate = f64::from(count * 50) / begin.elapsed().as_secs_f64();
-    println!("requests: {rate:.0}/s, three packets each, building them included");
 }

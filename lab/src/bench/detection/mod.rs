@@ -7,6 +7,7 @@
 mod declared;
 mod healthy;
 mod load;
+mod speed;
 
 use std::path::Path;
 use std::time::Duration;
@@ -144,6 +145,7 @@ pub(super) fn measure(
         let own = OwnedLab::up(&format!("{}-healthy", lab.name()), &settings(Kind::Kill, plan))?;
         rows.extend(healthy::measure(&own, plan.healthy, progress)?);
     }
+    rows.extend(speed::measure(progress));
     let record = log.finish();
     let samples = plan.kinds.iter().filter_map(|kind| Some((*kind, record.samples((), *kind)?)));
     Ok(samples.flat_map(|(kind, samples)| quantiles(kind, &samples)).chain(rows).collect())
