@@ -44,16 +44,26 @@ pub(crate) enum Trace {
     Pauses,
     /// nginx in the lab on two busy cores, see `recorded.txt`.
     Recorded,
+    /// A PHP application in the lab on two busy cores, see `recorded_php.txt`.
+    RecordedPhp,
 }
 
 const STEP_MS: f64 = 20_000.0;
 const PAUSE_EVERY_MS: f64 = 5000.0;
 const PAUSE_MS: f64 = 300.0;
 const RECORDED: &str = include_str!("recorded.txt");
+const RECORDED_PHP: &str = include_str!("recorded_php.txt");
 
 impl Trace {
-    pub(crate) const ALL: [Self; 6] =
-        [Self::LogNormal, Self::Bimodal, Self::HeavyTail, Self::LoadSteps, Self::Pauses, Self::Recorded];
+    pub(crate) const ALL: [Self; 7] = [
+        Self::LogNormal,
+        Self::Bimodal,
+        Self::HeavyTail,
+        Self::LoadSteps,
+        Self::Pauses,
+        Self::Recorded,
+        Self::RecordedPhp,
+    ];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -63,6 +73,7 @@ impl Trace {
             Self::LoadSteps => "load steps",
             Self::Pauses => "pauses",
             Self::Recorded => "recorded",
+            Self::RecordedPhp => "recorded, PHP",
         }
     }
 }
@@ -77,7 +88,8 @@ pub(crate) struct Latencies {
 
 impl Latencies {
     pub(crate) fn new(trace: Trace) -> Self {
-        let numbers = RECORDED.lines().filter(|line| !line.starts_with('#'));
+        let file = if trace == Trace::RecordedPhp { RECORDED_PHP } else { RECORDED };
+        let numbers = file.lines().filter(|line| !line.starts_with('#'));
         let recorded = numbers.filter_map(|line| Some(line.trim().parse::<f64>().ok()? / 1000.0)).collect();
         Self { trace, recorded, pause: PAUSE_EVERY_MS }
     }
@@ -94,7 +106,7 @@ impl Latencies {
                 chance.log_normal(10.0, 0.4) * if busy { 8.0 } else { 1.0 }
             }
             Trace::Pauses => self.paused(now, chance.log_normal(10.0, 0.4), chance),
-            Trace::Recorded => {
+            Trace::Recorded | Trace::RecordedPhp => {
                 let place = (chance.unit() * self.recorded.len() as f64) as usize;
                 self.recorded.get(place).copied().unwrap_or(1.0)
             }
