@@ -6,6 +6,7 @@ use packet::{Reassembly, Seq, TcpSegment};
 use crate::bridge::Bridge;
 use crate::common::Core;
 use crate::connect::BACKEND_TIMEOUT;
+use crate::ecn::{self, Ecn};
 use crate::flow::{Attempt, Debts, Flow, Recovery, State, TakingIn};
 use crate::leg::{BackendLeg, ClientLeg};
 use crate::sender::{Piece, Sender};
@@ -86,6 +87,12 @@ impl Core {
         let (now, mss) = (self.now, self.mss());
         let State::Recovering(recovery) = &mut flow.state else { return };
         recovery.note(now, "alternate connected");
+        let granted = ecn::grants(segment);
+        // Only the first SYN asked.
+        let first = matches!(&recovery.attempt, Attempt::Connecting(repeat) if repeat.tries == 1);
+        if flow.leg.ecn == Ecn::Promised && (first || granted) {
+            self.learnt.note_ecn(now, segment.source(), granted);
+        }
         let leg = BackendLeg::new(&flow.leg, segment);
         let first = recovery.isn() + 1;
         let order = &recovery.order;

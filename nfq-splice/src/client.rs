@@ -1,9 +1,10 @@
 //! A client's segment on a connection that is there: what it may be, and which state gets it (RFC 9293 §3.10.7, RFC 5961).
 
-use packet::{SegmentBuilder, Seq, TcpSegment};
+use packet::{Flags, SegmentBuilder, Seq, TcpSegment};
 
 use crate::action::Action;
 use crate::common::Core;
+use crate::ecn::Ecn;
 use crate::engine::{Pass, is_nonsense};
 use crate::flow::{Flow, State};
 use crate::leg::ClientLeg;
@@ -81,6 +82,10 @@ impl Core {
         let opens = !segment.flags().ack();
         match &flow.state {
             State::Setup(setup) if opens && setup.irs == segment.seq() && !setup.established => {
+                // A host that has also sent a SYN without the wish does not mark its packets (RFC 3168 §6.1.1.1).
+                if !segment.flags().contains(Flags::ECN) {
+                    flow.leg.ecn = Ecn::NotAsked;
+                }
                 self.send_syn_ack(flow);
             }
             State::Spliced(splice) if opens && splice.kernel => {

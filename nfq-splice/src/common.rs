@@ -9,6 +9,7 @@ use packet::{Flags, SegmentBuilder, Seq, TcpSegment, Time};
 
 use crate::action::Action;
 use crate::counters::Counters;
+use crate::learnt::Learnt;
 use crate::leg::{BackendLeg, ClientLeg};
 use crate::resets::Resets;
 use crate::routing::Routing;
@@ -72,6 +73,7 @@ pub(crate) struct Core {
     pub(crate) learnt_scale: Option<u8>,
     /// The one announced before: clients in set-up may have been told it.
     pub(crate) former_scale: Option<u8>,
+    pub(crate) learnt: Learnt,
     pub(crate) stateless: Stateless,
     /// Resets of clients that may have to be repeated.
     pub(crate) resets: Resets,
@@ -96,6 +98,7 @@ impl Core {
             counters: Counters::default(),
             learnt_scale: None,
             former_scale: None,
+            learnt: Learnt::default(),
             stateless: Stateless::default(),
             resets: Resets::default(),
             time_of_day: None,

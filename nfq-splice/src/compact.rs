@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use cluster::control::Client;
 use packet::{Seq, SynOptions, Time};
 
+use crate::ecn::Ecn;
 use crate::flow::{Closing, Flow, Idle, Splice, State};
 use crate::key::Key;
 use crate::leg::ClientLeg;
@@ -17,6 +18,7 @@ const HAS_MSS: u8 = 1;
 const HAS_SACK: u8 = 2;
 const OFFERED_TIMESTAMPS: u8 = 4;
 const HAS_TIMESTAMPS: u8 = 8;
+const HAS_ECN: u8 = 16;
 
 /// All that a splice in the kernel needs, but its client, which is its key in the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,6 +85,7 @@ impl Compact {
             acked,
             window,
             odd_places: false,
+            ecn,
             max_window,
         } = leg
         else {
@@ -108,7 +111,8 @@ impl Compact {
             bits: bit(mss.is_some(), HAS_MSS)
                 | bit(*sack_permitted, HAS_SACK)
                 | bit(timestamp.is_some(), OFFERED_TIMESTAMPS)
-                | bit(ts.is_some(), HAS_TIMESTAMPS),
+                | bit(ts.is_some(), HAS_TIMESTAMPS)
+                | bit(*ecn == Ecn::Promised, HAS_ECN),
         })
     }
 
@@ -135,6 +139,7 @@ impl Compact {
             acked: Seq(self.acked),
             window: (self.window != NO_WINDOW).then_some(self.window),
             odd_places: false,
+            ecn: if has(HAS_ECN) { Ecn::Promised } else { Ecn::NotAsked },
             max_window: self.max_window,
         };
         let splice = Splice {
@@ -194,6 +199,7 @@ mod tests {
             window in prop::option::of(0..1_u32 << 30),
             client in any::<([u8; 4], u16)>(),
             backend in any::<([u8; 16], u16)>(),
+            ecn: bool,
         ) {
             let [delta, ts, clock_offset, clock_floor, ts_recent, acked, resplices, max_window] = numbers;
             let [offered, server_scale] = scales;
@@ -207,7 +213,7 @@ mod tests {
             };
             let leg = ClientLeg {
                 client: client.into(), service, options, announced_scale: server_scale, clock_offset, clock_floor, ts_recent,
-                acked: Seq(acked), window, odd_places: false, max_window,
+                acked: Seq(acked), window, odd_places: false, ecn: if ecn { Ecn::Promised } else { Ecn::NotAsked }, max_window,
             };
             let idle = Idle { seen: Time::from_millis(1), check: Time::from_millis(2) };
             let splice = Splice {
@@ -217,7 +223,7 @@ mod tests {
             let compact = Compact::of(&flow).unwrap();
             let expanded = compact.expand(client.into(), service, Time::from_millis(100));
             prop_assert_eq!(Compact::of(&expanded), Some(compact));
-            prop_assert_eq!(expanded.leg.options, flow.leg.options);
+            prop_assert_eq!((expanded.leg.options, expanded.leg.ecn), (flow.leg.options, flow.leg.ecn));
             prop_assert_eq!((expanded.leg.window, expanded.leg.max_window), (window, max_window));
             prop_assert_eq!((expanded.client(), expanded.backend()), (flow.client(), flow.backend()));
             let State::Spliced(splice) = expanded.state else { panic!("not spliced") };

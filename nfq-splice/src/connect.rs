@@ -33,9 +33,10 @@ impl Core {
         let State::Setup(setup) = &mut flow.state else { return };
         match self.settings.routing.choose(request, flow.leg.client.ip(), &tried) {
             Ok(backend) => {
-                let packet = leg::syn(&flow.leg, backend, setup.irs);
+                let asks_for_ecn = self.asks_for_ecn(&flow.leg, backend);
+                let packet = leg::syn(&flow.leg, backend, setup.irs, asks_for_ecn);
                 tried.push(backend);
-                setup.connect = Some(Connect { backend, tried });
+                setup.connect = Some(Connect { backend, tried, asks_for_ecn, withdrawn: None });
                 setup.repeat = Some(Repeat::after(self.now, SYN_TIMEOUT));
                 self.send(packet);
             }
@@ -69,7 +70,7 @@ impl Core {
         }
         setup.repeat = Some(repeat.again(now, SYN_TIMEOUT));
         if let Some(connect) = &setup.connect {
-            let packet = leg::syn(&flow.leg, connect.backend, setup.irs);
+            let packet = leg::syn(&flow.leg, connect.backend, setup.irs, false);
             self.send(packet);
         }
     }
@@ -83,7 +84,7 @@ impl Core {
             self.refuse(segment);
         } else if flags.rst() {
             self.connect_next(flow);
-        } else if flags.syn() {
+        } else if flags.syn() && !self.withdraws_ecn(flow, segment) {
             self.counters.count("connections_spliced");
             if let State::Setup(setup) = std::mem::replace(&mut flow.state, State::Gone) {
                 self.establish(flow, &setup, segment);

@@ -278,6 +278,8 @@ impl Engine {
     pub fn handle_reload(&mut self, settings: Settings) {
         let used = self.table.backends().collect();
         self.core.settings.replace(settings, &used);
+        let Core { learnt, settings, .. } = &mut self.core;
+        learnt.retain(|backend| settings.routing.knows(backend));
     }
 
     /// Routes, pools and what is known of backends.

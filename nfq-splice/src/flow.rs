@@ -74,6 +74,10 @@ pub(crate) struct Connect {
     pub(crate) backend: SocketAddr,
     /// Those that refused or were silent, and the present one.
     pub(crate) tried: Vec<SocketAddr>,
+    /// The first SYN asks for ECN.
+    pub(crate) asks_for_ecn: bool,
+    /// The backend's number in a handshake that was withdrawn, because it granted what the client is not promised.
+    pub(crate) withdrawn: Option<Seq>,
 }
 
 /// A splice: what is needed to translate, and to undo it.

@@ -5,6 +5,8 @@ use std::net::SocketAddr;
 use cluster::control::ClientWindow;
 use packet::{Flags, SegmentBuilder, Seq, SynOptions, TcpSegment, Time};
 
+use crate::ecn::Ecn;
+
 /// Bytes of a segment's options when timestamps are in use.
 const TIMESTAMP_BYTES: usize = 12;
 /// Data bytes of a segment on the smallest link (RFC 791): however small an MSS a peer announces, no less.
@@ -44,6 +46,8 @@ pub(crate) struct ClientLeg {
     pub(crate) clock_floor: u32,
     /// It puts options where the kernel would translate them wrongly.
     pub(crate) odd_places: bool,
+    /// What it was told of ECN.
+    pub(crate) ecn: Ecn,
     /// The client's last TSval.
     pub(crate) ts_recent: u32,
     /// The client's highest acknowledgement seen here.
@@ -221,11 +225,11 @@ impl BackendLeg {
     }
 }
 
-/// A SYN to `backend` in the client's name (design §3 step 3).
-pub(crate) fn syn(leg: &ClientLeg, backend: SocketAddr, isn: Seq) -> Vec<u8> {
+/// A SYN to `backend` in the client's name (design §3 step 3), which may ask for ECN.
+pub(crate) fn syn(leg: &ClientLeg, backend: SocketAddr, isn: Seq, ecn: bool) -> Vec<u8> {
     SegmentBuilder {
         seq: isn,
-        flags: Flags::SYN,
+        flags: if ecn { Flags::SYN.union(Flags::ECN) } else { Flags::SYN },
         window: u16::MAX,
         syn: Some(leg.options),
         timestamps: leg.has_timestamps().then_some((leg.ts_recent, 0)),

@@ -6,6 +6,7 @@ use packet::{SynOptions, Time};
 
 use crate::action::{Action, KernelSplice};
 use crate::common::Core;
+use crate::ecn::Ecn;
 use crate::engine::Engine;
 use crate::flow::{Closing, Flow, Splice, State};
 use crate::leg::ClientLeg;
@@ -15,6 +16,7 @@ const ANNOUNCED: u32 = 0xf;
 const CLIENT_SCALE_SHIFT: u32 = 4;
 const NO_SCALE: u32 = 0xf;
 const TIMESTAMPS: u32 = 1 << 8;
+const ECN: u32 = 1 << 9;
 const MSS_SHIFT: u32 = 16;
 
 /// A splice with what an entry that the kernel translates by has no need of.
@@ -26,6 +28,8 @@ pub struct Parked {
     pub announced_scale: u8,
     /// What the client offered; the value of a timestamp is not kept.
     pub options: SynOptions,
+    /// It was promised ECN.
+    pub ecn: bool,
 }
 
 impl Parked {
@@ -36,6 +40,7 @@ impl Parked {
         let mss = u32::from(self.options.mss.unwrap_or(0));
         mss << MSS_SHIFT
             | timestamps
+            | if self.ecn { ECN } else { 0 }
             | scale << CLIENT_SCALE_SHIFT
             | u32::from(self.announced_scale) & ANNOUNCED
     }
@@ -49,7 +54,7 @@ impl Parked {
             sack_permitted: splice.sack_permitted,
             timestamp: (rest & TIMESTAMPS != 0).then_some(0),
         };
-        Self { splice, announced_scale: ((rest & ANNOUNCED) as u8).min(14), options }
+        Self { splice, announced_scale: ((rest & ANNOUNCED) as u8).min(14), options, ecn: rest & ECN != 0 }
     }
 
     fn of(leg: &ClientLeg, splice: &Splice) -> Self {
@@ -61,7 +66,8 @@ impl Parked {
             window_scales: Some((splice.client_scale, splice.server_scale)),
             sack_permitted: leg.options.sack_permitted,
         };
-        Self { splice: kept, announced_scale: leg.announced_scale, options: leg.options }
+        let ecn = leg.ecn == Ecn::Promised;
+        Self { splice: kept, announced_scale: leg.announced_scale, options: leg.options, ecn }
     }
 }
 
@@ -91,7 +97,8 @@ impl Engine {
         let entry = &parked.splice;
         let (client_scale, server_scale) = entry.window_scales.unwrap_or((0, 0));
         let leg = self.core.client_leg(entry.client, parked.options);
-        let mut leg = ClientLeg { announced_scale: parked.announced_scale, ..leg };
+        let ecn = if parked.ecn { Ecn::Promised } else { Ecn::NotAsked };
+        let mut leg = ClientLeg { announced_scale: parked.announced_scale, ecn, ..leg };
         leg.overtake_forgotten();
         let splice = Splice {
             backend: entry.backend,
@@ -125,7 +132,7 @@ mod tests {
         #[test]
         fn what_is_kept_comes_back(
             mss in prop::option::of(1_u16..), scale in prop::option::of(0_u8..15), announced in 0_u8..15,
-            timestamps: bool, sack_permitted: bool,
+            timestamps: bool, sack_permitted: bool, ecn: bool,
         ) {
             let splice = KernelSplice {
                 client: "192.0.2.1:7".parse().unwrap(),
@@ -137,7 +144,7 @@ mod tests {
             };
             let timestamp = timestamps.then_some(0);
             let options = SynOptions { mss, window_scale: scale, sack_permitted, timestamp };
-            let parked = Parked { splice, announced_scale: announced, options };
+            let parked = Parked { splice, announced_scale: announced, options, ecn };
             prop_assert_eq!(Parked::new(splice, parked.rest()), parked);
         }
 

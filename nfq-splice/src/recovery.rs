@@ -10,6 +10,7 @@ use crate::action::Action;
 use crate::bridge::Bridge;
 use crate::common::Core;
 use crate::connect::{SYN_TIMEOUT, SYN_TRIES};
+use crate::ecn::Ecn;
 use crate::flow::{Attempt, Flow, Recovery, Repeat, Setup, Splice, State};
 use crate::held::Held;
 use crate::leg;
@@ -179,7 +180,8 @@ impl Core {
         let now = self.now;
         let State::Recovering(recovery) = &mut flow.state else { return };
         recovery.attempt = Attempt::Connecting(Repeat::after(now, SYN_TIMEOUT));
-        let packet = leg::syn(&flow.leg, recovery.order.alternate, recovery.isn());
+        let ecn = flow.leg.ecn == Ecn::Promised;
+        let packet = leg::syn(&flow.leg, recovery.order.alternate, recovery.isn(), ecn);
         self.send(packet);
     }
 
@@ -263,7 +265,7 @@ impl Core {
             }
             Attempt::Connecting(repeat) if now >= repeat.at => {
                 *repeat = repeat.again(now, SYN_TIMEOUT);
-                let packet = leg::syn(&flow.leg, recovery.order.alternate, recovery.isn());
+                let packet = leg::syn(&flow.leg, recovery.order.alternate, recovery.isn(), false);
                 self.send(packet);
             }
             Attempt::TakingIn(taking) => taking.replay.handle_timeout(now),

@@ -131,6 +131,11 @@ impl Routing {
         self.backends.states(connections)
     }
 
+    /// Backends that new connections may go to.
+    pub fn usable(&self) -> impl Iterator<Item = SocketAddr> + '_ {
+        self.backends.usable()
+    }
+
     /// Each backend of the configuration, and what the operator wants of it.
     pub fn wanted(&self) -> Vec<(SocketAddr, BackendState)> {
         self.backends.wanted()

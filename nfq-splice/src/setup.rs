@@ -11,6 +11,7 @@ use packet::{Flags, Reassembly, SegmentBuilder, Seq, SynOptions, TcpSegment, Tim
 
 use crate::common::Core;
 use crate::cookie::{self, Handshake};
+use crate::ecn::Ecn;
 use crate::flow::{Flow, Repeat, Setup, State};
 use crate::leg::ClientLeg;
 
@@ -62,6 +63,7 @@ impl Core {
             clock_offset,
             clock_floor: clock_offset.wrapping_add((self.now.as_nanos() / 1_000_000) as u32),
             odd_places: false,
+            ecn: Ecn::NotAsked,
             ts_recent: options.timestamp.unwrap_or(0),
             acked: Seq(0),
             window: None,
@@ -72,7 +74,8 @@ impl Core {
     /// Answers a SYN. Data on it is not taken (no Fast Open): the client repeats it.
     pub(crate) fn accept(&mut self, segment: &TcpSegment<'_>) -> Flow {
         self.counters.count("syn_accepted");
-        let flow = self.begin(segment);
+        let mut flow = self.begin(segment);
+        flow.leg.ecn = self.judge_ecn(segment);
         self.send_syn_ack(&flow);
         flow
     }
@@ -122,9 +125,9 @@ impl Core {
             ..offered
         };
         let bare = flow.leg.segment(self.now, setup.iss, setup.irs + 1, 0);
-        self.send(
-            SegmentBuilder { flags: Flags::SYN, window: SETUP_WINDOW as u16, syn: Some(syn), ..bare }.build(),
-        );
+        let promised = flow.leg.ecn == Ecn::Promised;
+        let flags = if promised { Flags::SYN.union(Flags::ECE) } else { Flags::SYN };
+        self.send(SegmentBuilder { flags, window: SETUP_WINDOW as u16, syn: Some(syn), ..bare }.build());
     }
 
     /// A client's segment before there is a splice.

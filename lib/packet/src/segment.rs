@@ -48,6 +48,8 @@ impl Flags {
     pub const ECE: Self = Self(0x40);
     /// Congestion window reduced.
     pub const CWR: Self = Self(0x80);
+    /// In a SYN: the sender speaks ECN (RFC 3168 §6.1.1).
+    pub const ECN: Self = Self::ECE.union(Self::CWR);
 
     /// All of `other`'s bits are set.
     pub fn contains(self, other: Self) -> bool {

@@ -83,6 +83,10 @@ impl Backends {
         }
     }
 
+    pub(super) fn usable(&self) -> impl Iterator<Item = SocketAddr> + '_ {
+        self.known.keys().copied().filter(|address| self.unusable(*address).is_none())
+    }
+
     fn state(&self, backend: &Backend) -> BackendState {
         self.orders.get(&backend.name).copied().unwrap_or(backend.configured)
     }

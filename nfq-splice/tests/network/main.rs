@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test ends where it is surprised")]
 
 mod batches;
+mod ecn;
 mod fields;
 mod given_up;
 mod icmp;

@@ -54,35 +54,6 @@ fn fast_open_and_multipath_are_refused_without_harm() {
     }
 }
 
-/// The proxy answers before it knows which backend it will be: so ECN is refused to both sides, and neither marks anything.
-#[test]
-fn ecn_is_refused_to_both_sides_alike() {
-    const ACCURATE: u8 = 1;
-    let asks = Flags::ECE.union(Flags::CWR);
-    for (v6, kernel) in ALL {
-        for accurate in [0, ACCURATE] {
-            let mut world = World::new(v6, kernel);
-            let mut syn = SegmentBuilder { flags: Flags::SYN.union(asks), ..world.syn(OFFER) }.build();
-            let tcp = if v6 { 40 } else { 20 };
-            syn[tcp + 12] |= accurate;
-            for packet in world.request(&syn) {
-                let segment = TcpSegment::parse(&packet).unwrap();
-                assert!(segment.flags().syn() && segment.flags().0 & asks.0 == 0);
-                assert_eq!(packet[tcp + 12] & 0x0f, 0);
-                let class = if v6 { packet[0] & 0x0f | packet[1] } else { packet[1] };
-                assert_eq!(class, 0, "not ECN-capable");
-            }
-            // A backend that says yes without having been asked changes nothing.
-            let yes = world.syn_ack(1, BACKEND_ISN, CLIENT_ISN + 1, OFFER);
-            world.receive(
-                &SegmentBuilder { flags: Flags::SYN.union(Flags::ECE), ..yes }.build(),
-                Stage::Tracked,
-            );
-            assert!(world.state().unwrap().starts_with("spliced"));
-        }
-    }
-}
-
 #[test]
 fn a_peer_without_mss_gets_small_segments() {
     for (v6, limit) in [(false, 536), (true, 1220)] {

@@ -25,6 +25,8 @@ pub(crate) struct World {
     pub(crate) engine: Engine,
     pub(crate) now: Time,
     pub(crate) v6: bool,
+    /// The client's port.
+    pub(crate) port: u16,
     /// Splices that the kernel was asked for.
     pub(crate) splices: Vec<KernelSplice>,
     /// The proxy's initial sequence number.
@@ -52,6 +54,7 @@ impl World {
             engine: Engine::new(Settings::new(&cluster), Secret::new([7; 16])),
             now: Time::from_millis(5000),
             v6,
+            port: 4000,
             splices: Vec::new(),
             iss: Seq(0),
             stamps: false,
@@ -64,7 +67,8 @@ impl World {
     }
 
     pub(crate) fn client(&self) -> SocketAddr {
-        if self.v6 { "[fd00:1::7]:4000" } else { "192.0.2.7:4000" }.parse().unwrap()
+        let address = if self.v6 { "fd00:1::7" } else { "192.0.2.7" };
+        SocketAddr::new(address.parse().unwrap(), self.port)
     }
 
     pub(crate) fn backend(&self, number: u8) -> SocketAddr {

@@ -1,0 +1,45 @@
+//! What the backends have shown in their handshakes: clients are promised only what these can keep.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use packet::Time;
+
+/// A backend that declined ECN, or was silent when asked, is asked again after this time: it may have been configured anew.
+const ASK_AGAIN: Duration = Duration::from_secs(60);
+
+/// What a backend said when it was last asked for ECN.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct EcnAnswer {
+    yes: bool,
+    at: Time,
+}
+
+/// By backend; of those that never spoke nothing is known. As many as the configuration has had.
+#[derive(Debug, Default)]
+pub(crate) struct Learnt {
+    ecn: BTreeMap<SocketAddr, EcnAnswer>,
+}
+
+impl Learnt {
+    /// It was asked for ECN.
+    pub(crate) fn note_ecn(&mut self, now: Time, backend: SocketAddr, yes: bool) {
+        self.ecn.insert(backend, EcnAnswer { yes, at: now });
+    }
+
+    /// It is known to speak ECN.
+    pub(crate) fn speaks_ecn(&self, backend: SocketAddr) -> bool {
+        self.ecn.get(&backend).is_some_and(|answer| answer.yes)
+    }
+
+    /// Whether to ask it on behalf of a client that is not promised anything.
+    pub(crate) fn may_ask(&self, now: Time, backend: SocketAddr) -> bool {
+        self.ecn.get(&backend).is_none_or(|answer| !answer.yes && now.since(answer.at) >= ASK_AGAIN)
+    }
+
+    /// Forgets backends that are not known any more.
+    pub(crate) fn retain(&mut self, known: impl Fn(SocketAddr) -> bool) {
+        self.ecn.retain(|backend, _| known(*backend));
+    }
+}
