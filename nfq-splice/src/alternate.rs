@@ -94,6 +94,7 @@ impl Core {
             self.learnt.note_ecn(now, segment.source(), granted);
         }
         let leg = BackendLeg::new(&flow.leg, segment);
+        self.learnt.note_mss(leg.backend, leg.mss());
         let first = recovery.isn() + 1;
         let order = &recovery.order;
         let replay = Sender::new(

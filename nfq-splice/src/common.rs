@@ -129,8 +129,20 @@ impl Core {
         self.learnt_scale = Some(scale);
     }
 
+    /// The longest segment of all, with options, bytes.
     pub(crate) fn mss(&self) -> u16 {
         self.settings.splice.mss
+    }
+
+    /// The MSS to announce: no more than any backend takes, as far as they are known.
+    pub(crate) fn announced_mss(&self) -> u16 {
+        let most = self.most_announced_mss();
+        self.learnt.least_mss().map_or(most, |mss| mss.min(most))
+    }
+
+    /// The same, whatever the backends take: `splice.mss` is that of IPv4, and IPv6's header is 20 bytes longer.
+    pub(crate) fn most_announced_mss(&self) -> u16 {
+        self.mss().saturating_sub(if self.settings.service.is_ipv6() { 20 } else { 0 })
     }
 
     pub(crate) fn prefers_kernel(&self) -> bool {

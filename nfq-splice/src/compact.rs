@@ -9,6 +9,7 @@ use crate::ecn::Ecn;
 use crate::flow::{Closing, Flow, Idle, Splice, State};
 use crate::key::Key;
 use crate::leg::ClientLeg;
+use crate::pass::Shortfall;
 
 /// No window scale was offered (those above 14 count as 14).
 const NO_SCALE: u8 = u8::MAX;
@@ -35,6 +36,7 @@ pub(crate) struct Compact {
     max_window: u32,
     resplices: u32,
     mss: u16,
+    announced_mss: u16,
     backend: Key,
     /// Offered by the client, and applied by its backend.
     client_scale: u8,
@@ -64,6 +66,7 @@ impl Compact {
             ts,
             server_scale,
             client_scale,
+            lacks: Shortfall { mss: None, timestamps: false },
             kernel: true,
             debts: None,
             closing,
@@ -79,6 +82,7 @@ impl Compact {
             service: _,
             options: SynOptions { mss, window_scale, sack_permitted, timestamp },
             announced_scale,
+            announced_mss,
             clock_offset,
             clock_floor,
             ts_recent,
@@ -105,6 +109,7 @@ impl Compact {
             max_window: *max_window,
             resplices: *resplices,
             mss: mss.unwrap_or(0),
+            announced_mss: *announced_mss,
             backend: (*backend).into(),
             client_scale: window_scale.unwrap_or(NO_SCALE),
             server_scale: *server_scale,
@@ -133,6 +138,7 @@ impl Compact {
             service,
             options,
             announced_scale: self.server_scale,
+            announced_mss: self.announced_mss,
             clock_offset: self.clock_offset,
             clock_floor: self.clock_floor,
             ts_recent: self.ts_recent,
@@ -148,6 +154,7 @@ impl Compact {
             ts: has(HAS_TIMESTAMPS).then_some(self.ts),
             server_scale: self.server_scale,
             client_scale: options.window_scale.unwrap_or(0),
+            lacks: Shortfall::default(),
             kernel: true,
             debts: None,
             closing: Closing::default(),
@@ -200,6 +207,7 @@ mod tests {
             client in any::<([u8; 4], u16)>(),
             backend in any::<([u8; 16], u16)>(),
             ecn: bool,
+            announced_mss: u16,
         ) {
             let [delta, ts, clock_offset, clock_floor, ts_recent, acked, resplices, max_window] = numbers;
             let [offered, server_scale] = scales;
@@ -212,18 +220,18 @@ mod tests {
                 timestamp: timestamps.then_some(0),
             };
             let leg = ClientLeg {
-                client: client.into(), service, options, announced_scale: server_scale, clock_offset, clock_floor, ts_recent,
+                client: client.into(), service, options, announced_scale: server_scale, announced_mss, clock_offset, clock_floor, ts_recent,
                 acked: Seq(acked), window, odd_places: false, ecn: if ecn { Ecn::Promised } else { Ecn::NotAsked }, max_window,
             };
             let idle = Idle { seen: Time::from_millis(1), check: Time::from_millis(2) };
             let splice = Splice {
-                backend: backend.into(), delta, ts: (timestamps && both).then_some(ts), server_scale, client_scale: if scaled { offered } else { 0 }, kernel: true, debts: None, closing: Closing::default(), window: None, idle,
+                backend: backend.into(), delta, ts: (timestamps && both).then_some(ts), server_scale, client_scale: if scaled { offered } else { 0 }, lacks: Shortfall::default(), kernel: true, debts: None, closing: Closing::default(), window: None, idle,
             };
             let flow = Flow { leg, resplices, suspended: false, parked: false, acted: 0, state: State::Spliced(splice), timer: None };
             let compact = Compact::of(&flow).unwrap();
             let expanded = compact.expand(client.into(), service, Time::from_millis(100));
             prop_assert_eq!(Compact::of(&expanded), Some(compact));
-            prop_assert_eq!((expanded.leg.options, expanded.leg.ecn), (flow.leg.options, flow.leg.ecn));
+            prop_assert_eq!((expanded.leg.options, expanded.leg.ecn, expanded.leg.announced_mss), (options, flow.leg.ecn, announced_mss));
             prop_assert_eq!((expanded.leg.window, expanded.leg.max_window), (window, max_window));
             prop_assert_eq!((expanded.client(), expanded.backend()), (flow.client(), flow.backend()));
             let State::Spliced(splice) = expanded.state else { panic!("not spliced") };

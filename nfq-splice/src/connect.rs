@@ -10,6 +10,7 @@ use crate::common::Core;
 use crate::flow::{Closing, Connect, Debts, Flow, Repeat, Setup, Splice, State};
 use crate::held::Held;
 use crate::leg::{self, BackendLeg, ClientLeg};
+use crate::pass::Shortfall;
 use crate::routing::{NoBackend, Unusable};
 use crate::sender::{Piece, Sender};
 use crate::setup::SETUP_WINDOW;
@@ -94,6 +95,7 @@ impl Core {
 
     fn establish(&mut self, flow: &mut Flow, setup: &Setup, segment: &TcpSegment<'_>) {
         let to = BackendLeg::new(&flow.leg, segment);
+        self.learnt.note_mss(to.backend, to.mss());
         if flow.leg.options.window_scale.is_some() {
             self.learn_scale(to.server_scale);
         }
@@ -175,6 +177,7 @@ impl Core {
             ts,
             server_scale: to.server_scale,
             client_scale: to.client_scale,
+            lacks: Shortfall::of(&flow.leg, to),
             kernel: false,
             debts,
             closing: Closing::default(),

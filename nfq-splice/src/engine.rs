@@ -12,6 +12,7 @@ use crate::action::{Action, Ended, EntryState, KernelSplice, Stage, Verdict};
 use crate::common::{Core, Settings};
 use crate::flow::{Closing, Flow, Splice, State};
 use crate::leg::ClientLeg;
+use crate::pass::Shortfall;
 use crate::routing::Routing;
 use crate::secret::Secret;
 use crate::table::Table;
@@ -192,6 +193,7 @@ impl Engine {
             ts: entry.timestamps,
             server_scale,
             client_scale,
+            lacks: Shortfall::default(),
             kernel: true,
             debts: None,
             closing: Closing::default(),

@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use crate::bridge::Bridge;
 use crate::held::Held;
 use crate::leg::{BackendLeg, ClientLeg};
+use crate::pass::Shortfall;
 use crate::sender::Sender;
 use crate::take_in::Comparison;
 use crate::window::Window;
@@ -91,6 +92,8 @@ pub(crate) struct Splice {
     pub(crate) server_scale: u8,
     /// The scale the backend applies to the client's windows.
     pub(crate) client_scale: u8,
+    /// What the proxy makes up for.
+    pub(crate) lacks: Shortfall,
     /// The kernel translates.
     pub(crate) kernel: bool,
     /// What the proxy still owes to either side; until then it translates itself.

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use packet::Time;
 
+use crate::pass::LEAST_MSS;
+
 /// A backend that declined ECN, or was silent when asked, is asked again after this time: it may have been configured anew.
 const ASK_AGAIN: Duration = Duration::from_secs(60);
 
@@ -20,6 +22,9 @@ struct EcnAnswer {
 #[derive(Debug, Default)]
 pub(crate) struct Learnt {
     ecn: BTreeMap<SocketAddr, EcnAnswer>,
+    mss: BTreeMap<SocketAddr, u16>,
+    /// The least of these.
+    least_mss: Option<u16>,
 }
 
 impl Learnt {
@@ -38,8 +43,22 @@ impl Learnt {
         self.ecn.get(&backend).is_none_or(|answer| !answer.yes && now.since(answer.at) >= ASK_AGAIN)
     }
 
+    /// It announced this MSS.
+    pub(crate) fn note_mss(&mut self, backend: SocketAddr, mss: u16) {
+        if self.mss.insert(backend, mss) != Some(mss) {
+            self.least_mss = self.mss.values().min().copied();
+        }
+    }
+
+    /// The smallest MSS among the backends.
+    pub(crate) fn least_mss(&self) -> Option<u16> {
+        self.least_mss.map(|mss| mss.max(LEAST_MSS))
+    }
+
     /// Forgets backends that are not known any more.
     pub(crate) fn retain(&mut self, known: impl Fn(SocketAddr) -> bool) {
         self.ecn.retain(|backend, _| known(*backend));
+        self.mss.retain(|backend, _| known(*backend));
+        self.least_mss = self.mss.values().min().copied();
     }
 }

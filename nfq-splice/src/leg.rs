@@ -24,10 +24,13 @@ const UNSEEN_MILLIS: u32 = 2000;
 /// More than the recoveries that one connection had under an earlier daemon, times the former, milliseconds.
 const FORGOTTEN_MILLIS: u32 = 60_000;
 
+fn default_mss(address: SocketAddr) -> u16 {
+    if address.is_ipv4() { DEFAULT_MSS.0 } else { DEFAULT_MSS.1 }
+}
+
 /// Data bytes that fit a segment to a peer that offered `options`, `announced` being our own limit.
 pub(crate) fn payload_bytes(options: &SynOptions, address: SocketAddr, announced: u16) -> usize {
-    let default = if address.is_ipv4() { DEFAULT_MSS.0 } else { DEFAULT_MSS.1 };
-    let mss = usize::from(options.mss.unwrap_or(default).min(announced));
+    let mss = usize::from(options.mss.unwrap_or(default_mss(address)).min(announced));
     mss.saturating_sub(if options.timestamp.is_some() { TIMESTAMP_BYTES } else { 0 }).max(MIN_PAYLOAD)
 }
 
@@ -40,6 +43,8 @@ pub(crate) struct ClientLeg {
     pub(crate) options: SynOptions,
     /// The window scale the client was told, 0 if none was negotiated.
     pub(crate) announced_scale: u8,
+    /// The MSS that the client was told; at most this, where that is not known.
+    pub(crate) announced_mss: u16,
     /// Added to the millisecond clock to give TSval.
     pub(crate) clock_offset: u32,
     /// TSval never goes below this (RFC 7323 §5: PAWS would drop it).
@@ -217,6 +222,11 @@ impl BackendLeg {
 
     pub(crate) fn has_timestamps(&self, leg: &ClientLeg) -> bool {
         leg.has_timestamps() && self.options.timestamp.is_some()
+    }
+
+    /// The MSS that it announced.
+    pub(crate) fn mss(&self) -> u16 {
+        self.options.mss.unwrap_or(default_mss(self.backend))
     }
 
     /// Data bytes that fit a segment to the backend.

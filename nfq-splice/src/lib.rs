@@ -28,6 +28,7 @@ mod key;
 mod learnt;
 mod leg;
 mod parked;
+mod pass;
 mod passed;
 mod recovery;
 mod resets;

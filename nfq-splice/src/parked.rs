@@ -10,6 +10,7 @@ use crate::ecn::Ecn;
 use crate::engine::Engine;
 use crate::flow::{Closing, Flow, Splice, State};
 use crate::leg::ClientLeg;
+use crate::pass::Shortfall;
 
 /// What was negotiated, in the entry's field that translates no packet: the MSS in the upper 16 bits (0: none).
 const ANNOUNCED: u32 = 0xf;
@@ -17,6 +18,10 @@ const CLIENT_SCALE_SHIFT: u32 = 4;
 const NO_SCALE: u32 = 0xf;
 const TIMESTAMPS: u32 = 1 << 8;
 const ECN: u32 = 1 << 9;
+/// The most that the backend takes where the client was told more, in units, rounded down; 0: not less than that.
+const SHORT_SHIFT: u32 = 10;
+const SHORT: u32 = 0x3f;
+const SHORT_UNIT: u16 = 64;
 const MSS_SHIFT: u32 = 16;
 
 /// A splice with what an entry that the kernel translates by has no need of.
@@ -30,6 +35,8 @@ pub struct Parked {
     pub options: SynOptions,
     /// It was promised ECN.
     pub ecn: bool,
+    /// The most that the backend takes, in units of 64 bytes and at most 63 of them, if the client was told more.
+    pub short: u8,
 }
 
 impl Parked {
@@ -41,6 +48,7 @@ impl Parked {
         mss << MSS_SHIFT
             | timestamps
             | if self.ecn { ECN } else { 0 }
+            | (u32::from(self.short) & SHORT) << SHORT_SHIFT
             | scale << CLIENT_SCALE_SHIFT
             | u32::from(self.announced_scale) & ANNOUNCED
     }
@@ -54,7 +62,21 @@ impl Parked {
             sack_permitted: splice.sack_permitted,
             timestamp: (rest & TIMESTAMPS != 0).then_some(0),
         };
-        Self { splice, announced_scale: ((rest & ANNOUNCED) as u8).min(14), options, ecn: rest & ECN != 0 }
+        let announced_scale = ((rest & ANNOUNCED) as u8).min(14);
+        let short = (rest >> SHORT_SHIFT & SHORT) as u8;
+        Self { splice, announced_scale, options, ecn: rest & ECN != 0, short }
+    }
+
+    /// The daemon cuts or completes its segments, which nobody else does.
+    pub fn is_made_up_for(&self) -> bool {
+        !self.lacks().is_none()
+    }
+
+    fn lacks(&self) -> Shortfall {
+        Shortfall {
+            mss: (self.short > 0).then(|| u16::from(self.short) * SHORT_UNIT),
+            timestamps: self.options.timestamp.is_some() && self.splice.timestamps.is_none(),
+        }
     }
 
     fn of(leg: &ClientLeg, splice: &Splice) -> Self {
@@ -67,7 +89,9 @@ impl Parked {
             sack_permitted: leg.options.sack_permitted,
         };
         let ecn = leg.ecn == Ecn::Promised;
-        Self { splice: kept, announced_scale: leg.announced_scale, options: leg.options, ecn }
+        let units = |mss: u16| (mss / SHORT_UNIT).clamp(1, SHORT as u16) as u8;
+        let short = splice.lacks.mss.map_or(0, units);
+        Self { splice: kept, announced_scale: leg.announced_scale, options: leg.options, ecn, short }
     }
 }
 
@@ -106,6 +130,7 @@ impl Engine {
             ts: entry.timestamps,
             server_scale,
             client_scale,
+            lacks: parked.lacks(),
             kernel: false,
             debts: None,
             closing: Closing::default(),
@@ -132,7 +157,7 @@ mod tests {
         #[test]
         fn what_is_kept_comes_back(
             mss in prop::option::of(1_u16..), scale in prop::option::of(0_u8..15), announced in 0_u8..15,
-            timestamps: bool, sack_permitted: bool, ecn: bool,
+            timestamps: bool, sack_permitted: bool, ecn: bool, short in 0_u8..64,
         ) {
             let splice = KernelSplice {
                 client: "192.0.2.1:7".parse().unwrap(),
@@ -144,7 +169,7 @@ mod tests {
             };
             let timestamp = timestamps.then_some(0);
             let options = SynOptions { mss, window_scale: scale, sack_permitted, timestamp };
-            let parked = Parked { splice, announced_scale: announced, options, ecn };
+            let parked = Parked { splice, announced_scale: announced, options, ecn, short };
             prop_assert_eq!(Parked::new(splice, parked.rest()), parked);
         }
 

@@ -62,6 +62,7 @@ impl Core {
             announced_scale: if options.window_scale.is_some() { self.scale() } else { 0 },
             clock_offset,
             clock_floor: clock_offset.wrapping_add((self.now.as_nanos() / 1_000_000) as u32),
+            announced_mss: self.most_announced_mss(),
             odd_places: false,
             ecn: Ecn::NotAsked,
             ts_recent: options.timestamp.unwrap_or(0),
@@ -85,7 +86,9 @@ impl Core {
         let (client, irs, options) = (segment.source(), segment.seq(), segment.syn_options());
         let handshake = Handshake { client, irs, announced_scale: self.scale() };
         let iss = cookie::make(&self.secret, self.now, &handshake, &options);
-        self.half_open_flow(client, options, irs, iss)
+        let mut flow = self.half_open_flow(client, options, irs, iss);
+        flow.leg.announced_mss = self.announced_mss();
+        flow
     }
 
     /// A connection whose SYN-ACK is not acknowledged yet.
@@ -120,7 +123,7 @@ impl Core {
         let State::Setup(setup) = &flow.state else { return };
         let offered = flow.leg.options;
         let syn = SynOptions {
-            mss: Some(self.mss()),
+            mss: Some(flow.leg.announced_mss),
             window_scale: offered.window_scale.map(|_| flow.leg.announced_scale),
             ..offered
         };

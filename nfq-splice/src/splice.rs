@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use packet::{Seq, TcpSegment, Translation, split};
+use packet::{Seq, TcpSegment, Translation};
 
-use crate::action::{Action, KernelSplice, Stage, Verdict};
+use crate::action::{Action, KernelSplice};
 use crate::common::Core;
 use crate::engine::Pass;
 use crate::flow::{Debts, Flow, Idle, Splice, State};
@@ -73,11 +73,12 @@ impl Splice {
         place != Some(Reset::Outside)
     }
 
-    /// The kernel translates no window scales, makes no timestamps, and miscalculates checksums of options on odd places.
+    /// The kernel translates no window scales, cuts no segments, makes no timestamps, and miscalculates checksums of options on odd places.
     fn fits_kernel(&self, leg: &ClientLeg) -> bool {
         self.server_scale == leg.announced_scale
             && self.client_scale == leg.client_scale()
             && self.debts.is_none()
+            && self.lacks.is_none()
             && !leg.odd_places
     }
 }
@@ -368,48 +369,5 @@ impl Core {
         self.resume_packets(flow);
         self.counters.count("clients_reset");
         flow.state = State::Gone;
-    }
-
-    /// The data bytes of each of the segments that the backend has put together for the client, where that is known: all are as
-    /// long as the client's MSS and the path to it allow. The last segment of a response is not, nor are those of a backend
-    /// that keeps to less.
-    fn whole_segments(&self, flow: &Flow, packet: &[u8]) -> Option<u16> {
-        let segment =
-            TcpSegment::parse(packet).ok().filter(|segment| segment.destination() == flow.leg.client)?;
-        let bytes = flow.leg.payload_bytes(self.mss());
-        let whole = !segment.payload().is_empty() && segment.payload().len().is_multiple_of(bytes);
-        u16::try_from(bytes).ok().filter(|_| whole)
-    }
-
-    /// Sends a segment on: rewritten in place where it was queued before conntrack, else cut and sent anew.
-    pub(crate) fn pass(
-        &mut self,
-        flow: &Flow,
-        packet: &mut [u8],
-        translation: &Translation,
-        stage: Stage,
-    ) -> Verdict {
-        let tracked_path = matches!(&flow.state, State::Spliced(splice) if splice.kernel);
-        let in_place = matches!(stage, Stage::Raw | Stage::Large) && !tracked_path;
-        let whole = if stage == Stage::Large && in_place { self.whole_segments(flow, packet) } else { None };
-        let applied = match whole {
-            Some(_) => translation.apply_unsummed(packet),
-            None => translation.apply(packet),
-        };
-        if applied.is_err() {
-            self.counters.count("malformed_dropped");
-            return Verdict::Drop;
-        }
-        if let Some(bytes) = whole {
-            return Verdict::Segments(bytes);
-        }
-        if in_place {
-            return Verdict::Rewritten;
-        }
-        self.counters.count("segments_resent");
-        for piece in split(packet, flow.leg.payload_bytes(self.mss())).unwrap_or_default() {
-            self.send(piece);
-        }
-        Verdict::Drop
     }
 }

@@ -38,13 +38,6 @@ pub(crate) struct Segment {
     pub(crate) checksum_ok: bool,
 }
 
-impl Segment {
-    /// For comparing both sides: everything but what says where it was seen.
-    pub(crate) fn without_addresses(&self) -> Self {
-        Self { checksum_ok: true, ..self.clone() }
-    }
-}
-
 impl Capture {
     /// Captures TCP on an interface; it captures when this returns.
     pub(crate) fn start(lab: &Lab, node: Node, interface: &str) -> Result<Self> {

@@ -14,6 +14,7 @@ mod rewrite;
 mod segment;
 mod seq;
 mod split;
+mod stamp;
 mod time;
 
 pub use build::SegmentBuilder;
@@ -23,6 +24,7 @@ pub use rewrite::{Translation, fill_checksum};
 pub use segment::{Flags, PacketError, TcpSegment};
 pub use seq::Seq;
 pub use split::split;
+pub use stamp::add_timestamps;
 pub use time::Time;
 
 /// A packet with TCP, or with an ICMP error about it, whose checksums are right; see [`TcpSegment::checksums_valid`].

@@ -278,6 +278,11 @@ impl<'a> TcpSegment<'a> {
         self.packet.get(self.layout.tcp + TCP_HEADER..self.layout.payload).unwrap_or_default()
     }
 
+    /// Length of the option field, padding included.
+    pub fn option_bytes(&self) -> usize {
+        self.option_field().len()
+    }
+
     /// The options in order.
     pub fn options(&self) -> Options<'a> {
         Options::new(self.option_field())

@@ -182,7 +182,7 @@ impl Kernel {
 
     /// Renewed before half of its time has passed.
     fn park(&mut self, parked: &[Parked]) {
-        for parked in parked {
+        for parked in parked.iter().filter(|parked| !parked.is_made_up_for()) {
             self.speed_up_parked(parked);
         }
         self.entries.clear();

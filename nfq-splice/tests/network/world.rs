@@ -23,6 +23,7 @@ pub(crate) const ALL: [(bool, bool); 4] = [(false, true), (false, false), (true,
 
 pub(crate) struct World {
     pub(crate) engine: Engine,
+    pub(crate) settings: Settings,
     pub(crate) now: Time,
     pub(crate) v6: bool,
     /// The client's port.
@@ -38,6 +39,11 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) fn new(v6: bool, kernel: bool) -> Self {
+        Self::with(v6, kernel, "")
+    }
+
+    /// The same with lines of its own in `[splice]`.
+    pub(crate) fn with(v6: bool, kernel: bool, splice: &str) -> Self {
         let path = if kernel { "kernel" } else { "userspace" };
         let [service, b1, b2] = if v6 {
             ["[fd00:9::9]:80", "[fd00:2::1]:80", "[fd00:2::2]:80"]
@@ -47,11 +53,13 @@ impl World {
         let text = format!(
             "[cluster]\nname = \"network\"\n[service]\naddress = \"{service}\"\n[[route]]\npool = \"web\"\n\
              [pool.web]\nbackends = [\"b1\", \"b2\"]\n[backend.b1]\naddress = \"{b1}\"\n[backend.b2]\naddress = \"{b2}\"\n\
-             [proxy.p]\naddress = \"10.0.3.1\"\n[logger.l]\ncontrol = \"10.0.3.2:7070\"\n[splice]\npath = \"{path}\"\nwindow_scale = 7\n"
+             [proxy.p]\naddress = \"10.0.3.1\"\n[logger.l]\ncontrol = \"10.0.3.2:7070\"\n[splice]\npath = \"{path}\"\nwindow_scale = 7\nmss = 1400\n{splice}"
         );
         let cluster = Cluster::parse(&text, "network").unwrap();
+        let settings = Settings::new(&cluster);
         Self {
-            engine: Engine::new(Settings::new(&cluster), Secret::new([7; 16])),
+            engine: Engine::new(settings.clone(), Secret::new([7; 16])),
+            settings,
             now: Time::from_millis(5000),
             v6,
             port: 4000,
