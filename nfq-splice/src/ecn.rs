@@ -29,7 +29,7 @@ pub(crate) enum Ecn {
 }
 
 impl Core {
-    /// What to answer to a SYN. A wish for AccECN is answered as one for ECN (RFC 9768 §3.1.2): the client falls back.
+    /// What to answer to a SYN. A wish for `AccECN` is answered as one for ECN (RFC 9768 §3.1.2): the client falls back.
     pub(crate) fn judge_ecn(&self, syn: &TcpSegment<'_>) -> Ecn {
         if !syn.flags().contains(Flags::ECN) {
             return Ecn::NotAsked;
