@@ -143,6 +143,8 @@ pub(crate) struct Closing {
 /// A recovery being executed (paper §4.3).
 pub(crate) struct Recovery {
     pub(crate) order: RecoveryOrder,
+    /// The failed backend's, as in [`Splice::delta`].
+    pub(crate) delta: u32,
     pub(crate) arrived: Time,
     /// Names and microseconds since `arrived`.
     pub(crate) steps: Vec<(String, u64)>,

@@ -108,8 +108,10 @@ impl Core {
             flow.leg.acked = first;
         }
         let bridge = Bridge::new(std::mem::take(&mut order.beyond), order.left_out);
+        let splice_delta = splice.delta;
         let resend = self.resend(flow, splice, first, bytes);
         let recovery = Recovery {
+            delta: splice_delta,
             arrived: self.now,
             steps: Vec::new(),
             deadline: self.now + self.settings.recovery_timeout,
@@ -166,9 +168,7 @@ impl Core {
             recovery.order.id = order.id;
             recovery.order.alternate = order.alternate;
         } else {
-            recovery.order = RecoveryOrder { resend: Vec::new(), ..order };
-            complete(&mut recovery.order, recovery.owed.as_ref());
-            recovery.held = recovery.held.moved_to(Seq(recovery.order.client_next));
+            recovery.follow(order);
         }
         recovery.deadline = self.now + self.settings.recovery_timeout;
         flow.state = State::Recovering(Box::new(recovery));
@@ -277,6 +277,29 @@ impl Core {
 }
 
 impl Recovery {
+    /// Another order for the same failure. Where the log knows more by now, that is sent again, too; where it knows less, or an
+    /// alternate's bytes already stand behind p, what was known before goes on to hold.
+    fn follow(&mut self, mut order: RecoveryOrder) {
+        let first = Seq(order.resend_from) + self.delta;
+        let bytes = std::mem::take(&mut order.resend);
+        let more = (first + bytes.len() as u32).since(self.point);
+        if more < 0 || (more > 0 && self.bridge.taken() > 0) {
+            self.order.id = order.id;
+            self.order.alternate = order.alternate;
+            return;
+        }
+        if let Some(new) = bytes.len().checked_sub(more as usize).and_then(|old| bytes.get(old..))
+            && !new.is_empty()
+        {
+            self.resend.append(new);
+            self.point = self.point + new.len() as u32;
+            self.bridge = Bridge::new(std::mem::take(&mut order.beyond), order.left_out);
+        }
+        self.order = order;
+        complete(&mut self.order, self.owed.as_ref());
+        self.held = self.held.moved_to(Seq(self.order.client_next));
+    }
+
     /// The alternate's view of the client's initial sequence number: S − R − 1.
     pub(crate) fn isn(&self) -> Seq {
         Seq(self.order.client_next) - self.order.replay.len() as u32 - 1

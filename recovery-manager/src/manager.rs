@@ -25,7 +25,7 @@ use batch::Batch;
 use recent::Recent;
 pub(crate) use recovery::End;
 use recovery::Recovery;
-use resets::Resets;
+use resets::{Resets, Untold};
 use waiting::Waiting;
 
 /// The present, on both clocks.
@@ -102,6 +102,7 @@ pub struct Manager {
     waiting: Waiting,
     report_bytes: usize,
     resets: Resets,
+    untold: Untold,
     recent: Recent,
     history: VecDeque<RecoveryRecord>,
     mismatches: mismatches::Seen,
@@ -135,6 +136,7 @@ impl Manager {
             waiting: Waiting::default(),
             report_bytes: 0,
             resets: Resets::new(limits.waiting_resets),
+            untold: Untold::default(),
             recent: Recent::new(limits.recent),
             history: VecDeque::new(),
             mismatches: mismatches::Seen::default(),
@@ -164,7 +166,7 @@ impl Manager {
     /// When [`Manager::handle_timeout`] is due.
     pub fn poll_timeout(&self) -> Option<Time> {
         let deadline = self.deadlines.first().map(|(at, _)| *at);
-        self.resets.poll_timeout().into_iter().chain(deadline).min()
+        self.resets.poll_timeout().into_iter().chain(deadline).chain(self.untold.poll_timeout()).min()
     }
 
     /// For `resplice status`.

@@ -289,8 +289,9 @@ proptest! {
         for input in inputs {
             model.apply(input);
         }
-        model.apply(Input::Pass(1000));
-        model.apply(Input::Pass(1000));
+        for _ in 0..4 {
+            model.apply(Input::Pass(1000));
+        }
         prop_assert_eq!(model.manager.poll_timeout(), None);
         prop_assert_eq!(model.noticed, model.ended);
         let counters = model.manager.status().counters;

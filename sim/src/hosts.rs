@@ -153,6 +153,7 @@ impl Host {
         if self.is_blind(&packet)
             || self.is_wrong_echo(&packet)
             || self.is_older_than_before(&packet)
+            || self.challenge_syn(&packet)
             || self.is_duplicate_syn(&packet)
             || self.is_inexact_reset(&packet)
             || self.is_long_fin(&packet)
@@ -249,6 +250,28 @@ impl Host {
             self.wire.outgoing.push(SegmentBuilder { seq, window: 1000, ..bare }.build());
         }
         open && !exact
+    }
+
+    /// smoltcp gives a SYN to a listening socket though another one still has its peer, which other stacks make challenge it (RFC 5961
+    /// §4.2). True if it did.
+    fn challenge_syn(&mut self, packet: &[u8]) -> bool {
+        let Ok(segment) = TcpSegment::parse(packet) else { return false };
+        let key = (segment.destination(), segment.source());
+        if !segment.flags().syn() || segment.flags().ack() || !segment.checksums_valid() {
+            return false;
+        }
+        let established = self.sockets.iter().any(|(_, socket)| {
+            let smoltcp::socket::Socket::Tcp(socket) = socket;
+            let remote = socket.remote_endpoint().map(|end| SocketAddr::from((end.addr, end.port)));
+            let opening = matches!(socket.state(), State::SynSent | State::SynReceived | State::TimeWait);
+            socket.is_open() && !opening && remote == Some(key.1)
+        });
+        let (Some(seq), Some(next)) = (self.sent.get(&key), self.peer_next.get(&key)) else { return false };
+        if established {
+            let bare = SegmentBuilder { seq: *seq, ack: Some(*next), ..SegmentBuilder::new(key.0, key.1) };
+            self.wire.outgoing.push(SegmentBuilder { window: 1000, ..bare }.build());
+        }
+        established
     }
 
     /// Lets the stack work, and gives what it sends.

@@ -1,8 +1,12 @@
 //! Orders that are repeated or late (design, section 6: operations are idempotent and replay-safe).
 
-use packet::{Flags, TcpSegment};
+use packet::{Flags, Seq, TcpSegment};
 
-use crate::world::{ALL, BACKEND_ISN, OFFER, World};
+use nfq_splice::Stage;
+
+use crate::world::{ALL, BACKEND_ISN, CLIENT_ISN, OFFER, REQUEST, World, segments};
+
+const ALTERNATE_ISN: Seq = Seq(u32::MAX - 3000);
 
 /// The manager has given an alternate up for another one when its first order comes again.
 #[test]
@@ -23,5 +27,41 @@ fn a_late_repetition_of_an_earlier_order_changes_nothing() {
             world.engine.handle_order(world.now, late);
             assert_eq!(world.sent(), Vec::<Vec<u8>>::new());
         }
+    }
+}
+
+/// The failed backend has spoken on until it was fenced, and the log knows more when the failure is reported again.
+#[test]
+fn a_second_order_for_the_same_failure_brings_what_was_logged_since() {
+    for (v6, _) in ALL {
+        let mut world = World::new(v6, false);
+        world.splice(OFFER, OFFER);
+        let logged: Vec<u8> = (0..5000).map(|i| (i % 251) as u8).collect();
+        let mut got = Vec::new();
+        for (id, alternate, known) in [(1, 2, 3000), (2, 3, 5000), (3, 2, 4000), (4, 3, 5000)] {
+            let order = world.order(id, 1, alternate, BACKEND_ISN + 1, logged[..known].to_vec());
+            world.engine.handle_order(world.now, order);
+            let sent = world.sent();
+            for segment in segments(&sent).iter().filter(|segment| segment.destination() == world.client()) {
+                assert_eq!(segment.seq(), world.iss + 1 + got.len() as u32);
+                got.extend_from_slice(segment.payload());
+            }
+            let ack = world.client_segment(
+                CLIENT_ISN + 1 + REQUEST.len() as u32,
+                world.iss + 1 + got.len() as u32,
+                b"",
+            );
+            let more = world.receive(&ack.build(), Stage::Raw);
+            for segment in segments(&more).iter().filter(|segment| !segment.payload().is_empty()) {
+                got.extend_from_slice(segment.payload());
+            }
+        }
+        assert_eq!(got, logged);
+        let syn_ack = world.syn_ack(3, ALTERNATE_ISN, CLIENT_ISN + 1 + REQUEST.len() as u32, OFFER).build();
+        world.receive(&syn_ack, Stage::Raw);
+        assert_eq!(world.state().as_deref(), Some("spliced-userspace"));
+        let data = world.backend_segment(3, ALTERNATE_ISN + 1, b"on", 1200).build();
+        let passed = world.receive(&data, Stage::Raw);
+        assert_eq!(segments(&passed)[0].seq(), world.iss + 1 + logged.len() as u32);
     }
 }

@@ -1,5 +1,7 @@
 //! Orders, retries and ends.
 
+use std::time::Duration;
+
 use cluster::config::GiveUp;
 use cluster::control::{Client, Flow, Mismatch, Outcome, TakeIn, ToLog, ToProxy};
 use packet::Time;
@@ -8,7 +10,6 @@ use super::alternates::Choice;
 use super::mismatches::kind;
 use super::recent::{Ended, Fingerprint};
 use super::recovery::{Attempt, End, Failure, Recovery};
-use super::resets::Reset;
 use super::{Manager, Now};
 use crate::equations::AlternateState;
 use crate::plan::{Plan, Refusal, Steps, is_unanswered, plan, response_end, without_alternate};
@@ -168,19 +169,19 @@ impl Manager {
         let reason = match end {
             End::Reset(reason) => {
                 let end = Some(response_end(report));
-                self.reset(now, Reset { flow: report.flow, end, reason: reason.clone() });
+                self.tell_last(now, ToProxy::Reset { flow: report.flow, end, reason: reason.clone() });
                 reason
             }
             End::Answer(status, reason) => {
                 let order = Box::new(without_alternate(report));
-                self.ask_proxy(ToProxy::Answer { order, status: *status, reason: reason.clone() });
+                self.tell_last(now, ToProxy::Answer { order, status: *status, reason: reason.clone() });
                 reason
             }
             End::Order(..) | End::Superseded => return,
         };
         for (_, backend) in recovery.replaced.iter().copied() {
             let flow = Flow { client: report.flow.client, backend };
-            self.reset(now, Reset { flow, end: None, reason: reason.clone() });
+            self.tell_last(now, ToProxy::Reset { flow, end: None, reason: reason.clone() });
         }
     }
 
@@ -198,10 +199,16 @@ impl Manager {
         let record = recovery.into_record(end, now);
         self.tell(Story::Ended(record.clone()));
         self.remember(record);
-        if !matches!(end, End::Superseded) {
-            self.recent.remember(client, Ended { fingerprint, logger, backend, order });
-            self.ask_log(logger, ToLog::Ended { client, backend });
+        if matches!(end, End::Superseded) {
+            return;
         }
+        self.recent.remember(client, Ended { fingerprint, logger, backend, order });
+        if matches!(end, End::Order(..)) {
+            return self.ask_log(logger, ToLog::Ended { client, backend });
+        }
+        let wait = if self.proxy_connected { Duration::ZERO } else { self.timeout() };
+        self.untold.push(now, wait, logger, client);
+        self.tell_logs(now);
     }
 
     fn count_end(&mut self, end: &End) {
@@ -242,13 +249,21 @@ impl Manager {
         }
     }
 
-    fn reset(&mut self, now: Time, reset: Reset) {
+    /// The proxy ends the client's connection.
+    fn tell_last(&mut self, now: Time, message: ToProxy) {
         if self.proxy_connected {
-            let message = self.resets.send(now, reset);
+            let message = self.resets.send(now, message);
             return self.ask_proxy(message);
         }
-        if self.resets.wait(now + self.timeout(), reset) {
+        if self.resets.wait(now + self.timeout(), message) {
             self.count("resets_given_up");
+        }
+    }
+
+    /// Those logs that may be told now that a client's connection has been ended.
+    pub(super) fn tell_logs(&mut self, now: Time) {
+        while let Some((logger, client)) = self.untold.pop(now, self.limits.waiting_resets) {
+            self.ask_log(logger, ToLog::Ended { client, backend: None });
         }
     }
 }

@@ -9,7 +9,7 @@ use packet::Time;
 use super::alternates::Down;
 use super::recent::Fingerprint;
 use super::recovery::{End, Failure, Recovery};
-use super::resets::Resets;
+use super::resets::{Resets, Untold};
 use super::{Action, LoggerId, Manager, Now, recovery_settings};
 use crate::plan::Refusal;
 use crate::story::Story;
@@ -184,6 +184,7 @@ impl Manager {
     pub fn handle_proxy_disconnected(&mut self, now: Time) {
         self.proxy_connected = false;
         self.resets.handle_disconnected(now);
+        self.untold.postpone(now, self.timeout());
         self.batch.take();
         self.actions.retain(|action| !matches!(action, Action::ToProxy(_)));
     }
@@ -254,6 +255,7 @@ impl Manager {
         self.waiting.clear();
         self.report_bytes = 0;
         self.resets = Resets::new(self.limits.waiting_resets);
+        self.untold = Untold::default();
         self.tell(Story::Fenced { by: epoch });
     }
 
@@ -275,6 +277,7 @@ impl Manager {
         }
         self.order_waiting(now);
         *self.counters.entry("resets_given_up").or_default() += self.resets.handle_timeout(now);
+        self.tell_logs(now);
     }
 
     fn timeout_reason(&self, client: Client) -> String {

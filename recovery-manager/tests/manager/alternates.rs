@@ -73,9 +73,8 @@ fn an_alternate_that_serves_no_range_is_asked_for_the_whole_once() {
 fn a_backend_without_alternates_resets_its_clients_at_once() {
     let mut bench = Bench::new();
     bench.fail(0, true, 4, vec![report(1, 4)]);
-    let (proxy, log) = bench.told(0);
+    let (proxy, _) = bench.told(0);
     assert!(matches!(&proxy[1], ToProxy::Reset { reason, .. } if reason == "no alternate backend is up"));
-    assert_eq!(log, ended(1, None));
 }
 
 #[test]

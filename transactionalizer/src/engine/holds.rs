@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use cluster::control::{Evidence, Flow};
-use packet::Time;
+use packet::{Seq, Time};
 
 use crate::judge::{End, InProgress, Judgement, judge};
 use crate::spans::LogBytes;
@@ -95,6 +95,9 @@ impl Engine {
                 middle.ended = true;
                 self.release(Some(hold), out);
             }
+            // Not a refusal, which has number 0 (RFC 9293 §3.10.7.1): it has overtaken its SYN-ACK, after which it would find the
+            // client's connection.
+            State::Unseen if refused && seen.segment.seq() != Seq(0) => self.suppress(hold, out),
             State::Unseen => self.release(Some(hold), out),
         }
     }
