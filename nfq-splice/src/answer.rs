@@ -89,6 +89,10 @@ impl Core {
     /// Answers a client that has no backend, and closes.
     pub(crate) fn answer(&mut self, flow: &mut Flow, status: u16, reason: &str) {
         let State::Setup(setup) = &flow.state else { return };
+        // What comes in the middle of a head has one chance in some thousands to be taken for its beginning.
+        if setup.continued && status == 400 {
+            return self.abort(flow, setup.iss + 1);
+        }
         // Who does not speak HTTP is only closed.
         let bytes = if self.settings.http {
             self.response_to(&setup.request, status, reason)

@@ -106,6 +106,11 @@ impl Engine {
             }
             self.core.handle_client(&mut flow, segment);
             self.put(flow);
+        } else if flags.ack()
+            && !flags.rst()
+            && self.core.stateless.waits_for(self.core.now, segment.source())
+        {
+            self.core.counters.count("unknown_client_segment_dropped");
         } else {
             self.core.counters.count("unknown_client_segment_refused");
             self.core.refuse(segment);

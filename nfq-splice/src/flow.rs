@@ -49,6 +49,8 @@ pub(crate) struct Setup {
     pub(crate) iss: Seq,
     /// The client has acknowledged our SYN-ACK.
     pub(crate) established: bool,
+    /// It was begun with an earlier daemon, which may have had the head's beginning, though that is unlikely.
+    pub(crate) continued: bool,
     /// The request, as far as it came in order.
     pub(crate) request: Vec<u8>,
     pub(crate) reassembly: Reassembly,

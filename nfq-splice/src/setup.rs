@@ -98,6 +98,7 @@ impl Core {
             irs,
             iss,
             established: false,
+            continued: false,
             request: Vec::new(),
             reassembly: Reassembly::new(irs + 1, SETUP_WINDOW as usize),
             parsed: 0,

@@ -4,6 +4,7 @@
 //! Only what the client has not been acknowledged can be continued: its next segment must begin with its first byte.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
 
 use cluster::control::Client;
 use packet::{TcpSegment, Time};
@@ -17,6 +18,10 @@ const MAX_SCALE: u8 = 14;
 
 /// Ended connections that are remembered for their cookies at most; beyond it the oldest is forgotten.
 const SPENT: usize = 16_384;
+
+/// Segments that a client sent together come within this time of each other, and none of them again: its retransmission timeout is
+/// longer (200 ms on Linux).
+const ONE_FLIGHT: Duration = Duration::from_millis(150);
 
 /// Clients whose connection has ended: a late copy of its first segment carries a cookie that is still good, and must not have
 /// the request executed again.
@@ -54,6 +59,8 @@ pub(crate) struct Stateless {
     /// must not be a second time.
     lost: BTreeSet<Client>,
     spent: Spent,
+    /// Clients of unknown connections in this daemon's first lifetime, and when each spoke first.
+    doubtful: BTreeMap<Client, Time>,
 }
 
 impl Stateless {
@@ -62,6 +69,7 @@ impl Stateless {
         let restarted = self.restarted(now);
         if now >= restarted {
             self.lost.clear();
+            self.doubtful.clear();
         }
         let refused = self.lost.contains(&client) || self.spent.contains(now, client);
         now < self.until.max(restarted) && !refused
@@ -89,6 +97,19 @@ impl Stateless {
         self.restarted(now);
         self.lost.remove(&client);
         self.spent.until.remove(&client);
+    }
+
+    /// Whether to wait for what the client repeats. What it sent first may have been lost with an earlier daemon, and not have
+    /// been acknowledged: then it comes again, after one retransmission timeout at least, and the set-up goes on. Anything else
+    /// that is still unknown then is of a connection that is lost.
+    pub(crate) fn waits_for(&mut self, now: Time, client: Client) -> bool {
+        if !self.takes(now, client) || !self.is_young(now) {
+            return false;
+        }
+        if self.doubtful.len() >= SPENT && !self.doubtful.contains_key(&client) {
+            return false;
+        }
+        now < *self.doubtful.entry(client).or_insert(now) + ONE_FLIGHT
     }
 
     /// An earlier daemon translated this client's packets itself.
@@ -126,6 +147,7 @@ impl Core {
         flow.leg.announced_scale = if options.window_scale.is_some() { announced_scale } else { 0 };
         if let State::Setup(setup) = &mut flow.state {
             setup.establish();
+            setup.continued = self.stateless.is_young(self.now);
         }
         Some(flow)
     }

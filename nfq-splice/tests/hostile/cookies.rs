@@ -67,17 +67,38 @@ fn a_bare_acknowledgement_of_a_cookie_opens_the_connection() {
     assert_eq!((sent[0].to, sent[0].flags), (backend(11), Flags::SYN));
 }
 
+/// Longer than what a client sends together, shorter than a retransmission timeout.
+const ONE_FLIGHT: Duration = Duration::from_millis(150);
+
 #[test]
 fn an_acknowledgement_with_a_wrong_cookie_is_reset_and_leaves_no_state() {
     let mut proxy = flooded();
     let iss = proxy.receive(&syn(9))[0].seq;
+    for port in [9, 10] {
+        let early = proxy.receive(&SegmentBuilder { ack: Some(iss + 3), ..data(port, 5, REQUEST) });
+        assert!(early.is_empty(), "its first segment may come again");
+    }
+    proxy.pass(ONE_FLIGHT);
     for (wrong, offset) in [(iss, 0), (iss + 2, 0), (iss + 1 + (1 << 23), 0), (Seq(5), 0), (iss + 1, 1)] {
         let sent = proxy.receive(&SegmentBuilder { ack: Some(wrong), ..data(9, offset, REQUEST) });
         assert_eq!((sent.len(), sent[0].flags, sent[0].seq), (1, Flags::RST, wrong));
     }
     let sent = proxy.receive(&SegmentBuilder { ack: Some(iss + 1), ..data(10, 0, REQUEST) });
     assert_eq!((sent[0].flags, proxy.connections()), (Flags::RST, 3), "another client's cookie");
-    assert_eq!(proxy.counter("syn_cookies_wrong"), 6);
+    assert_eq!(proxy.counter("syn_cookies_wrong"), 8);
+}
+
+/// The first segment of a head was lost with an earlier daemon, the second one comes.
+#[test]
+fn a_second_segment_waits_for_the_first_to_be_repeated() {
+    let mut proxy = flooded();
+    let iss = proxy.receive(&syn(9))[0].seq;
+    let part =
+        |offset: u32, bytes: &'static [u8]| SegmentBuilder { ack: Some(iss + 1), ..data(9, offset, bytes) };
+    assert!(proxy.receive(&part(9, &REQUEST[9..])).is_empty());
+    proxy.pass(ONE_FLIGHT);
+    assert_eq!(proxy.receive(&part(0, &REQUEST[..9]))[0].ack, ISN + 10);
+    assert_eq!(proxy.receive(&part(9, &REQUEST[9..]))[0].flags, Flags::SYN);
 }
 
 #[test]

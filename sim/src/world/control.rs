@@ -149,11 +149,11 @@ impl World {
         for channel in crate::control::CHANNELS {
             let (client, server) = ends(channel);
             let line = self.line(channel);
-            if client == daemon
-                && let Some(session) = line.client.take()
-            {
+            if client == daemon {
                 line.dying.retain(|(end, _)| *end != End::Client);
-                self.lose_session(channel, End::Server, session, false);
+                if let Some(session) = line.client.take() {
+                    self.lose_session(channel, End::Server, session, false);
+                }
             }
             if server == daemon {
                 let line = self.line(channel);

@@ -284,6 +284,10 @@ impl Backend {
             self.failures = 0;
             let mute = verdict == Verdict::Mute;
             out.push(Output::Found(if mute { Finding::HeartbeatMute } else { Finding::HeartbeatLost }));
+        } else if !self.up && gone {
+            // What has been connected to it since, before it was avoided, has failed, too.
+            self.hysteresis.handle_heartbeat(false, self.limits.successes, now);
+            out.push(Output::Found(Finding::HeartbeatLost));
         } else if !self.up && verdict == Verdict::Refused {
             self.hysteresis.handle_heartbeat(false, self.limits.successes, now);
             out.push(Output::Found(Finding::Gone));
