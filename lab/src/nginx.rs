@@ -9,6 +9,7 @@
 //! | `/slow` | `slow`, after 10 ms |
 //! | `/whoami` | the backend's name |
 //! | `/wait?s=SECONDS` | the backend's name, after so long |
+//! | `PUT /store/NAME` | stored on this backend only, see [`Nginx::stored`] |
 //! | `/app/…` | in labs with PHP: see [`php`](crate::php) |
 //! | `POST` to anything else, `/echo` | the request's body, up to 10 MB |
 
@@ -104,6 +105,11 @@ impl Nginx {
         })
     }
 
+    /// What was stored on this backend under `/store/`.
+    pub fn stored(&self, name: &str) -> PathBuf {
+        self.dir().join("store").join(name)
+    }
+
     /// Kills it; it is dead when this returns.
     pub fn kill(&self) -> Result<()> {
         let processes = self.processes();
@@ -183,6 +189,7 @@ http {{
         location /padded/ {{ alias {documents}/files/; add_header X-Padding "{padding}"; }}
         location = /slow {{ echo_sleep 0.01; echo -n slow; }}
         location = /whoami {{ return 200 "{node}\n"; }}
+        location /store/ {{ root {dir}; dav_methods PUT; create_full_put_path on; client_max_body_size 1g; }}
         location /wait {{ echo_sleep $arg_s; echo {node}; }}
         location = /echo {{ echo_read_request_body; echo_request_body; }}
 {application}    }}
@@ -196,6 +203,7 @@ fn application(dir: &Path) -> String {
     let (socket, script) = (Php::socket(dir), Php::script(dir));
     format!(
         "        location /app/ {{
+            client_max_body_size 64m;
             include /etc/nginx/fastcgi_params;
             fastcgi_param SCRIPT_FILENAME {};
             fastcgi_pass unix:{};

@@ -1,8 +1,9 @@
 //! The alternate backend: replay, take in, compare, re-splice (paper §4.3; design §6, steps 5 to 7).
 
-use cluster::control::{Outcome, TakeIn};
+use cluster::control::{FromProxy, Outcome, TakeIn};
 use packet::{Reassembly, Seq, TcpSegment};
 
+use crate::action::Action;
 use crate::bridge::Bridge;
 use crate::common::Core;
 use crate::connect::BACKEND_TIMEOUT;
@@ -104,7 +105,8 @@ impl Core {
             leg.payload_bytes(mss),
             leg.window as usize,
             BACKEND_TIMEOUT,
-        );
+        )
+        .supplied(recovery.supply.again());
         let comparison = Comparison::new(order.take_in.clone());
         let reassembly = Reassembly::new(leg.irs + 1, REORDER_BYTES);
         let bridged = (order.take_in == TakeIn::Nothing).then_some(0);
@@ -132,6 +134,9 @@ impl Core {
         let Attempt::TakingIn(taking) = &mut recovery.attempt else { return };
         while let Some(piece) = taking.replay.poll(now) {
             self.send_to_backend(&flow.leg, &taking.leg, &piece, ack, window);
+        }
+        if let Some(rest) = taking.replay.ask(now) {
+            self.act(Action::Tell(FromProxy::Read(rest)));
         }
     }
 

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use cluster::config::BackendState;
-use cluster::control::{Client, FromProxy, Outcome, ProxyStatus, RecoveryOrder};
+use cluster::control::{Client, FromProxy, LoggedPiece, Outcome, ProxyStatus, RecoveryOrder};
 use packet::{Flags, PacketError, Seq, TcpSegment, Time};
 
 use crate::action::{Action, Ended, EntryState, KernelSplice, Stage, Verdict};
@@ -253,6 +253,15 @@ impl Engine {
         self.core.now = now;
         if let Some(mut flow) = self.take(order.flow.client) {
             self.core.answer_for_backend(&mut flow, order, status, reason);
+            self.put(flow);
+        }
+    }
+
+    /// A piece of a request that was asked for.
+    pub fn handle_piece(&mut self, now: Time, piece: LoggedPiece) {
+        self.core.now = now;
+        if let Some(mut flow) = self.take(piece.logged.flow.client) {
+            self.core.take_piece(&mut flow, piece);
             self.put(flow);
         }
     }

@@ -9,6 +9,7 @@ use crate::held::Held;
 use crate::leg::{BackendLeg, ClientLeg};
 use crate::pass::Shortfall;
 use crate::sender::Sender;
+use crate::supply::Supply;
 use crate::take_in::Comparison;
 use crate::window::Window;
 
@@ -164,6 +165,8 @@ pub(crate) struct Recovery {
     pub(crate) bridge: Bridge,
     /// Requests that were owed to the failed backend.
     pub(crate) owed: Option<Sender>,
+    /// What follows the order's replay.
+    pub(crate) supply: Supply,
 }
 
 /// The attempt with one alternate.

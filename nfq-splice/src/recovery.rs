@@ -14,7 +14,9 @@ use crate::ecn::Ecn;
 use crate::flow::{Attempt, Flow, Recovery, Repeat, Setup, Splice, State};
 use crate::held::Held;
 use crate::leg;
+use crate::pieces::STARVED;
 use crate::sender::Sender;
+use crate::supply::Supply;
 
 /// First retransmission timeout of logged bytes: longer than any round trip, the receiver is not known.
 const RESEND_TIMEOUT: Duration = Duration::from_millis(300);
@@ -86,7 +88,7 @@ impl Core {
             options.timestamp.into_iter().for_each(|value| flow.leg.note_timestamp(value));
         }
         let owed = splice.debts.as_ref().map(|debts| debts.to_backend.clone());
-        complete(&mut order, owed.as_ref());
+        let supply = complete(&mut order, owed.as_ref());
         let next = Seq(order.client_next);
         let held = match &splice.debts {
             Some(debts) => debts.held.moved_to(next),
@@ -122,6 +124,7 @@ impl Core {
             attempt: Attempt::Waiting,
             bridge,
             owed,
+            supply,
             order,
         };
         flow.state = State::Recovering(Box::new(recovery));
@@ -268,6 +271,9 @@ impl Core {
                 let packet = leg::syn(&flow.leg, recovery.order.alternate, recovery.isn(), false);
                 self.send(packet);
             }
+            Attempt::TakingIn(taking) if taking.replay.is_starved(now) => {
+                return self.replay_lost(flow, STARVED);
+            }
             Attempt::TakingIn(taking) => taking.replay.handle_timeout(now),
             _ => {}
         }
@@ -296,13 +302,13 @@ impl Recovery {
             self.bridge = Bridge::new(std::mem::take(&mut order.beyond), order.left_out);
         }
         self.order = order;
-        complete(&mut self.order, self.owed.as_ref());
+        self.supply = complete(&mut self.order, self.owed.as_ref());
         self.held = self.held.moved_to(Seq(self.order.client_next));
     }
 
     /// The alternate's view of the client's initial sequence number: S − R − 1.
     pub(crate) fn isn(&self) -> Seq {
-        Seq(self.order.client_next) - self.order.replay.len() as u32 - 1
+        Seq(self.order.client_next) - self.order.replay.len() as u32 - self.supply.bytes() as u32 - 1
     }
 
     /// One after the client's bytes, and FIN, that were logged: the proxy delivers them to the alternate.
@@ -325,13 +331,22 @@ fn owes_client(splice: &Splice) -> bool {
     splice.debts.as_ref().is_some_and(|debts| !debts.to_client.is_done())
 }
 
-/// Requests that the proxy has acknowledged to the client, but not yet delivered, need not have been logged.
-fn complete(order: &mut RecoveryOrder, owed: Option<&Sender>) {
-    if let Some((bytes, fin)) = owed.and_then(|owed| owed.from(Seq(order.client_next))) {
-        order.replay.extend_from_slice(bytes);
-        order.client_next = order.client_next.wrapping_add(bytes.len() as u32);
+/// Requests that the proxy has acknowledged to the client, but not yet delivered, need not have been logged. What follows the
+/// replay is returned.
+fn complete(order: &mut RecoveryOrder, owed: Option<&Sender>) -> Supply {
+    let mut supply = Supply::new(order.rest.take());
+    if let Some((bytes, later, fin)) = owed.and_then(|owed| owed.from(Seq(order.client_next))) {
+        if supply.is_empty() {
+            order.replay.extend_from_slice(bytes);
+            supply = later.again();
+        } else {
+            supply.append(bytes, &later);
+        }
+        let more = bytes.len().saturating_add(later.bytes());
+        order.client_next = order.client_next.wrapping_add(more as u32);
         order.client_fin |= fin;
     }
+    supply
 }
 
 pub(crate) fn connects_to(setup: &Setup, backend: SocketAddr) -> bool {

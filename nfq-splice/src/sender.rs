@@ -3,10 +3,15 @@
 
 use std::time::Duration;
 
+use cluster::control::{LoggedPiece, Rest};
 use packet::{Seq, Time};
+
+use crate::supply::{Supplied, Supply};
 
 /// Duplicate acknowledgements that mean a loss (RFC 5681 §3.2).
 const DUPLICATES: u32 = 3;
+/// Acknowledged bytes at the beginning that are kept at most.
+const ACKED_BYTES: usize = 256 << 10;
 /// Segments in flight at the beginning (RFC 6928).
 const INITIAL_SEGMENTS: usize = 10;
 /// The timeout's doubling ends here.
@@ -28,6 +33,8 @@ pub struct Piece<'a> {
 pub struct Sender {
     base: Seq,
     bytes: Vec<u8>,
+    /// Absent if all is here.
+    supply: Option<Box<Supply>>,
     fin: bool,
     acked: usize,
     next: usize,
@@ -49,6 +56,7 @@ impl Sender {
         Self {
             base,
             bytes,
+            supply: None,
             fin,
             acked: 0,
             next: 0,
@@ -71,8 +79,72 @@ impl Sender {
         self
     }
 
+    /// Behind these bytes, and before the FIN, others will come.
+    pub(crate) fn supplied(mut self, supply: Supply) -> Self {
+        self.supply = (!supply.is_empty()).then(|| Box::new(supply));
+        self.restock();
+        self
+    }
+
+    /// Bytes that are still to come.
+    fn later(&self) -> usize {
+        self.supply.as_ref().map_or(0, |supply| supply.bytes())
+    }
+
     fn end(&self) -> usize {
-        self.bytes.len() + usize::from(self.fin)
+        self.bytes.len().saturating_add(self.later()).saturating_add(usize::from(self.fin))
+    }
+
+    fn at_hand(&self) -> usize {
+        self.bytes.len().saturating_sub(self.acked)
+    }
+
+    /// What to ask a log for, that is to be sent soon.
+    pub(crate) fn ask(&mut self, now: Time) -> Option<Rest> {
+        let at_hand = self.at_hand();
+        self.supply.as_mut()?.ask(now, at_hand)
+    }
+
+    /// The answer; `Err`: what is owed cannot be had.
+    pub(crate) fn supply(&mut self, piece: LoggedPiece) -> Result<(), String> {
+        let Some(supply) = &mut self.supply else { return Ok(()) };
+        match supply.take(piece) {
+            Supplied::Other => {}
+            Supplied::Bytes(bytes) => self.bytes.extend_from_slice(&bytes),
+            Supplied::Lost(why) => return Err(why),
+        }
+        self.restock();
+        Ok(())
+    }
+
+    /// Nobody answers what was asked for.
+    pub(crate) fn is_starved(&self, now: Time) -> bool {
+        self.supply.as_ref().is_some_and(|supply| supply.is_given_up(now))
+    }
+
+    fn restock(&mut self) {
+        let Self { bytes, supply, acked, .. } = self;
+        let Some(supplied) = supply else { return };
+        while let Some(here) = supplied.take_here(bytes.len().saturating_sub(*acked)) {
+            bytes.extend_from_slice(&here);
+        }
+        if supplied.is_empty() {
+            *supply = None;
+        }
+    }
+
+    /// Of a long stream, what has been acknowledged is not kept.
+    fn forget_acked(&mut self) {
+        if self.supply.is_none() || self.acked < ACKED_BYTES {
+            return;
+        }
+        let acked = self.acked.min(self.bytes.len());
+        self.bytes.drain(..acked);
+        self.base = self.base + acked as u32;
+        self.acked -= acked;
+        self.next = self.next.saturating_sub(acked);
+        self.highest = self.highest.saturating_sub(acked);
+        self.restock();
     }
 
     /// Everything has been acknowledged.
@@ -95,10 +167,11 @@ impl Sender {
         self.base + self.highest as u32
     }
 
-    /// The bytes from `seq` on, if it lies within them or at their end, and whether a FIN follows.
-    pub fn from(&self, seq: Seq) -> Option<(&[u8], bool)> {
+    /// The bytes at hand from `seq` on, if it lies within them or at their end, what follows them, and whether a FIN does.
+    pub(crate) fn from(&self, seq: Seq) -> Option<(&[u8], Supply, bool)> {
         let at = usize::try_from(seq.since(self.base)).ok()?;
-        Some((self.bytes.get(at..)?, self.fin))
+        let later = self.supply.as_deref().map(Supply::again).unwrap_or_default();
+        Some((self.bytes.get(at..)?, later, self.fin))
     }
 
     /// This sequence number was sent and is not acknowledged.
@@ -122,7 +195,7 @@ impl Sender {
 
     /// When [`Self::handle_timeout`] is due.
     pub fn deadline(&self) -> Option<Time> {
-        self.deadline
+        self.deadline.into_iter().chain(self.supply.as_ref().and_then(|supply| supply.deadline())).min()
     }
 
     /// More bytes behind those owed already; not after a FIN.
@@ -171,6 +244,7 @@ impl Sender {
             self.duplicates = 0;
             self.timeouts = 0;
             self.deadline = (!self.is_done()).then(|| now + self.timeout);
+            self.forget_acked();
         }
     }
 
@@ -197,13 +271,17 @@ impl Sender {
     pub fn poll(&mut self, now: Time) -> Option<Piece<'_>> {
         let window = if self.window == 0 && self.timeouts > 0 { 1 } else { self.window };
         let limit = self.acked + window.min(self.flight);
-        if self.next >= self.end() || (self.next >= limit && !self.fin_only(window)) {
-            self.deadline = self.deadline.or((!self.is_done()).then(|| now + self.timeout));
+        let here = if self.supply.is_some() { self.bytes.len() } else { self.end() };
+        if self.next >= here || (self.next >= limit && !self.fin_only(window)) {
+            // While nothing is in flight that could be lost, the supply has its own timer.
+            let waits = self.supply.is_some() && self.acked >= self.bytes.len();
+            let owes = !self.is_done() && !waits;
+            self.deadline = self.deadline.filter(|_| !waits).or(owes.then(|| now + self.timeout));
             return None;
         }
         let from = self.next;
         let to = (from + self.mss).min(self.bytes.len()).min(limit.max(from));
-        let fin = self.fin && to == self.bytes.len();
+        let fin = self.fin && self.supply.is_none() && to == self.bytes.len();
         self.next = to + usize::from(fin);
         self.highest = self.highest.max(self.next);
         self.deadline = self.deadline.or(Some(now + self.timeout));
@@ -211,7 +289,7 @@ impl Sender {
     }
 
     fn fin_only(&self, window: usize) -> bool {
-        self.fin && self.next == self.bytes.len() && window > 0
+        self.fin && self.supply.is_none() && self.next == self.bytes.len() && window > 0
     }
 }
 
@@ -269,6 +347,61 @@ mod tests {
             sender.handle_ack(now, Seq(0), 9000);
         }
         assert_eq!(drain(&mut sender, now)[0].0, Seq(0));
+    }
+
+    fn logged(from: u64, bytes: usize) -> Rest {
+        let address = "10.0.0.1:80".parse().unwrap();
+        let flow = cluster::control::Flow { client: address, backend: address };
+        let logged = cluster::control::LoggedRequest { flow, client_isn: 7, from, bytes: bytes as u64 };
+        Rest { logger: "l".to_owned(), logged }
+    }
+
+    #[test]
+    fn the_rest_comes_in_pieces_and_is_not_held_whole() {
+        let (start, first, rest) = (Seq(u32::MAX - 5_000_000), 10_000, 20_000_000);
+        let bytes: Vec<u8> = (0..first + rest).map(|i| (i * 31 % 251) as u8).collect();
+        let mut now = Time::from_millis(0);
+        let mut sender = Sender::new(start, bytes[..first].to_vec(), true, 1400, 3_000_000, RTO)
+            .supplied(Supply::new(Some(logged(first as u64, rest))));
+        let mut receiver = Reassembly::new(start, 1 << 22);
+        let (mut got, mut round, mut fin_seen) = (Vec::new(), 0, false);
+        while !sender.is_done() {
+            round += 1;
+            assert!(round < 10_000, "stuck at {}", got.len());
+            let mut sent = drain(&mut sender, now);
+            if round % 7 == 0 && !sent.is_empty() {
+                sent.remove(0);
+            }
+            if let Some(asked) = sender.ask(now) {
+                let at = asked.logged.from as usize;
+                let piece = Ok(bytes[at..at + asked.logged.bytes as usize].to_vec());
+                sender.supply(LoggedPiece { logged: asked.logged, bytes: piece }).unwrap();
+            }
+            for (seq, data, fin) in sent {
+                receiver.push(seq, &data, &mut |bytes| got.extend_from_slice(bytes));
+                fin_seen |= fin && got.len() == bytes.len();
+            }
+            sender.handle_ack(now, receiver.next() + u32::from(fin_seen), 3_000_000);
+            assert!(sender.bytes.len() < 3 << 20, "{} bytes are held", sender.bytes.len());
+            now = now + RTO / 8;
+            sender.handle_timeout(now);
+        }
+        assert!(got == bytes, "other bytes");
+        assert_eq!((sender.end_seq(), sender.deadline()), (start + (first + rest) as u32 + 1, None));
+    }
+
+    #[test]
+    fn a_sender_without_its_next_piece_waits_for_that_only() {
+        let now = Time::from_millis(0);
+        let supply = Supply::new(Some(logged(0, 10)));
+        let mut sender = Sender::new(Seq(0), vec![1; 10], false, 1400, 9000, RTO).supplied(supply);
+        assert_eq!(drain(&mut sender, now).len(), 1);
+        let asked = sender.ask(now).unwrap();
+        sender.handle_ack(now, Seq(10), 9000);
+        assert!(drain(&mut sender, now).is_empty() && !sender.is_done());
+        let again = sender.deadline().unwrap();
+        sender.handle_timeout(again);
+        assert_eq!((sender.timeouts(), sender.ask(again)), (0, Some(asked)));
     }
 
     proptest! {

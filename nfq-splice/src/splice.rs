@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use cluster::control::FromProxy;
 use packet::{Seq, TcpSegment, Translation};
 
 use crate::action::{Action, KernelSplice};
@@ -9,6 +10,7 @@ use crate::common::Core;
 use crate::engine::Pass;
 use crate::flow::{Debts, Flow, Idle, Splice, State};
 use crate::leg::ClientLeg;
+use crate::pieces::STARVED;
 use crate::sender::Piece;
 use crate::window::{Reset, Window};
 
@@ -302,6 +304,9 @@ impl Core {
         while let Some(piece) = debts.to_backend.poll(now) {
             self.send_to_backend(leg, &debts.leg, &piece, ack, window);
         }
+        if let Some(rest) = debts.to_backend.ask(now) {
+            self.act(Action::Tell(FromProxy::Read(rest)));
+        }
     }
 
     /// Once nothing is owed any more, the kernel may take over.
@@ -339,6 +344,9 @@ impl Core {
             self.park(flow);
         }
         let State::Spliced(Splice { debts: Some(debts), .. }) = &mut flow.state else { return };
+        if debts.to_backend.is_starved(now) {
+            return self.replay_lost(flow, STARVED);
+        }
         debts.to_client.handle_timeout(now);
         debts.to_backend.handle_timeout(now);
         if debts.to_client.timeouts() > MAX_TIMEOUTS || debts.to_backend.timeouts() > MAX_TIMEOUTS {

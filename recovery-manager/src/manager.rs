@@ -6,6 +6,7 @@ mod batch;
 mod finish;
 mod inputs;
 mod mismatches;
+mod pieces;
 mod recent;
 mod recovery;
 mod resets;
@@ -103,6 +104,7 @@ pub struct Manager {
     report_bytes: usize,
     resets: Resets,
     untold: Untold,
+    pieces: pieces::Pieces,
     recent: Recent,
     history: VecDeque<RecoveryRecord>,
     mismatches: mismatches::Seen,
@@ -137,6 +139,7 @@ impl Manager {
             report_bytes: 0,
             resets: Resets::new(limits.waiting_resets),
             untold: Untold::default(),
+            pieces: pieces::Pieces::default(),
             recent: Recent::new(limits.recent),
             history: VecDeque::new(),
             mismatches: mismatches::Seen::default(),
@@ -176,6 +179,7 @@ impl Manager {
         counters.insert("fenced".to_owned(), u64::from(self.fenced_by.is_some()));
         counters.insert("recoveries_running".to_owned(), self.active.len() as u64);
         counters.insert("recoveries_waiting".to_owned(), self.waiting.len() as u64);
+        counters.insert("pieces_awaited".to_owned(), self.pieces.awaited() as u64);
         counters.insert("orders_open".to_owned(), self.orders.len() as u64);
         counters.insert("report_bytes_held".to_owned(), self.report_bytes as u64);
         ManagerStatus {
@@ -256,13 +260,15 @@ fn recovery_settings(cluster: &Cluster) -> (config::Recovery, config::Recovery) 
     (config.clone(), config::Recovery { range_from_bytes: u64::MAX, ..config })
 }
 
-const COUNTERS: [&str; 16] = [
+const COUNTERS: [&str; 18] = [
     "alternates_failed",
     "answers",
     "clients_gone",
     "log_messages_dropped",
     "log_messages_old",
     "mismatches",
+    "pieces_asked",
+    "pieces_lost",
     "proxy_messages_unknown",
     "recoveries_refused_at_limit",
     "recoveries_at_alternate_limit",

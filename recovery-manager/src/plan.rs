@@ -3,7 +3,9 @@
 use std::net::SocketAddr;
 
 use cluster::config;
-use cluster::control::{ConnectionReport, PendingRequest, Prefix, RecoveryOrder, TakeIn};
+use cluster::control::{
+    ConnectionReport, PartialResponse, PendingRequest, Prefix, RecoveryOrder, Rest, TakeIn,
+};
 use packet::Seq;
 
 use crate::equations::{self, AlternateState};
@@ -56,7 +58,10 @@ pub struct Steps {
 
 impl Steps {
     /// The order to the proxy with number `id`.
-    pub fn into_order(self, id: u64, report: &ConnectionReport) -> RecoveryOrder {
+    ///
+    /// `logger`: the name of the one that has the requests' [rest](ConnectionReport::rest).
+    pub fn into_order(self, id: u64, report: &ConnectionReport, logger: &str) -> RecoveryOrder {
+        let rest = report.rest.map(|logged| Rest { logger: logger.to_owned(), logged });
         RecoveryOrder {
             id,
             flow: report.flow,
@@ -66,6 +71,7 @@ impl Steps {
             client_next: report.client_next,
             client_fin: report.client_fin,
             replay: self.replay,
+            rest,
             resend_from: report.ack_cl,
             resend: self.resend,
             take_in: self.take_in,
@@ -114,6 +120,9 @@ fn steps(
         )
         .into());
     }
+    if report.rest.is_some_and(|rest| rest.bytes > config.upload_bytes) {
+        return Err("more bytes of requests are outstanding than recovery.upload_bytes".to_owned().into());
+    }
     Ok(Steps {
         alternate,
         t_sp: equations::t_sp(report.t_l),
@@ -127,7 +136,8 @@ fn steps(
 /// Whether the proxy can answer in the backends' place: a request waits, and nothing of its response was sent.
 pub(crate) fn is_unanswered(report: &ConnectionReport) -> bool {
     let usable = report.unrecoverable.is_none() && report::check(report).is_ok();
-    usable && !report.pending.is_empty() && p(report) == 0 && report.beyond.is_empty()
+    let asked = report.pending.first().is_some_and(|request| !request.bytes.is_empty());
+    usable && asked && p(report) == 0 && report.beyond.is_empty()
 }
 
 /// What the proxy needs for such an answer.
@@ -140,7 +150,7 @@ pub(crate) fn without_alternate(report: &ConnectionReport) -> RecoveryOrder {
         resend: resend(report),
         take_in: TakeIn::Nothing,
     };
-    steps.into_order(0, report)
+    RecoveryOrder { rest: None, ..steps.into_order(0, report, "") }
 }
 
 /// The method shows whether the answer may have a body.
@@ -169,10 +179,10 @@ fn resend(report: &ConnectionReport) -> Vec<u8> {
 }
 
 /// A complete request may have been executed, whichever of a pipeline it is; one that is half sent was not,
-/// unless its response had begun.
+/// unless its final response had begun.
 fn refuse_unknown_effect(report: &ConnectionReport) -> Result<(), String> {
     for (place, request) in report.pending.iter().enumerate() {
-        let answered = place == 0 && p(report) > 0;
+        let answered = place == 0 && p(report) > 0 && !only_interim(&report.partial);
         if (request.complete || answered) && !repeatable(request) {
             let progress = if answered { "its response had begun" } else { "it may have been applied" };
             return Err(format!(
@@ -184,6 +194,23 @@ fn refuse_unknown_effect(report: &ConnectionReport) -> Result<(), String> {
     Ok(())
 }
 
+/// Nothing, or nothing but whole interim responses, like the `100 Continue` that asks for a request's body.
+fn only_interim(partial: &PartialResponse) -> bool {
+    let mut head = partial.head.as_slice();
+    if partial.head_complete || partial.body_bytes > 0 {
+        return false;
+    }
+    while !head.is_empty() {
+        match http1::parse_response(head, usize::MAX, "POST") {
+            Ok(Some(response)) if response.interim() => {
+                head = head.get(response.head_bytes..).unwrap_or_default();
+            }
+            _ => return false,
+        }
+    }
+    true
+}
+
 fn repeatable(request: &PendingRequest) -> bool {
     request.tags.read_only || request.tags.idempotent
 }
@@ -191,6 +218,12 @@ fn repeatable(request: &PendingRequest) -> bool {
 /// The requests [T_R, T_L] of a lagging alternate would have to come from the log, which keeps only those
 /// not known to be applied; and what has been applied there beyond T_L cannot be taken back.
 fn refuse_other_state(t_l: u32, state: AlternateState) -> Result<(), String> {
+    if state.t_s > state.t_a {
+        return Err(format!(
+            "the alternate contradicts itself: it has applied transaction {} (T_S), but its state ends with {} (T_A)",
+            state.t_s, state.t_a
+        ));
+    }
     let t_r = equations::t_r(t_l, state.t_a);
     if t_r < equations::t_sp(t_l) {
         return Err(format!(
@@ -213,9 +246,12 @@ fn continue_response(
         return Ok((Vec::new(), TakeIn::Nothing));
     };
     let whole = prefix(report, config);
+    // Nothing may be put into a request that is sent on as it was logged.
+    let resumable = report.rest.is_none() || !following.is_empty();
     let logged = report.partial.is_hashed() && report.partial.left_out == 0;
     let from = if logged { config.range_from_bytes } else { 0 };
-    let (mut replay, take_in) = match range::resume(first, &report.partial, from, &whole) {
+    let resumption = range::resume(first, &report.partial, from, &whole).filter(|_| resumable);
+    let (mut replay, take_in) = match resumption {
         Some(resumption) => (resumption.request, resumption.take_in),
         None if !logged => return Err(LEFT_OUT.to_owned()),
         None if p(report) == 0 => (first.bytes.clone(), TakeIn::Nothing),

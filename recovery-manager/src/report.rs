@@ -16,6 +16,8 @@ pub(crate) enum Contradiction {
     AfterIncomplete,
     #[error("a pending request is empty")]
     EmptyRequest,
+    #[error("the rest of the requests is of another connection, or of none")]
+    Rest,
     #[error("there are response bytes without a request")]
     Unasked,
     #[error("there are body bytes after an incomplete head")]
@@ -61,14 +63,21 @@ fn check_requests(report: &ConnectionReport) -> Result<(), Contradiction> {
         if u64::from(request.ordinal) != expected {
             return Err(Contradiction::Ordinals);
         }
-        if request.bytes.is_empty() {
+        // What follows the rest's beginning is in the log only.
+        if request.bytes.is_empty() && report.rest.is_none() {
             return Err(Contradiction::EmptyRequest);
         }
         if !request.complete && place + 1 < report.pending.len() {
             return Err(Contradiction::AfterIncomplete);
         }
     }
-    Ok(())
+    check_rest(report)
+}
+
+fn check_rest(report: &ConnectionReport) -> Result<(), Contradiction> {
+    let Some(rest) = &report.rest else { return Ok(()) };
+    let own = rest.flow == report.flow && rest.bytes > 0 && !report.pending.is_empty();
+    if own { Ok(()) } else { Err(Contradiction::Rest) }
 }
 
 fn check_response(report: &ConnectionReport) -> Result<(), Contradiction> {

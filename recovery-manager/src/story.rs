@@ -41,7 +41,7 @@ pub enum Story {
         /// T_SP.
         t_sp: u64,
         /// R.
-        replay: usize,
+        replay: u64,
         /// Logged bytes to re-send.
         resend: usize,
         /// What is taken in.
@@ -82,7 +82,7 @@ impl Story {
             alternate: steps.alternate,
             t_r: steps.t_r,
             t_sp: steps.t_sp,
-            replay: steps.replay.len(),
+            replay: (steps.replay.len() as u64).saturating_add(report.rest.map_or(0, |rest| rest.bytes)),
             resend: steps.resend.len(),
             take_in: take_in(&steps.take_in),
             after,

@@ -96,6 +96,7 @@ fn report(client: u16, failed: u8, epoch: u32, update: bool) -> ConnectionReport
         client_window: ClientWindow::default(),
         client_next: epoch,
         client_fin: false,
+        rest: None,
         pending: vec![request],
         partial: PartialResponse::default(),
         unacked: Vec::new(),

@@ -100,6 +100,7 @@ fn report(port: u16, failed: u8) -> ConnectionReport {
         client_window: ClientWindow::default(),
         client_next: 1,
         client_fin: false,
+        rest: None,
         pending: vec![request],
         partial: PartialResponse::default(),
         unacked: Vec::new(),

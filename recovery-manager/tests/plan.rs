@@ -6,7 +6,8 @@ use std::net::SocketAddr;
 
 use cluster::config::Recovery;
 use cluster::control::{
-    ClientWindow, ConnectionReport, Flow, PartialResponse, PendingRequest, Prefix, Stretch, Tags, TakeIn,
+    ClientWindow, ConnectionReport, Flow, LoggedRequest, PartialResponse, PendingRequest, Prefix, Rest,
+    Stretch, Tags, TakeIn,
 };
 use recovery_manager::{AlternateState, Plan, Refusal, Steps, plan};
 
@@ -36,6 +37,7 @@ fn idle() -> ConnectionReport {
         client_next: 77,
         client_fin: false,
         pending: Vec::new(),
+        rest: None,
         partial: PartialResponse::default(),
         unacked: Vec::new(),
         beyond: Vec::new(),
@@ -104,6 +106,44 @@ fn a_half_sent_request_is_replayed_whatever_its_tags() {
     assert_eq!(steps.replay, b"POST /f HTTP/1.1\r\nHo");
 }
 
+/// The end of the pending requests, 5,000,000 bytes, is in the log only.
+fn upload() -> ConnectionReport {
+    let report = with_request(idle(), "POST /f HTTP/1.1\r\nHo", UPDATE, false);
+    let rest = LoggedRequest { flow: report.flow, client_isn: 9, from: 20, bytes: 5_000_000 };
+    ConnectionReport { rest: Some(rest), ..report }
+}
+
+#[test]
+fn a_large_upload_is_replayed_from_the_log_behind_what_was_kept() {
+    let (report, steps) = (upload(), steps(&upload()));
+    assert_eq!(
+        (steps.replay.as_slice(), &steps.take_in),
+        (b"POST /f HTTP/1.1\r\nHo".as_slice(), &TakeIn::Nothing)
+    );
+    let rest = Rest { logger: "l".to_owned(), logged: report.rest.unwrap() };
+    assert_eq!(steps.into_order(1, &report, "l").rest, Some(rest));
+    let config = Recovery { upload_bytes: 4_999_999, ..Recovery::default() };
+    let plan = plan(&report, AlternateState::level_with(7), &[alternate()], &config);
+    assert!(matches!(plan, Plan::GiveUp(refusal) if refusal.reason.contains("recovery.upload_bytes")));
+}
+
+#[test]
+fn an_interim_response_is_no_sign_that_half_an_update_was_applied() {
+    for (head, goes_on) in [
+        ("HTTP/1.1 100 Continue\r\n\r\n", true),
+        ("HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 100 Continue\r\n\r\n", true),
+        ("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 2", false),
+        ("HTTP/1.1 200 OK\r\n\r\n", false),
+        ("HTTP/1.1 1", false),
+    ] {
+        let mut report = upload();
+        report.partial.head = head.into();
+        report.ack_cl = report.ack_tl + head.len() as u32;
+        let plan = plan(&report, AlternateState::level_with(7), &[alternate()], &Recovery::default());
+        assert_eq!(matches!(plan, Plan::Recover(_)), goes_on, "{head}");
+    }
+}
+
 #[test]
 fn a_response_in_progress_is_compared_from_its_first_byte() {
     let steps = steps(&answered(with_request(idle(), GET, READ_ONLY, true), 5000));
@@ -158,7 +198,7 @@ fn a_large_file_is_continued_where_the_log_ends_however_little_that_is() {
     assert_eq!((first, overlap.len()), (2000, 0));
     assert!(String::from_utf8(steps.replay.clone()).unwrap().contains("Range: bytes=2000-\r\n"));
     assert_eq!((whole.body_bytes, &whole.hashes), (2000, &report.partial.hashes));
-    assert_eq!(steps.into_order(1, &report).left_out, 50_000);
+    assert_eq!(steps.into_order(1, &report, "l").left_out, 50_000);
 }
 
 #[test]
@@ -198,14 +238,14 @@ fn unacknowledged_bytes_are_resent_from_ack_cl() {
     let mut report = idle();
     report.ack_cl = report.ack_tl.wrapping_sub(3);
     report.unacked = b"end".to_vec();
-    let order = steps(&report).into_order(9, &report);
+    let order = steps(&report).into_order(9, &report, "l");
     assert_eq!((order.id, order.resend_from, order.resend.as_slice()), (9, 997, b"end".as_slice()));
 }
 
 #[test]
 fn a_logged_fin_of_the_client_is_passed_on() {
     let report = ConnectionReport { client_fin: true, ..with_request(idle(), GET, READ_ONLY, true) };
-    assert!(steps(&report).into_order(1, &report).client_fin);
+    assert!(steps(&report).into_order(1, &report, "l").client_fin);
 }
 
 #[test]
@@ -275,6 +315,16 @@ fn an_alternate_to_which_more_state_has_come_starts_at_t_l_plus_1() {
 fn an_alternate_that_applied_more_than_was_logged_cannot_stand_in() {
     let state = AlternateState { t_s: 8, t_a: 8 };
     assert!(matches!(plan(&idle(), state, &[alternate()], &Recovery::default()), Plan::GiveUp(_)));
+}
+
+#[test]
+fn an_alternate_that_applied_more_than_has_come_to_it_contradicts_itself() {
+    let state = AlternateState { t_s: 7, t_a: 6 };
+    let Plan::GiveUp(refusal) = plan(&idle(), state, &[alternate()], &Recovery::default()) else { panic!() };
+    assert!(
+        refusal.reason.contains("applied transaction 7 (T_S), but its state ends with 6 (T_A)"),
+        "{refusal:?}"
+    );
 }
 
 #[test]

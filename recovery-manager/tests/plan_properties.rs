@@ -81,6 +81,7 @@ fn world() -> impl Strategy<Value = World> {
                 client_window: ClientWindow::default(),
                 client_next,
                 client_fin,
+                rest: None,
                 pending: number(requests, t_l, last_complete),
                 unacked: stream[stream.len() - unacked..].to_vec(),
                 beyond: Vec::new(),
@@ -175,7 +176,7 @@ proptest! {
     fn what_is_resent_is_exactly_what_the_client_lacks(world in world()) {
         let report = &world.report;
         let Plan::Recover(steps) = decide(report, AlternateState::level_with(report.t_l)) else { return Ok(()) };
-        let order = steps.into_order(1, report);
+        let order = steps.into_order(1, report, "l");
         let p = report.partial.head.len() as u64 + report.partial.body_bytes;
         let end = report.ack_tl.wrapping_add(p as u32);
         prop_assert_eq!(order.resend_from, report.ack_cl);

@@ -75,6 +75,7 @@ fn download() -> ConnectionReport {
         client_window: ClientWindow::default(),
         client_next: 0,
         client_fin: false,
+        rest: None,
         pending: vec![request(5, "GET /files/10m", REQUEST, true)],
         partial,
         unacked: vec![0; 14_480],

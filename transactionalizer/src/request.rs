@@ -44,15 +44,17 @@ pub struct Request {
     rule: Option<Arc<Rule>>,
     /// Kept while rules depend on the response: those, and what they are matched with.
     open: Option<Box<Open>>,
+    /// Stream offset of its first byte.
+    start: u64,
     bytes: Vec<u8>,
-    /// Its bytes were more than may be kept.
-    oversize: bool,
+    /// It has more bytes than may be kept, or follows one that has: what follows `bytes` is in the log only.
+    spilled: bool,
 }
 
 impl Request {
-    fn new(ordinal: u32) -> Self {
+    fn new(ordinal: u32, start: u64, spilled: bool) -> Self {
         let summary = "incomplete request".to_owned();
-        Self { ordinal, summary, keep_alive: true, blank: true, ..Self::default() }
+        Self { ordinal, summary, keep_alive: true, blank: true, start, spilled, ..Self::default() }
     }
 
     fn take_asked(&mut self, asked: Asked, rules: &TagRules) {
@@ -78,6 +80,11 @@ impl Request {
     /// It, as far as it was logged and is kept.
     pub fn bytes(&self) -> &[u8] {
         &self.bytes
+    }
+
+    /// All that was logged of it is kept.
+    pub fn is_kept(&self) -> bool {
+        !self.spilled
     }
 
     /// For a report.
@@ -167,15 +174,14 @@ impl Requests {
         if self.pending.back().is_none_or(|last| last.complete.is_some()) {
             let ordinal = self.last_ordinal.checked_add(1).ok_or(Lost::Ordinals)?;
             self.last_ordinal = ordinal;
-            self.pending.push_back(Request::new(ordinal));
+            let spilled = self.pending.back().is_some_and(|last| last.spilled);
+            let start = self.at - part.len() as u64;
+            self.pending.push_back(Request::new(ordinal, start, spilled));
         }
         let Some(request) = self.pending.back_mut() else { return Ok(()) };
         request.blank = request.blank && part.iter().all(|byte| protocol.is_blank(*byte));
-        request.oversize |= self.kept + part.len() > self.max;
-        if request.oversize {
-            self.kept -= request.bytes.len();
-            request.bytes = Vec::new();
-        } else {
+        request.spilled |= self.kept + part.len() > self.max;
+        if !request.spilled {
             self.kept += part.len();
             request.bytes.extend_from_slice(part);
         }
@@ -229,7 +235,7 @@ impl Requests {
     /// Requests whose bytes are kept, the last one first.
     fn tail(&self) -> impl Iterator<Item = &[u8]> {
         let kept = self.pending.iter().rev().filter(|_| !self.rest_of_answered);
-        kept.take_while(|request| !request.oversize).map(|request| request.bytes.as_slice())
+        kept.take_while(|request| !request.spilled).map(|request| request.bytes.as_slice())
     }
 
     /// Nothing that follows can be understood.
@@ -245,13 +251,13 @@ impl Requests {
 
     /// Why the pending requests could not be sent to another backend.
     pub fn unrecoverable(&self) -> Option<&'static str> {
-        if self.rest_of_answered {
-            Some("a response was complete before its request was")
-        } else if self.pending.iter().any(|request| request.oversize) {
-            Some("the pending requests are larger than recovery.request_bytes")
-        } else {
-            None
-        }
+        self.rest_of_answered.then_some("a response was complete before its request was")
+    }
+
+    /// Stream offset from which on the pending requests are not kept.
+    pub fn spilled_from(&self) -> Option<u64> {
+        let first = self.pending.iter().find(|request| request.spilled);
+        first.map(|request| request.start + request.bytes.len() as u64)
     }
 
     /// The pending requests, for a report.

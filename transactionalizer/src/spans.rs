@@ -22,7 +22,7 @@ pub struct Record {
 }
 
 /// Pieces of a stream kept at most; beyond it the stream's bytes cannot be found again.
-const MAX_SPANS: usize = 32_768;
+const MAX_SPANS: usize = 1 << 18;
 
 #[derive(Debug, Clone, Copy)]
 struct Span {

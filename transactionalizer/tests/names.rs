@@ -47,7 +47,7 @@ fn answered(client: SocketAddr, backend: SocketAddr, count: u32) -> (Connection,
         let (requests, replies) =
             (get("/a").repeat(TOGETHER as usize), response(3).repeat(TOGETHER as usize));
         let packet = segment(client, backend, asked, said, &requests);
-        connection.handle_client(&TcpSegment::parse(&packet).unwrap(), now, &rules);
+        connection.handle_client(&TcpSegment::parse(&packet).unwrap(), Record::default(), now, &rules);
         asked = asked + requests.len() as u32;
         let packet = segment(backend, client, said, asked, &replies);
         let payload = Payload::In(Record::default());

@@ -265,8 +265,11 @@ pub struct Recovery {
     pub volatile_headers: Vec<String>,
     /// Response body bytes already logged from which a `Range` request replaces a replay from the first byte.
     pub range_from_bytes: u64,
-    /// Bytes of outstanding requests kept per connection; beyond it the connection is not recoverable.
+    /// Bytes of outstanding requests kept in memory per connection; what follows is read from the segment log again.
     pub request_bytes: usize,
+    /// Bytes of outstanding requests per connection that are replayed from the segment log, as long as it has them; beyond
+    /// it the connection is not recoverable.
+    pub upload_bytes: u64,
     /// Bytes that the transactionalizer keeps of all connections together; the one that grows beyond it becomes
     /// unrecoverable.
     pub kept_bytes: usize,
@@ -286,6 +289,7 @@ impl Default for Recovery {
             volatile_headers: vec!["Date".to_owned()],
             range_from_bytes: 64 << 10,
             request_bytes: 1 << 20,
+            upload_bytes: 1 << 30,
             kept_bytes: 256 << 20,
             timeout_ms: 10_000,
             give_up: GiveUp::Reset,

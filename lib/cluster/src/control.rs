@@ -19,8 +19,8 @@ mod report;
 mod status;
 
 pub use report::{
-    BEYOND_BYTES, ClientWindow, ConnectionReport, LEFT_OUT_BYTES, PartialResponse, PendingRequest, Stretch,
-    TAIL_BYTES, Tags,
+    BEYOND_BYTES, ClientWindow, ConnectionReport, LEFT_OUT_BYTES, LoggedRequest, PIECE_BYTES,
+    PartialResponse, PendingRequest, Rest, Stretch, TAIL_BYTES, Tags,
 };
 pub use status::{
     BackendHealth, BackendStatus, ConnectionStatus, HealthState, LogStatus, LoggerStatus, ManagerStatus,
@@ -99,6 +99,15 @@ pub enum Evidence {
     Unreachable,
 }
 
+/// A part of a client's stream, read from the log again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LoggedPiece {
+    /// What was asked for.
+    pub logged: LoggedRequest,
+    /// It, all of it; or why it cannot be had (any more).
+    pub bytes: Result<Vec<u8>, String>,
+}
+
 /// Transactionalizer to recovery manager.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FromLog {
@@ -122,6 +131,8 @@ pub enum FromLog {
         /// Which one.
         backend: SocketAddr,
     },
+    /// Answer to [`ToLog::Read`].
+    Piece(LoggedPiece),
     /// Answer to [`ToLog::Status`].
     Status(LogStatus),
     /// Answer to [`ToLog::Reload`].
@@ -149,6 +160,8 @@ pub enum ToLog {
         /// Where it was re-spliced to; `None`: the client was reset or is gone.
         backend: Option<SocketAddr>,
     },
+    /// Answer with [`FromLog::Piece`]: this part of a failed connection's [rest](ConnectionReport::rest).
+    Read(LoggedRequest),
     /// Answer with [`LogStatus`].
     Status,
     /// Read the configuration anew; only from this host. Answered with [`FromLog::Done`].
@@ -213,8 +226,10 @@ pub struct RecoveryOrder {
     pub client_next: u32,
     /// The client's FIN was logged at `client_next`: it follows the replay, the client may not repeat it.
     pub client_fin: bool,
-    /// R bytes of requests to send to the alternate; its ISN is S − R − 1.
+    /// Requests to send to the alternate. R is their length and that of the `rest`; the ISN is S − R − 1.
     pub replay: Vec<u8>,
+    /// What follows them, up to S.
+    pub rest: Option<Rest>,
     /// Sequence number (failed backend's space) of `resend`'s first byte: Ack_CL.
     pub resend_from: u32,
     /// Logged response bytes to re-send to the client (eq. 1).
@@ -256,6 +271,8 @@ pub enum ToProxy {
         /// Logged, and shown to the client's user.
         reason: String,
     },
+    /// Answer to [`FromProxy::Read`].
+    Piece(LoggedPiece),
     /// New connections avoid, or may use again, a backend.
     Backend {
         /// Which one.
@@ -315,6 +332,8 @@ pub enum FromProxy {
         /// How.
         outcome: Outcome,
     },
+    /// A part of a [rest](RecoveryOrder::rest) is to be sent next: answer with [`ToProxy::Piece`]. Repeated until that comes.
+    Read(Rest),
     /// Answer to [`ToProxy::Status`].
     Status(ProxyStatus),
     /// What the operator wants of each backend: to subscribers, at first and whenever it changes.

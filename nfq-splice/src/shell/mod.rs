@@ -265,6 +265,7 @@ impl Shell {
             ToProxy::Recover(_)
             | ToProxy::Reset { .. }
             | ToProxy::Answer { .. }
+            | ToProxy::Piece(_)
             | ToProxy::Backend { .. }
                 if !self.subscribers.contains(&peer) =>
             {
@@ -280,6 +281,7 @@ impl Shell {
                 tracing::warn!(client = %flow.client, backend = %flow.backend, status, reason, "client answered");
                 self.post(flow.client, ToProxy::Answer { order, status, reason });
             }
+            ToProxy::Piece(piece) => self.post(piece.logged.flow.client, ToProxy::Piece(piece)),
             ToProxy::Backend { backend, up } => {
                 tracing::info!(%backend, up, "backend state changed");
                 for shard in &self.shards {

@@ -247,6 +247,7 @@ impl Shard {
                 self.passing.before_order(&mut self.engine, order.flow.client, now());
                 self.engine.handle_answer_order(now(), *order, status, &reason);
             }
+            ToProxy::Piece(piece) => self.engine.handle_piece(now(), piece),
             ToProxy::Backend { backend, up } => self.engine.handle_backend_state(backend, up),
             ToProxy::Want { backend, state } => {
                 self.engine.handle_backend_order(&backend, state);

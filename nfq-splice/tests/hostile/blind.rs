@@ -254,6 +254,7 @@ fn recovering() -> Spliced {
         options: None,
         client_next: (ISN + 1 + R).0,
         client_fin: false,
+        rest: None,
         replay: REQUEST.to_vec(),
         resend_from: (BACKEND + 1 + P).0,
         resend: Vec::new(),

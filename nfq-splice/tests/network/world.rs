@@ -234,6 +234,7 @@ impl World {
             options: Some(OFFER),
             client_next: (CLIENT_ISN + 1 + REQUEST.len() as u32).0,
             client_fin: false,
+            rest: None,
             replay: Vec::new(),
             beyond: Vec::new(),
             left_out: 0,

@@ -212,6 +212,7 @@ impl FlowLog {
             client_window: self.client_window,
             client_next: self.from_client.next().0,
             client_fin: self.client_fin == Some(self.from_client.next()),
+            rest: None,
             pending,
             partial: partial(&self.responses[parsed.answered_bytes..], method),
             unacked: self.responses[unacked.min(self.responses.len())..].to_vec(),

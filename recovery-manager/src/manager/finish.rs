@@ -88,7 +88,8 @@ impl Manager {
 
     fn send_order(&mut self, client: Client, steps: Steps, id: u64) {
         let Some(recovery) = self.active.get(&client) else { return };
-        let order = steps.into_order(id, &recovery.failure.report);
+        let logger = self.loggers.get(recovery.failure.logger.0).map_or("", |logger| logger.name.as_str());
+        let order = steps.into_order(id, &recovery.failure.report, logger);
         self.ask_to_recover(order);
     }
 

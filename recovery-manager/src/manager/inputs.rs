@@ -46,6 +46,7 @@ impl Manager {
         if let Some(peer) = self.loggers.get_mut(logger.0) {
             peer.connected = false;
         }
+        self.pieces.forget(logger);
     }
 
     /// A message from a transactionalizer.
@@ -73,6 +74,7 @@ impl Manager {
                 }
             }
             FromLog::BackendUp { backend } => self.set_backend(backend, None),
+            FromLog::Piece(piece) => self.pass_piece(logger, piece),
             FromLog::Status(status) => self.reconcile(logger, &status),
             FromLog::Done(_) => {}
         }
@@ -200,6 +202,7 @@ impl Manager {
             FromProxy::Fenced { epoch } => return self.fence(epoch),
             _ if self.fenced_by.is_some() => return,
             FromProxy::Ended { id, outcome } => (id, outcome),
+            FromProxy::Read(rest) => return self.ask_piece(&rest),
             FromProxy::Wanted(wanted) => return self.handle_wanted(wanted),
             FromProxy::Status(_) | FromProxy::Done(_) => return,
         };

@@ -93,6 +93,7 @@ mod tests {
             client_window: ClientWindow::default(),
             client_next: 0,
             client_fin: false,
+            rest: None,
             pending: Vec::new(),
             partial: PartialResponse::default(),
             unacked: Vec::new(),

@@ -243,6 +243,7 @@ pub(crate) fn report(port: u16) -> ConnectionReport {
         client_window: ClientWindow::default(),
         client_next: 5000,
         client_fin: false,
+        rest: None,
         pending: vec![request],
         partial: PartialResponse::default(),
         unacked: Vec::new(),

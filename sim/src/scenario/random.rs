@@ -34,6 +34,8 @@ impl Scenario {
             reading: rng.pick(&[(1, 10), (20, 200), (100, 3000)]),
         };
         scenario.refusals = rng.pick(&[0, 0, 0, 100, 500]);
+        // Drawn apart: what else a seed means stays as it was.
+        scenario.cluster.recovery.request_bytes = rng.clone().pick(&[1 << 20, 1 << 20, 0, 300, 5_000]);
         scenario
     }
 

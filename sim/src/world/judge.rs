@@ -43,6 +43,9 @@ impl World {
         if reason.starts_with("log began in mid-connection") {
             return crashed(Daemon::Transactionalizer);
         }
+        if reason.starts_with("the transactionalizer has forgotten") {
+            return crashed(Daemon::Transactionalizer);
+        }
         false
     }
 

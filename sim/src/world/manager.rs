@@ -1,6 +1,6 @@
 //! The recovery manager's daemon: its engine between its connections.
 
-use cluster::control::{FromLog, FromProxy, ToProxy};
+use cluster::control::{FromLog, FromProxy, LoggedPiece, ToProxy};
 use recovery_manager::{Action, Limits, LoggerId, Manager, Now};
 
 use super::*;
@@ -46,6 +46,9 @@ impl World {
     pub(super) fn manager_hears_log(&mut self, message: FromLog) {
         if self.dies(Daemon::Manager) {
             return;
+        }
+        if let FromLog::Piece(LoggedPiece { logged, bytes: Err(reason) }) = &message {
+            self.excuse_reset(logged.flow.client, reason);
         }
         self.manager.engine.handle_log(self.manager_now(), LoggerId(0), message);
         self.manage();

@@ -138,6 +138,7 @@ impl World {
             ToProxy::Answer { order, status, reason } => {
                 self.proxy.engine.handle_answer_order(self.now, *order, status, &reason);
             }
+            ToProxy::Piece(piece) => self.proxy.engine.handle_piece(self.now, piece),
             ToProxy::Backend { backend, up } => self.proxy.engine.handle_backend_state(backend, up),
             ToProxy::Subscribe { .. } => {
                 self.proxy.subscribers.insert(session);

@@ -256,6 +256,10 @@ impl World {
                 let status = FromLog::Status(self.reader.engine.status());
                 self.send_on(Channel::Reports, End::Client, session, Message::FromLog(status));
             }
+            ToLog::Read(logged) => {
+                let piece = self.reader.engine.handle_read(*logged, self.now, &self.logger.log);
+                self.send_on(Channel::Reports, End::Client, session, Message::FromLog(FromLog::Piece(piece)));
+            }
             ToLog::Wanted(wanted) => self.reader.engine.handle_wanted(wanted, self.now),
             ToLog::Reload => {}
         }

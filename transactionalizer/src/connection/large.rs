@@ -58,7 +58,8 @@ impl Connection {
     /// repeated and that is kept whole.
     fn large_body(&self, from: u64, answer: &Answer) -> Option<LargeBody> {
         let request = self.requests.first()?;
-        if !request.tags.large_file || !self.repeatable() || request.complete.is_none() {
+        let whole = request.complete.is_some() && request.is_kept();
+        if !request.tags.large_file || !self.repeatable() || !whole {
             return None;
         }
         let head = answer.head.as_ref()?;

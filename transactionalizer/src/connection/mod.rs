@@ -23,8 +23,10 @@ mod large;
 mod names;
 mod repeated;
 mod report;
+mod upload;
 
 pub use debt::{Measured, Owed};
+pub use upload::Upload;
 
 use large::Large;
 
@@ -73,6 +75,8 @@ pub struct Connection {
     responses: Responses,
     transactions: Transactions,
     spans: Spans,
+    /// Where the pending requests lie that are not kept; absent before the first of them.
+    upload: Option<Box<Spans>>,
     /// Absent before the first large file.
     large: Option<Box<Large>>,
     /// The transactions cannot be told apart (any more).
@@ -117,6 +121,7 @@ impl Connection {
             responses: Responses::default(),
             transactions: Transactions::new(handshake.base),
             spans: Spans::default(),
+            upload: None,
             large: None,
             opaque: None,
             urgent: false,
@@ -152,6 +157,7 @@ impl Connection {
         self.protocol = None;
         self.requests.become_opaque();
         self.spans = Spans::default();
+        self.upload = None;
     }
 
     /// Counts what is kept. Where all connections together keep too much, the one that grows gives up: `false`.
@@ -173,11 +179,18 @@ impl Connection {
             + self.requests.kept()
             + self.responses.kept()
             + self.spans.bytes()
+            + self.upload.as_ref().map_or(0, |upload| upload.bytes())
             + self.large.as_ref().map_or(0, |large| large.kept())
     }
 
     /// A segment from the client. `false`: it shows that the log lacks segments.
-    pub fn handle_client(&mut self, segment: &TcpSegment<'_>, now: Time, rules: &TagRules) -> bool {
+    pub fn handle_client(
+        &mut self,
+        segment: &TcpSegment<'_>,
+        record: Record,
+        now: Time,
+        rules: &TagRules,
+    ) -> bool {
         if segment.flags().rst() {
             self.client_reset |= self.client.acceptable_reset(segment.seq());
             return true;
@@ -186,7 +199,7 @@ impl Connection {
         let acceptable = segment.flags().ack() && self.backend.acceptable_ack(segment.ack());
         let plausible = self.take_ack(segment, now);
         if acceptable {
-            self.take_client_data(segment, now, rules);
+            self.take_client_data(segment, record, now, rules);
             if segment.flags().fin() {
                 self.client.handle_fin(segment.seq() + segment.payload().len() as u32);
             }
@@ -211,7 +224,7 @@ impl Connection {
         plausible
     }
 
-    fn take_client_data(&mut self, segment: &TcpSegment<'_>, now: Time, rules: &TagRules) {
+    fn take_client_data(&mut self, segment: &TcpSegment<'_>, record: Record, now: Time, rules: &TagRules) {
         let Self { client, requests, protocol, transactions, .. } = self;
         let mut lost = None;
         let taken = client.push(segment.seq(), segment.payload(), &mut |bytes| {
@@ -224,7 +237,8 @@ impl Connection {
             (Some(Lost::Refused(refusal)), _) => self.lose(format!("request stream: {refusal}")),
             (Some(Lost::Ordinals), _) => self.lose("more transactions than a 32-bit ordinal counts"),
             (None, Taken::Overflow) => self.lose("too many request bytes beyond a gap in the log"),
-            (None, _) => {}
+            (None, Taken::At(start)) => self.note_upload(start, segment.payload().len(), record),
+            (None, Taken::Outside) => {}
         }
     }
 
@@ -321,6 +335,7 @@ impl Connection {
         };
         let Some(request) = self.requests.answered() else { return };
         let end = start + at as u64;
+        self.trim_upload();
         self.transactions.end_response(end);
         if !request.keep_alive {
             self.responses.set_closing();

@@ -48,6 +48,9 @@ impl Connection {
             report.unrecoverable = Some("too many response bytes beyond a gap in the log".to_owned());
             report.beyond.clear();
         }
+        if let Err(reason) = self.report_rest(&mut report, log) {
+            report.unrecoverable = Some(reason);
+        }
         match self.spans.read(self.backend.acked()..end, log) {
             Some(bytes) => report.unacked = bytes,
             None => report.unrecoverable = Some("response bytes were overwritten in the log".to_owned()),
@@ -69,6 +72,7 @@ impl Connection {
             client_next: self.client_next().0,
             client_fin: self.client.finished(),
             pending: self.requests.report(),
+            rest: None,
             partial: self.responses.report(),
             unacked: Vec::new(),
             beyond: self.backend.beyond(),

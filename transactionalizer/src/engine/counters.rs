@@ -47,6 +47,12 @@ pub struct Counters {
     pub failed: u64,
     /// Of these, those that could not be recovered.
     pub unrecoverable: u64,
+    /// Connections whose requests were more than is kept, and are replayed from the log.
+    pub uploads: u64,
+    /// Pieces of them that were asked for and given.
+    pub upload_pieces: u64,
+    /// Pieces that could not be given: the log was overwritten, or their connection is forgotten.
+    pub upload_pieces_lost: u64,
     /// Connections that became unrecoverable because all together kept more than `recovery.kept_bytes`.
     pub kept_bytes_limit_lost: u64,
     /// Connections that failed with no manager to tell.

@@ -11,6 +11,9 @@ use super::segments::LAPPED;
 use super::table::{Entry, State};
 use super::{Action, Engine, Failure};
 
+/// Why a connection is not recoverable of whose requests more is outstanding than may be replayed.
+const TOO_LARGE: &str = "the pending requests are larger than recovery.upload_bytes";
+
 /// Connections that are fenced, until the fence is known to hold.
 #[derive(Debug)]
 pub(super) struct Failing {
@@ -153,12 +156,20 @@ impl Engine {
         now: Time,
         log: &dyn LogBytes,
     ) -> Option<ConnectionReport> {
+        let (patience, most) = (self.recovery_patience(), self.cluster.recovery.upload_bytes);
         let entry = self.entries.get_mut(&flow).filter(|entry| entry.failing == Some(barrier))?;
         let report = match std::mem::replace(&mut entry.state, State::Failed) {
             State::Open(connection) => {
                 let mut report = connection.report(log);
                 if entry.suspect != (false, false) {
                     report.unrecoverable.get_or_insert_with(|| LAPPED.to_owned());
+                }
+                if report.rest.is_some_and(|rest| rest.bytes > most) {
+                    report.unrecoverable.get_or_insert_with(|| TOO_LARGE.to_owned());
+                }
+                if report.rest.is_some() && report.unrecoverable.is_none() {
+                    self.counters.uploads += 1;
+                    self.uploads.keep(flow, *connection, now + patience);
                 }
                 report
             }

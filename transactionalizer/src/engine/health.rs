@@ -32,6 +32,7 @@ impl Engine {
         counters.insert("kinds".to_owned(), self.kinds.len() as u64);
         counters.insert("kinds_overflowed".to_owned(), self.kinds.overflowed);
         counters.insert("kept_bytes_now".to_owned(), self.kept.bytes() as u64);
+        counters.insert("uploads_now".to_owned(), self.uploads.len() as u64);
         counters.insert("lateness_us_now".to_owned(), self.lateness.get(self.latest).as_micros() as u64);
         counters.insert("managers".to_owned(), self.managers as u64);
         LogStatus { backends, health, counters }

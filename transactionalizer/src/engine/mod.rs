@@ -8,6 +8,7 @@
 //! * [`timers`]: silence, probes, heartbeats.
 //! * [`late`]: applications that are later than they ever were.
 //! * [`health`]: backends as operators see and want them.
+//! * [`uploads`]: requests of failed connections that are replayed from the log.
 //! * [`unended`]: failures that nobody has dealt with yet.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
@@ -37,6 +38,7 @@ mod segments;
 mod table;
 mod timers;
 mod unended;
+mod uploads;
 
 pub use counters::Counters;
 
@@ -45,6 +47,7 @@ use entries::Entries;
 use failure::Failing;
 use table::Memory;
 use unended::Unended;
+use uploads::Uploads;
 
 /// One record of the segment log.
 #[derive(Debug, Clone, Copy)]
@@ -131,6 +134,7 @@ pub struct Engine {
     failing: BTreeMap<u64, Failing>,
     last_barrier: u64,
     unended: Unended,
+    uploads: Uploads,
     writer: Option<u32>,
     /// Since when the log is read as it is written; before, old records are caught up with and nothing is done.
     live: Option<Time>,
@@ -167,6 +171,7 @@ impl Engine {
             failing: BTreeMap::new(),
             last_barrier: 0,
             unended: Unended::default(),
+            uploads: Uploads::default(),
             writer: None,
             live: None,
             next_probe: 0,

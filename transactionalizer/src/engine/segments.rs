@@ -113,7 +113,7 @@ impl Engine {
             (contiguous, connection.handle_backend(&seen.segment, payload, now))
         } else {
             let contiguous = connection.expected_from_client(seen.segment.seq());
-            (contiguous, connection.handle_client(&seen.segment, now, rules))
+            (contiguous, connection.handle_client(&seen.segment, seen.logged.record, now, rules))
         };
         counters.kept_bytes_limit_lost += u64::from(!connection.account());
         counters.conflicts += connection.conflicts() - conflicts + u64::from(contradicts);

@@ -50,6 +50,7 @@ impl Middle {
             client_next: self.client_next.0,
             client_fin: false,
             pending: vec![],
+            rest: None,
             partial: PartialResponse::default(),
             unacked: vec![],
             beyond: Vec::new(),
@@ -236,7 +237,8 @@ impl Engine {
     fn inherited_base(&mut self, flow: Flow, isn: Seq, now: Time) -> u32 {
         let Some(memory) = self.memories.get(&flow.client) else { return 0 };
         let replayed = (memory.client_next - 1).since(isn);
-        let continues = replayed >= 0 && replayed as u32 <= memory.pending_bytes + REPLAY_GROWTH;
+        let continues =
+            replayed >= 0 && replayed as u32 <= memory.pending_bytes.saturating_add(REPLAY_GROWTH);
         if continues && memory.backend != flow.backend && now < memory.expires {
             return memory.t_l;
         }
@@ -254,7 +256,8 @@ impl Engine {
             self.counters.forgotten += 1;
             return;
         }
-        let pending_bytes = report.pending.iter().map(|request| request.bytes.len() as u32).sum();
+        let kept: u32 = report.pending.iter().map(|request| request.bytes.len() as u32).sum();
+        let pending_bytes = kept.saturating_add(report.rest.map_or(0, |rest| rest.bytes as u32));
         let memory = Memory {
             t_l: report.t_l,
             client_next: Seq(report.client_next),
@@ -274,6 +277,9 @@ impl Engine {
     /// has been read from the log.
     pub fn handle_ended(&mut self, client: Client, backend: Option<SocketAddr>) {
         self.unended.end(client, backend);
+        if backend.is_none() {
+            self.uploads.forget(client);
+        }
         let known = |backend| {
             matches!(self.entries.get(&Flow { client, backend }), Some(Entry { state: State::Open(_), .. }))
         };
@@ -324,6 +330,7 @@ impl Engine {
         }
         self.memories.retain(|_, memory| now < memory.expires);
         self.unended.expire(now);
+        self.uploads.expire(now);
     }
 
     fn remove(&mut self, flow: Flow) {

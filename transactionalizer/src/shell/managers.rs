@@ -10,6 +10,7 @@ use cluster::server::{Incoming, PeerId, Server};
 use daemon::{Epoch, clock_us};
 use packet::Time;
 use transactionalizer::engine::{Engine, Failure};
+use transactionalizer::spans::LogBytes;
 
 /// Managers, subscribed or not.
 #[derive(Debug)]
@@ -51,11 +52,11 @@ impl Managers {
     }
 
     /// Takes what they say.
-    pub(crate) fn handle_ready(&mut self, now: Time, engine: &mut Engine) {
+    pub(crate) fn handle_ready(&mut self, now: Time, engine: &mut Engine, log: &dyn LogBytes) {
         for incoming in self.server.handle_ready::<ToLog>() {
             match incoming {
                 Incoming::Connected(_) => {}
-                Incoming::Message(peer, message) => self.handle_message(peer, &message, now, engine),
+                Incoming::Message(peer, message) => self.handle_message(peer, &message, now, engine, log),
                 Incoming::Disconnected(peer, error) => {
                     if self.subscribed.remove(&peer) {
                         tracing::warn!("lost a recovery manager: {error}");
@@ -66,12 +67,25 @@ impl Managers {
         engine.handle_managers(self.subscribed.len());
     }
 
-    fn handle_message(&mut self, peer: PeerId, message: &ToLog, now: Time, engine: &mut Engine) {
+    fn handle_message(
+        &mut self,
+        peer: PeerId,
+        message: &ToLog,
+        now: Time,
+        engine: &mut Engine,
+        log: &dyn LogBytes,
+    ) {
         match message {
             ToLog::Subscribe { epoch } => self.subscribe(peer, *epoch, now, engine),
-            ToLog::Ended { .. } | ToLog::Wanted(_) if !self.subscribed.contains(&peer) => self.fenced += 1,
+            ToLog::Ended { .. } | ToLog::Wanted(_) | ToLog::Read(_) if !self.subscribed.contains(&peer) => {
+                self.fenced += 1;
+            }
             ToLog::Wanted(wanted) => engine.handle_wanted(wanted, now),
             ToLog::Ended { client, backend } => engine.handle_ended(*client, *backend),
+            ToLog::Read(logged) => {
+                let piece = engine.handle_read(*logged, now, log);
+                self.server.send(peer, &FromLog::Piece(piece));
+            }
             // The operator's, on this host only.
             ToLog::Reload => {}
             ToLog::Status => self.server.send(peer, &FromLog::Status(self.status(engine))),

@@ -245,7 +245,7 @@ impl Shell {
         }
         self.managers.drop_slow();
         if managers_ready {
-            self.managers.handle_ready(now(), &mut self.engine);
+            self.managers.handle_ready(now(), &mut self.engine, &self.bytes);
         }
         if status_ready {
             self.handle_status();

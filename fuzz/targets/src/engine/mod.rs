@@ -33,6 +33,7 @@ fn operate(world: &mut World, input: &mut Input<'_>) {
     let (operation, who) = (input.byte(), input.byte());
     let (from, to) = (usize::from(who) % CLIENTS, usize::from(who >> 4) % BACKENDS);
     match operation {
+        232..=239 => return world.piece(input),
         248.. => return world.too_long(),
         240..=247 => return world.icmp_error(input),
         _ => {}
@@ -92,6 +93,7 @@ fn order(world: &World, from: usize, to: usize, input: &mut Input<'_>) -> Recove
         client_next: world.client_number(from, input).0,
         client_fin: choices & 64 != 0,
         replay,
+        rest: (choices & 0x60 == 0x60).then(|| world.rest(from, to)),
         resend_from: world.backend_number(from, to, input).0,
         resend: input.blob().to_vec(),
         take_in,

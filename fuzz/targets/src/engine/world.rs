@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use cluster::config::Cluster;
-use cluster::control::{Client, Flow, FromProxy, RecoveryOrder};
+use cluster::control::{Client, Flow, FromProxy, LoggedPiece, LoggedRequest, RecoveryOrder, Rest};
 use nfq_splice::{Action, Engine, EntryState, KernelSplice, Parked, Secret, Settings, Stage, Verdict};
 use packet::icmp::too_big;
 use packet::{Flags, SegmentBuilder, Seq, TcpSegment, Time};
@@ -28,6 +28,8 @@ pub(super) struct World {
     pub(super) ended: BTreeMap<u64, usize>,
     inspections: Vec<(Client, Vec<u8>)>,
     orders: Vec<RecoveryOrder>,
+    /// The last piece of a request that was asked for.
+    asked: Option<LoggedRequest>,
     last_sent: Vec<u8>,
     clients: [Peer; CLIENTS],
     backends: [[Peer; BACKENDS]; CLIENTS],
@@ -50,6 +52,7 @@ impl World {
             ended: BTreeMap::new(),
             inspections: Vec::new(),
             orders: Vec::new(),
+            asked: None,
             last_sent: Vec::new(),
             clients: [Peer::default(); CLIENTS],
             backends: [[Peer::default(); BACKENDS]; CLIENTS],
@@ -277,9 +280,35 @@ impl World {
                 }
                 Action::Inspect { client, syn } => self.inspections.push((client, syn)),
                 Action::Tell(FromProxy::Ended { id, .. }) => *self.ended.entry(id).or_default() += 1,
+                Action::Tell(FromProxy::Read(rest)) => self.asked = Some(rest.logged),
                 Action::Tell(_) => {}
             }
         }
+    }
+
+    /// A request's end that is to be had from the log.
+    pub(super) fn rest(&self, from: usize, to: usize) -> Rest {
+        let flow = Flow { client: client(from), backend: self.backend_of(from).unwrap_or(backend(to)) };
+        Rest {
+            logger: "l".to_owned(),
+            logged: LoggedRequest { flow, client_isn: 1, from: 5, bytes: 700_000 },
+        }
+    }
+
+    /// What was asked for, or less or more than that, or that it is lost.
+    pub(super) fn piece(&mut self, input: &mut Input<'_>) {
+        let Some(mut logged) = self.asked else { return };
+        let bytes = match input.choose(8) {
+            0 => Err("overwritten".to_owned()),
+            1 => Ok(input.blob().to_vec()),
+            2 => {
+                logged.from += 1;
+                Ok(vec![0; logged.bytes as usize])
+            }
+            _ => Ok(vec![b'p'; logged.bytes as usize]),
+        };
+        self.engine.handle_piece(self.now, LoggedPiece { logged, bytes });
+        self.act();
     }
 
     /// The peers learn from what they get.

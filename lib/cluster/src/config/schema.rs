@@ -141,6 +141,8 @@ const RECOVERY: &[Key] = &[
     may("range_from_bytes", Kind::Integer(0, i64::MAX as u64)),
     // A report carries them in one control message.
     may("request_bytes", Kind::Integer(0, 32 * MIB)),
+    // Half the sequence space tells before from after.
+    may("upload_bytes", Kind::Integer(0, GIB)),
     may("kept_bytes", Kind::Integer(64 * KIB, 64 * GIB)),
     may("timeout_ms", Kind::Integer(10, 10 * MINUTE_MS)),
     may("give_up", Kind::OneOf(&["reset", "answer"])),

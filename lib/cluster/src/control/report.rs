@@ -18,6 +18,31 @@ pub struct Tags {
     pub large_file: bool,
 }
 
+/// A stretch of a client's stream that lies in a logger's segment log: it is had in pieces of at most [`PIECE_BYTES`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LoggedRequest {
+    /// The connection on which it was logged.
+    pub flow: Flow,
+    /// The client's initial sequence number there, which tells this connection from others of the same name.
+    pub client_isn: u32,
+    /// Stream offset of its first byte, counted from the first one after the SYN.
+    pub from: u64,
+    /// Its length.
+    pub bytes: u64,
+}
+
+/// What is still to come of the requests that are replayed, and whose transactionalizer has it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rest {
+    /// The logger's name.
+    pub logger: String,
+    /// Where it is.
+    pub logged: LoggedRequest,
+}
+
+/// Bytes of a piece at most.
+pub const PIECE_BYTES: usize = 256 << 10;
+
 /// A request whose response is not fully logged.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PendingRequest {
@@ -31,7 +56,7 @@ pub struct PendingRequest {
     pub volatile_headers: Option<Vec<String>>,
     /// All of it has been logged; otherwise `bytes` is its beginning.
     pub complete: bool,
-    /// As the client sent it, head and body.
+    /// As the client sent it, head and body, up to where [`ConnectionReport::rest`] begins.
     pub bytes: Vec<u8>,
 }
 
@@ -108,6 +133,8 @@ pub struct ConnectionReport {
     pub client_fin: bool,
     /// Requests T_L + 1 and following, in order; the last may be incomplete.
     pub pending: Vec<PendingRequest>,
+    /// The end of the pending requests, if they are more than the transactionalizer keeps: it comes from the log.
+    pub rest: Option<LoggedRequest>,
     /// What was logged of the response of T_L + 1.
     pub partial: PartialResponse,
     /// Response bytes `[Ack_CL, Ack_TL + p)`, still in the log.

@@ -46,6 +46,7 @@ impl World {
             ToProxy::Answer { order, status, reason } => {
                 self.engine.handle_answer_order(self.now, *order, status, &reason);
             }
+            ToProxy::Piece(piece) => self.engine.handle_piece(self.now, piece),
             ToProxy::Backend { backend, up } => self.engine.handle_backend_state(backend, up),
             ToProxy::Subscribe { .. } | ToProxy::Status | ToProxy::Want { .. } | ToProxy::Reload => {}
         }
