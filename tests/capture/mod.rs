@@ -73,23 +73,24 @@ impl Capture {
         Ok(Self { child, file })
     }
 
-    /// Waits until both sides' FIN are in the file, ends the capture, and returns what came up to then.
+    /// Waits until both sides' FIN are in the file, ends the capture, and returns all of it.
     pub(crate) fn finish(mut self) -> Result<Vec<Segment>> {
-        let mut segments = Vec::new();
         await_condition("both FINs in the capture", Duration::from_secs(10), || {
             // A packet that is being written makes the file's end unreadable for a moment.
-            segments = parse_file(&std::fs::read(&self.file)?).unwrap_or_default();
-            let closed = |from_server| {
-                segments.iter().rposition(|segment| segment.fin && segment.from_server == from_server)
-            };
-            let Some(last) = closed(true).zip(closed(false)).map(|(a, b)| a.max(b)) else { return Ok(false) };
-            segments.truncate(last + 1);
-            Ok(true)
+            let segments = parse_file(&std::fs::read(&self.file)?).unwrap_or_default();
+            Ok(end(&segments).is_some())
         })?;
         Process::running(self.child.id()).context("tcpdump is gone")?.signal(Signal::INT);
         self.child.wait()?;
-        Ok(segments)
+        parse_file(&std::fs::read(&self.file)?)
     }
+}
+
+/// Behind the last FIN; `None`: a side has not closed.
+pub(crate) fn end(segments: &[Segment]) -> Option<usize> {
+    let closed =
+        |from_server| segments.iter().rposition(|segment| segment.fin && segment.from_server == from_server);
+    closed(true).zip(closed(false)).map(|(server, client)| server.max(client) + 1)
 }
 
 /// The classic file format: a header of 24 bytes, then 16 bytes before each packet.
