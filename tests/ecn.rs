@@ -17,11 +17,9 @@ const BUFFER: usize = 64 << 10;
 /// Connections until each thread of the proxy has met each backend, and more.
 const ENOUGH: usize = 64;
 
-/// Which of a node's sockets have this address as their peer, or as their own, and speak ECN.
+/// Whether the client's connection on this node, if it is there, speaks ECN.
 fn speaks_ecn(lab: &Lab, node: Node, client: SocketAddr) -> Result<Option<bool>> {
-    let text = lab.netns(node).run(Command::new("ss").args(["-tinoHO", "state", "established"]))?;
-    let line = text.lines().find(|line| line.split_whitespace().any(|word| word == client.to_string()));
-    Ok(line.map(|line| line.split_whitespace().any(|word| word == "ecn")))
+    Ok(lab.socket(node, client)?.map(|line| line.split_whitespace().any(|word| word == "ecn")))
 }
 
 /// A counter of the node's kernel.
@@ -53,6 +51,24 @@ fn promised(lab: &Lab) -> Result<Connection> {
     anyhow::bail!("no client was promised ECN")
 }
 
+/// Such a connection where all wish for ECN; who serves it, and who does not.
+fn promised_by(lab: &Lab) -> Result<(Connection, [Node; 2])> {
+    for node in [Node::Client, Node::B1, Node::B2] {
+        lab.netns(node).sysctl("net/ipv4/tcp_ecn", "1")?;
+    }
+    let connection = promised(lab)?;
+    let first = lab.serving(connection.local()?)?;
+    let alternate = if first == Node::B1 { Node::B2 } else { Node::B1 };
+    Ok((connection, [first, alternate]))
+}
+
+/// A download in whose middle its server fails.
+fn fail(lab: &Lab, connection: &mut Connection, server: Node) -> Result<()> {
+    let (answer, failed) = lab.get_failing(connection, "/files/1m", Fault::Reset, 300_000)?;
+    ensure!(failed == server, "{failed} failed, not {server}");
+    answer.check("/files/1m")
+}
+
 /// One in four of the packets that the logger's host forwards, and that allow it, meets congestion.
 fn mark(lab: &Lab) -> Result<()> {
     let ruleset = "add table ip congestion\n\
@@ -64,23 +80,10 @@ fn mark(lab: &Lab) -> Result<()> {
 fn carried(path: Path) -> Result<()> {
     let settings = Settings { path, send_buffer: Some(BUFFER as u64), ..Settings::default() };
     in_lab(&settings, |lab| {
-        for node in [Node::Client, Node::B1, Node::B2] {
-            lab.netns(node).sysctl("net/ipv4/tcp_ecn", "1")?;
-        }
-        let mut connection = promised(lab)?;
+        let (mut connection, [first, alternate]) = promised_by(lab)?;
         let client = connection.local()?;
-        let first = if speaks_ecn(lab, Node::B1, client)?.is_some() { Node::B1 } else { Node::B2 };
-        let alternate = if first == Node::B1 { Node::B2 } else { Node::B1 };
         mark(lab)?;
-        let mut failed = false;
-        let answer = connection.get_watched("/files/1m", &mut |bytes| {
-            if bytes >= 300_000 && !failed {
-                failed = true;
-                lab.fail(first, Fault::Reset)?;
-            }
-            Ok(())
-        });
-        answer?.check("/files/1m")?;
+        fail(lab, &mut connection, first)?;
         ensure!(speaks_ecn(lab, alternate, client)? == Some(true), "the alternate does not speak ECN");
         upload(&mut connection)?;
         ensure!(counted(lab, Node::Client, "IpExtInCEPkts")? > 0, "no mark reached the client");
@@ -93,13 +96,7 @@ fn carried(path: Path) -> Result<()> {
 }
 
 fn upload(connection: &mut Connection) -> Result<()> {
-    let body = std::fs::read(lab::documents::tree()?.join("files/1m"))?;
-    let head = format!("POST /echo HTTP/1.1\r\nHost: lab\r\nContent-Length: {}\r\n\r\n", body.len());
-    connection.send(head.as_bytes())?;
-    connection.send(&body)?;
-    let answer = connection.receive(false, &mut |_| Ok(()))?;
-    ensure!(answer.sha256 == lab::testing::hash_of("/files/1m")?, "echoed: {answer:?}");
-    Ok(())
+    connection.post_echoed(&std::fs::read(lab::documents::tree()?.join("files/1m"))?)
 }
 
 #[test]
@@ -117,23 +114,10 @@ fn on_the_userspace_path() -> Result<()> {
 fn an_alternate_without_ecn() -> Result<()> {
     let settings = Settings { send_buffer: Some(BUFFER as u64), ..Settings::default() };
     in_lab(&settings, |lab| {
-        for node in [Node::Client, Node::B1, Node::B2] {
-            lab.netns(node).sysctl("net/ipv4/tcp_ecn", "1")?;
-        }
-        let mut connection = promised(lab)?;
+        let (mut connection, [first, alternate]) = promised_by(lab)?;
         let client = connection.local()?;
-        let first = if speaks_ecn(lab, Node::B1, client)?.is_some() { Node::B1 } else { Node::B2 };
-        let alternate = if first == Node::B1 { Node::B2 } else { Node::B1 };
         lab.netns(alternate).sysctl("net/ipv4/tcp_ecn", "0")?;
-        let mut failed = false;
-        let answer = connection.get_watched("/files/1m", &mut |bytes| {
-            if bytes >= 300_000 && !failed {
-                failed = true;
-                lab.fail(first, Fault::Reset)?;
-            }
-            Ok(())
-        });
-        answer?.check("/files/1m")?;
+        fail(lab, &mut connection, first)?;
         ensure!(speaks_ecn(lab, alternate, client)? == Some(false), "the alternate speaks ECN");
         upload(&mut connection)
     })

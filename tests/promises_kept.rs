@@ -5,26 +5,17 @@
 
 mod capture;
 
-use std::net::SocketAddr;
 use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
 use capture::Capture;
 use lab::http::{Behaviour, Connection};
 use lab::settings::{Path, Settings};
-use lab::testing::{hash_of, in_lab};
+use lab::testing::in_lab;
 use lab::{Fault, Lab, Node};
 
 /// Small, so that a server that fails has not sent everything yet.
 const BUFFER: usize = 64 << 10;
-
-/// What `ss` says of the client's connection on this node.
-fn socket(lab: &Lab, node: Node, client: SocketAddr) -> Result<Option<String>> {
-    let text = lab.netns(node).run(Command::new("ss").args(["-tinoHO", "state", "established"]))?;
-    let mut lines = text.lines();
-    let line = lines.find(|line| line.split_whitespace().any(|word| word == client.to_string()));
-    Ok(line.map(str::to_owned))
-}
 
 /// A connection that this server has.
 fn with_server(lab: &Lab, server: Node) -> Result<Connection> {
@@ -32,7 +23,7 @@ fn with_server(lab: &Lab, server: Node) -> Result<Connection> {
         let behaviour = Behaviour { receive_buffer: Some(BUFFER), ..Behaviour::default() };
         let mut connection = lab.open(behaviour)?;
         connection.get("/files/1k")?.check("/files/1k")?;
-        if socket(lab, server, connection.local()?)?.is_some() {
+        if lab.socket(server, connection.local()?)?.is_some() {
             return Ok(connection);
         }
     }
@@ -41,22 +32,11 @@ fn with_server(lab: &Lab, server: Node) -> Result<Connection> {
 
 /// A download in whose middle the first server fails, then an upload to the other one.
 fn across_a_failure(lab: &Lab, connection: &mut Connection) -> Result<()> {
-    let mut failed = false;
-    let answer = connection.get_watched("/files/1m", &mut |bytes| {
-        if bytes >= 300_000 && !failed {
-            failed = true;
-            lab.fail(Node::B1, Fault::Reset)?;
-        }
-        Ok(())
-    });
-    answer?.check("/files/1m")?;
-    ensure!(socket(lab, Node::B2, connection.local()?)?.is_some(), "it did not go on at b2");
-    let body = std::fs::read(lab::documents::tree()?.join("files/1m"))?;
-    let head = format!("POST /echo HTTP/1.1\r\nHost: lab\r\nContent-Length: {}\r\n\r\n", body.len());
-    connection.send(head.as_bytes())?;
-    connection.send(&body)?;
-    let answer = connection.receive(false, &mut |_| Ok(()))?;
-    ensure!(answer.sha256 == hash_of("/files/1m")?, "echoed: {answer:?}");
+    let (answer, failed) = lab.get_failing(connection, "/files/1m", Fault::Reset, 300_000)?;
+    answer.check("/files/1m")?;
+    let went_on = lab.socket(Node::B2, connection.local()?)?.is_some();
+    ensure!(failed == Node::B1 && went_on, "{failed} failed, and it did not go on at b2");
+    connection.post_echoed(&std::fs::read(lab::documents::tree()?.join("files/1m"))?)?;
     let made_up = lab.proxy_status()?.counters.get("segments_made_up").copied();
     ensure!(made_up.is_some_and(|count| count > 0), "nothing was made up for");
     Ok(())
@@ -74,7 +54,7 @@ fn smaller_segments(path: Path) -> Result<()> {
         for _ in 0..16 {
             let mut connection = with_server(lab, Node::B2)?;
             connection.get("/files/64k")?.check("/files/64k")?;
-            let line = socket(lab, Node::Client, connection.local()?)?.context("no socket")?;
+            let line = lab.socket(Node::Client, connection.local()?)?.context("no socket")?;
             let mss = line.split_whitespace().find_map(|word| word.strip_prefix("mss:"));
             if mss.and_then(|mss| mss.parse().ok()).is_some_and(|mss: u32| mss <= 1240) {
                 return Ok(());

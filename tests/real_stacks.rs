@@ -12,11 +12,10 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
-use lab::http::{Behaviour, Connection, hex};
+use lab::http::{Behaviour, Connection};
 use lab::settings::{LinkSettings, Path, Settings, nodes};
 use lab::testing::in_lab;
 use lab::{Fault, Lab, Node};
-use sha2::{Digest, Sha256};
 use std::process::Command;
 
 /// Each on or off: as many kinds of client.
@@ -134,20 +133,9 @@ fn talk(mut connection: Connection, gate: Option<&Barrier>) -> Result<()> {
         gate.wait();
     }
     answer?.check(document)?;
-    upload(&mut connection)?;
-    connection.get("/chunked/64k")?.check("/chunked/64k")
-}
-
-/// The servers echo what is posted.
-fn upload(connection: &mut Connection) -> Result<()> {
     let body: Vec<u8> = (0..50_000_u32).map(|at| (at * 7 % 251) as u8).collect();
-    connection.send(
-        format!("POST /echo HTTP/1.1\r\nHost: lab\r\nContent-Length: {}\r\n\r\n", body.len()).as_bytes(),
-    )?;
-    connection.send(&body)?;
-    let answer = connection.receive(false, &mut |_| Ok(()))?;
-    ensure!(answer.status == 200 && answer.sha256 == hex(&Sha256::digest(&body)), "echoed: {answer:?}");
-    Ok(())
+    connection.post_echoed(&body)?;
+    connection.get("/chunked/64k")?.check("/chunked/64k")
 }
 
 /// The proxy knows no server yet: it accepts whatever is offered.

@@ -61,6 +61,18 @@ pub fn hash_of(path: &str) -> Result<String> {
     Ok(hex(&hash.finalize()))
 }
 
+impl Connection {
+    /// Posts `body`, which the server echoes.
+    pub fn post_echoed(&mut self, body: &[u8]) -> Result<()> {
+        let head = format!("POST /echo HTTP/1.1\r\nHost: lab\r\nContent-Length: {}\r\n\r\n", body.len());
+        self.send(head.as_bytes())?;
+        self.send(body)?;
+        let answer = self.receive(false, &mut |_| Ok(()))?;
+        ensure!(answer.status == 200 && answer.sha256 == hex(&Sha256::digest(body)), "echoed: {answer:?}");
+        Ok(())
+    }
+}
+
 impl Lab {
     /// What the daemons say, for a failed test.
     pub fn story(&self) -> String {
@@ -109,6 +121,14 @@ impl Lab {
             Ok(())
         })?;
         Ok((response, failed.context("the answer ended before the failure")?))
+    }
+
+    /// What `ss` says of the TCP connection whose client's end is this one, on this node.
+    pub fn socket(&self, node: Node, client: SocketAddr) -> Result<Option<String>> {
+        let text = self.netns(node).run(Command::new("ss").args(["-tinoHO", "state", "established"]))?;
+        let client = client.to_string();
+        let line = text.lines().find(|line| line.split_whitespace().any(|word| word == client));
+        Ok(line.map(str::to_owned))
     }
 
     /// A command on the client's node, finished; its standard output.

@@ -204,11 +204,6 @@ impl Sender {
     }
 
     /// A FIN follows what is owed.
-    pub(crate) fn finish(&mut self) {
-        self.fin = true;
-    }
-
-    /// A FIN follows what is owed.
     pub fn close(&mut self) {
         self.fin = true;
     }

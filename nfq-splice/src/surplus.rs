@@ -47,7 +47,7 @@ impl Debts {
 fn own(sender: &mut Sender, bytes: &[u8], fin: bool) -> u32 {
     sender.append(bytes);
     if fin {
-        sender.finish();
+        sender.close();
     }
     bytes.len() as u32 + u32::from(fin)
 }

@@ -82,15 +82,16 @@ impl FastPath {
 
     /// The same of one that has none, and that somebody else translates where the program does not: he is shown a segment of each side
     /// `shown_every` so often, and what begins or ends the connection; of all else the program keeps a record. Not anew if
-    /// it is there already.
+    /// it is there already. `now` is `CLOCK_MONOTONIC`'s, which the program reads.
     pub fn add_recorded(
         &self,
         entry: &SpliceEntry,
         rescale: Rescale,
+        now: Duration,
         shown_every: Duration,
     ) -> Result<bool, Error> {
         let Some((client, directions)) = directions(entry, rescale, true) else { return Ok(false) };
-        let show_at = syscalls::monotonic() + shown_every;
+        let show_at = now + shown_every;
         for (number, direction) in (0..).zip(directions) {
             let bytes = direction.bytes(show_at, shown_every);
             let there = self.get(syscalls::Get::Look, client, number)?;

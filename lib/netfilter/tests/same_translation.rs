@@ -330,6 +330,10 @@ fn plain(direction: &Direction, number: u32, window: u16, payload: &[u8]) -> Vec
     bare.build()
 }
 
+fn monotonic() -> Duration {
+    Duration::try_from(rustix::time::clock_gettime(rustix::time::ClockId::Monotonic)).unwrap()
+}
+
 /// The program alone, for one that has no entry: what passes it is also recorded.
 #[test]
 fn windows_are_rescaled_and_what_passes_is_recorded() {
@@ -348,7 +352,7 @@ fn windows_are_rescaled_and_what_passes_is_recorded() {
         // Who its neighbour is, conntrack's packet asks.
         sender.send(&plain(&direction, 0, 99, b"")).unwrap();
         assert_eq!(arrived(&mut queue, 1).len(), 1);
-        assert!(fast.add_recorded(&entry, scales, Duration::from_secs(100)).unwrap());
+        assert!(fast.add_recorded(&entry, scales, monotonic(), Duration::from_secs(100)).unwrap());
         assert!(conntrack.delete(entry.client, entry.service).unwrap());
         assert_eq!(fast.passed(entry.client).unwrap()[number], None);
         for (step, window) in [(1, 0), (2, 1), (3, 127), (4, 40_000), (5, 65_535)] {
@@ -367,7 +371,7 @@ fn windows_are_rescaled_and_what_passes_is_recorded() {
             let got = arrived(&mut queue, 1);
             assert_eq!(one_hop_back(&got[0]), without_header_checksum(expected), "{from} to {to}, {window}");
         }
-        assert!(fast.add_recorded(&entry, scales, Duration::from_secs(100)).unwrap());
+        assert!(fast.add_recorded(&entry, scales, monotonic(), Duration::from_secs(100)).unwrap());
         assert!(fast.passed(entry.client).unwrap()[number].is_some(), "the record stays");
         assert!(fast.take(entry.client).unwrap()[number].is_some());
         assert_eq!(fast.take(entry.client).unwrap(), [None; 2]);

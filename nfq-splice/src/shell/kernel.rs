@@ -145,7 +145,8 @@ impl Kernel {
         let Some(fast) = &self.fast else { return };
         let entry = entry_of(&parked.splice, self.service, self.timeout_s);
         let shown_every = Duration::from_secs(u64::from(self.timeout_s / 4).clamp(1, MOST_UNSEEN_S));
-        match fast.add_recorded(&entry, parked.rescale(), shown_every) {
+        let now = Duration::from_nanos(daemon::now().as_nanos());
+        match fast.add_recorded(&entry, parked.rescale(), now, shown_every) {
             Ok(added) => self.sped_up += u64::from(added),
             Err(error) => tracing::debug!(client = %entry.client, %error, "not on the fast path"),
         }
