@@ -1,33 +1,20 @@
 //! The table of connections, and who gets a packet.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::time::Duration;
 
-use cluster::config::BackendState;
-use cluster::control::{Client, FromProxy, LoggedPiece, Outcome, ProxyStatus, RecoveryOrder};
-use packet::{Flags, PacketError, Seq, TcpSegment, Time};
+use cluster::control::{Client, ProxyStatus};
+use packet::{Flags, PacketError, TcpSegment, Time};
 
-use crate::action::{Action, Ended, EntryState, KernelSplice, Stage, Verdict};
+use crate::action::{Action, Stage, Verdict};
 use crate::common::{Core, Settings};
-use crate::flow::{Closing, Flow, Splice, State};
-use crate::leg::ClientLeg;
-use crate::pass::Shortfall;
+use crate::flow::{Flow, State};
 use crate::routing::Routing;
 use crate::secret::Secret;
 use crate::table::Table;
 
 /// Connections that a status answer lists at most.
 pub(crate) const STATUS_CONNECTIONS: usize = 10_000;
-
-/// A SYN may wait in its queue so long: what the kernel knew when it came is then no longer true of a younger splice.
-const FRESH_DELAY: Duration = Duration::from_secs(2);
-
-/// When a connection was spliced is known so exactly.
-const SPLICED_ERROR: Duration = Duration::from_millis(1);
-
-/// An entry is in the kernel, and any earlier one of the same client gone, so long after it was asked for: with room to spare.
-const SPLICED_BEFORE: Duration = Duration::from_secs(1);
 
 /// All connections of one proxy.
 pub struct Engine {
@@ -61,15 +48,6 @@ impl Engine {
             self.handle_unknown(packet, from_client);
             Verdict::Drop
         })
-    }
-
-    /// The kernel knows no connection of this client, and that is no news of before the splice: it has ended.
-    fn drop_ended(&mut self, client: Client) {
-        let spliced = self.table.kernel_seen(client, self.core.now);
-        if spliced.is_some_and(|seen| self.core.now.since(seen) >= FRESH_DELAY) {
-            self.core.counters.count("port_reused");
-            self.take(client);
-        }
     }
 
     fn handle_unknown(&mut self, packet: &[u8], from_client: bool) {
@@ -117,7 +95,7 @@ impl Engine {
         }
     }
 
-    fn handle_syn(&mut self, segment: &TcpSegment<'_>) {
+    pub(crate) fn handle_syn(&mut self, segment: &TcpSegment<'_>) {
         self.core.stateless.renew(self.core.now, segment.source());
         let limits = &self.core.settings.splice;
         if self.table.len() >= limits.connections {
@@ -128,166 +106,6 @@ impl Engine {
             let flow = self.core.accept(segment);
             self.put(flow);
         }
-    }
-
-    /// The kernel's answer to [`Action::Inspect`]: a SYN came on a connection that the kernel translates.
-    pub fn handle_entry_state(&mut self, now: Time, client: Client, state: EntryState, syn: &[u8]) {
-        self.core.now = now;
-        let Ok(segment) = TcpSegment::parse(syn) else { return };
-        if self.table.kernel_seen(client, now).is_none() {
-            self.handle_packet(now, &mut syn.to_vec(), Stage::Tracked);
-            return;
-        }
-        let Some(flow) = self.take(client) else { return };
-        if state == EntryState::Open {
-            self.core.challenge_by_backend(&flow, &segment);
-            return self.put(flow);
-        }
-        self.core.counters.count("port_reused");
-        self.core.act(Action::Unsplice(client));
-        self.handle_syn(&segment);
-    }
-
-    /// The kernel would not take a splice: the connection goes on in userspace.
-    pub fn handle_splice_failed(&mut self, now: Time, client: Client) {
-        self.core.now = now;
-        self.core.counters.count("kernel_splice_refused");
-        let window = self.table.window(client);
-        if let Some(mut flow) = self.take(client) {
-            if let State::Spliced(splice) = &mut flow.state {
-                splice.kernel = false;
-                splice.window = splice.window.or(window);
-                splice.idle = self.core.busy();
-                self.core.suspend_packets(&mut flow);
-                self.core.park(&mut flow);
-            }
-            self.put(flow);
-        }
-    }
-
-    /// The kernel's entry of `client` is gone: the connection ended or timed out.
-    pub fn handle_entry_destroyed(&mut self, now: Time, client: Client) {
-        self.core.now = now;
-        if let Some(flow) = self.take(client) {
-            let ended = matches!(&flow.state, State::Spliced(splice) if splice.kernel);
-            if ended {
-                self.core.counters.count("connections_ended");
-                self.core.stateless.spend(now, client);
-            } else {
-                self.put(flow);
-            }
-        }
-    }
-
-    /// An entry that was there when the daemon started.
-    pub fn handle_restored(&mut self, now: Time, entry: &KernelSplice) {
-        self.core.now = now;
-        let (client_scale, server_scale) = entry.window_scales.unwrap_or((0, 0));
-        let options = packet::SynOptions {
-            mss: None,
-            window_scale: entry.window_scales.map(|(client, _)| client),
-            sack_permitted: entry.sack_permitted,
-            timestamp: entry.timestamps.map(|_| 0),
-        };
-        let mut leg =
-            ClientLeg { announced_scale: server_scale, ..self.core.client_leg(entry.client, options) };
-        leg.overtake_forgotten();
-        let splice = Splice {
-            backend: entry.backend,
-            delta: entry.delta,
-            ts: entry.timestamps,
-            server_scale,
-            client_scale,
-            lacks: Shortfall::default(),
-            kernel: true,
-            debts: None,
-            closing: Closing::default(),
-            window: None,
-            idle: self.core.busy(),
-        };
-        self.core.counters.count("connections_restored");
-        if entry.window_scales.is_some() {
-            self.core.learn_scale(server_scale);
-        }
-        self.core.settings.routing.remember(entry.backend);
-        self.put(Flow {
-            leg,
-            resplices: 0,
-            suspended: false,
-            parked: false,
-            acted: 0,
-            state: State::Spliced(splice),
-            timer: None,
-        });
-    }
-
-    /// A client whose packets an earlier daemon translated itself, and that nobody has restored: it is refused.
-    pub fn handle_lost(&mut self, client: Client) {
-        self.core.counters.count("connections_lost");
-        self.core.stateless.lose(client);
-    }
-
-    /// A recovery planned by the manager.
-    pub fn handle_order(&mut self, now: Time, order: RecoveryOrder) {
-        self.core.now = now;
-        self.core.counters.count("recovery_orders");
-        let Some(mut flow) = self.take(order.flow.client) else {
-            let outcome = Outcome::Gone("the proxy does not know this connection".to_owned());
-            return self.core.act(Action::Tell(FromProxy::Ended { id: order.id, outcome }));
-        };
-        self.core.recover(&mut flow, order);
-        self.put(flow);
-    }
-
-    /// A client that cannot be helped; `end` is behind its last logged response byte, in the failed backend's space.
-    pub fn handle_reset(&mut self, now: Time, failed: cluster::control::Flow, end: Option<Seq>) {
-        self.core.now = now;
-        if let Some(mut flow) = self.take(failed.client) {
-            self.core.give_up(&mut flow, failed.backend, end);
-            self.put(flow);
-        }
-    }
-
-    /// A client that cannot be helped and has nothing of the response yet; `order` is that of a recovery without an alternate.
-    pub fn handle_answer_order(&mut self, now: Time, order: RecoveryOrder, status: u16, reason: &str) {
-        self.core.now = now;
-        if let Some(mut flow) = self.take(order.flow.client) {
-            self.core.answer_for_backend(&mut flow, order, status, reason);
-            self.put(flow);
-        }
-    }
-
-    /// A piece of a request that was asked for.
-    pub fn handle_piece(&mut self, now: Time, piece: LoggedPiece) {
-        self.core.now = now;
-        if let Some(mut flow) = self.take(piece.logged.flow.client) {
-            self.core.take_piece(&mut flow, piece);
-            self.put(flow);
-        }
-    }
-
-    /// Clients whose connections the kernel translates.
-    pub fn kernel_clients(&self) -> impl Iterator<Item = Client> + '_ {
-        self.table.kernel_clients()
-    }
-
-    /// Whether an entry of this client that ended between `begin` and `end` was that of its present connection.
-    pub fn judge_ended(&self, client: Client, (begin, end): (Time, Time)) -> Ended {
-        match self.table.kernel_seen(client, self.core.now) {
-            Some(spliced) if spliced + SPLICED_BEFORE <= begin => Ended::Yes,
-            Some(spliced) if spliced <= end + SPLICED_ERROR => Ended::Perhaps,
-            Some(_) | None => Ended::No,
-        }
-    }
-
-    /// New connections avoid a backend, or may use it again.
-    pub fn handle_backend_state(&mut self, backend: SocketAddr, up: bool) {
-        self.core.settings.routing.set(backend, up);
-    }
-
-    /// What the operator wants of the backend called `name`; false if there is none.
-    pub fn handle_backend_order(&mut self, name: &str, state: BackendState) -> bool {
-        self.core.settings.routing.order(name, state)
     }
 
     /// Another configuration, which may replace the one before. Connections stay as they are.
