@@ -170,7 +170,7 @@ impl Core {
         debts: Option<Box<Debts>>,
         window: Window,
     ) {
-        let ts = to.has_timestamps(&flow.leg).then(|| flow.leg.clock(self.now).wrapping_sub(to.ts_recent));
+        let ts = to.has_timestamps(&flow.leg).then(|| flow.leg.align(self.now, to));
         flow.state = State::Spliced(Splice {
             backend: to.backend,
             delta,

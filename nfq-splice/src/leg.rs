@@ -19,6 +19,8 @@ const ASSUMED_WINDOW: u32 = 64 << 10;
 /// The largest window that TCP knows, bytes (RFC 7323 §2.3).
 const MAX_WINDOW: u32 = 1 << 30;
 
+/// No segment is longer under way between two hosts of the cluster, milliseconds.
+const UNDER_WAY_MILLIS: u32 = 2000;
 /// More than the one-way delay of a SYN-ACK and the drift of two clocks in a connection's life, milliseconds.
 const UNSEEN_MILLIS: u32 = 2000;
 /// More than the recoveries that one connection had under an earlier daemon, times the former, milliseconds.
@@ -83,6 +85,17 @@ impl ClientLeg {
     /// drifted since, so the client may have seen timestamps ahead of this clock. It jumps over them.
     pub(crate) fn overtake_unseen(&mut self) {
         self.clock_offset = self.clock_offset.wrapping_add(UNSEEN_MILLIS);
+    }
+
+    /// What is to be added to `backend`'s timestamps from now on. What it has said since its SYN-ACK may still be under way, and
+    /// is not older than what the client has been sent: this clock jumps by the time since.
+    pub(crate) fn align(&mut self, now: Time, backend: &BackendLeg) -> u32 {
+        let clock = self.clock(now);
+        let opened = backend.options.timestamp.unwrap_or(backend.ts_recent);
+        let since = backend.ts_recent.wrapping_sub(opened).min(UNDER_WAY_MILLIS);
+        self.clock_offset = self.clock_offset.wrapping_add(since);
+        self.raise_floor(clock.wrapping_add(since));
+        clock.wrapping_sub(backend.ts_recent.wrapping_sub(since))
     }
 
     /// An earlier daemon may have jumped already, several times.

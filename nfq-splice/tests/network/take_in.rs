@@ -2,9 +2,9 @@
 
 use cluster::control::{ClientWindow, Prefix, TakeIn};
 use nfq_splice::Stage;
-use packet::Seq;
+use packet::{SegmentBuilder, Seq};
 
-use crate::world::{BACKEND_ISN, CLIENT_ISN, OFFER, REQUEST, World, segments};
+use crate::world::{ALL, BACKEND_ISN, CLIENT_ISN, OFFER, REQUEST, World, segments};
 
 const HEAD: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n";
 const DATA: &[u8] = &[3; 1300];
@@ -69,4 +69,39 @@ fn an_alternate_is_given_room_for_all_that_it_has_to_send_again() {
     assert!(window(&mut taking_in(0)) > 490_000);
     let small = window(&mut taking_in(2000));
     assert!((1..=2000).contains(&small), "{small}");
+}
+
+/// What the network delivers late must not look older than what the client has of an earlier backend: it would drop it, and with it
+/// the rest of the window (RFC 7323 §5.3).
+#[test]
+fn timestamps_of_an_alternate_s_first_segments_do_not_go_back() {
+    for (v6, kernel) in ALL {
+        let mut world = World::new(v6, kernel);
+        world.splice(OFFER, OFFER);
+        let mut order = world.order(1, 1, 2, BACKEND_ISN + 1, HEAD.to_vec());
+        order.take_in =
+            TakeIn::Prefix(Prefix { head: HEAD.to_vec(), head_complete: true, ..Prefix::default() });
+        world.engine.handle_order(world.now, order);
+        let sent = world.sent();
+        let resent = segments(&sent).iter().find_map(|segment| {
+            segment
+                .timestamps()
+                .filter(|_| segment.source() == world.service() && !segment.payload().is_empty())
+        });
+        // The first backend's clock was ahead of the proxy's.
+        let last = resent.unwrap().0 + 5000;
+        let syn_ack = world.syn_ack(2, ALTERNATE_ISN, CLIENT_ISN + 1 + REQUEST.len() as u32, OFFER).build();
+        world.receive(&syn_ack, Stage::Raw);
+        let next = CLIENT_ISN + 1 + REQUEST.len() as u32;
+        let has_all = world.client_segment(next, world.iss + 1 + HEAD.len() as u32, b"");
+        world.receive(&SegmentBuilder { timestamps: Some((1100, last)), ..has_all }.build(), Stage::Raw);
+        world.pass(40);
+        world.receive(&world.backend_segment(2, ALTERNATE_ISN + 1, HEAD, 1040).build(), Stage::Raw);
+        let late = world.backend_segment(2, ALTERNATE_ISN + 1 + HEAD.len() as u32, DATA, 1001);
+        let value = match world.splices.last().filter(|_| kernel) {
+            Some(splice) => 1001_u32.wrapping_add(splice.timestamps.unwrap()),
+            None => segments(&world.receive(&late.build(), Stage::Raw))[0].timestamps().unwrap().0,
+        };
+        assert!((0..2000).contains(&(value.wrapping_sub(last) as i32)), "{value} after {last}");
+    }
 }
