@@ -178,6 +178,7 @@ impl Engine {
         }
         if !from_backend && flags.rst() && segment.payload().is_empty() {
             self.counters.fenced_resets += 1;
+            self.fences.leave(&flow);
             return Some(Decision::PassUnlogged);
         }
         self.counters.fenced_dropped += 1;
@@ -263,9 +264,9 @@ impl Engine {
             self.released.push_back(Released { id: held.id, pass: false });
             self.counters.held_fenced += 1;
         }
-        let (isn, answered) = self.flows.remove(&flow).map_or((None, true), |state| state.epoch());
+        let (isn, connected) = self.flows.remove(&flow).map_or((None, true), |state| state.epoch());
         self.counters.fences += 1;
-        self.counters.fences_forgotten += u64::from(self.fences.insert(flow, isn, answered));
+        self.counters.fences_forgotten += u64::from(self.fences.insert(flow, isn, connected));
     }
 
     /// Control connection `peer` has ended. Without any judge everything held passes.

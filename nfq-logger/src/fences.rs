@@ -9,7 +9,8 @@ use packet::Seq;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Fence {
     isn: Option<Seq>,
-    answered: bool,
+    /// The client's side has acknowledged the backend's answer, or has reset it since: it does not repeat its SYN.
+    connected: bool,
     number: u64,
 }
 
@@ -41,14 +42,14 @@ impl Fences {
         self.by_flow.keys().copied()
     }
 
-    /// Fences the flow's epoch: the client's `isn`, if known, and whether the backend had answered its SYN. Gives
-    /// whether an older fence was forgotten for it. A flow that is fenced already stays as it is.
-    pub(crate) fn insert(&mut self, flow: Flow, isn: Option<Seq>, answered: bool) -> bool {
+    /// Fences the flow's epoch: the client's `isn`, if known, and whether the client's side had acknowledged the answer to its
+    /// SYN. Gives whether an older fence was forgotten for it. A flow that is fenced already stays as it is.
+    pub(crate) fn insert(&mut self, flow: Flow, isn: Option<Seq>, connected: bool) -> bool {
         if self.by_flow.contains_key(&flow) {
             return false;
         }
         self.made += 1;
-        self.by_flow.insert(flow, Fence { isn, answered, number: self.made });
+        self.by_flow.insert(flow, Fence { isn, connected, number: self.made });
         self.order.push_back((self.made, flow));
         self.forget_oldest()
     }
@@ -64,10 +65,18 @@ impl Fences {
         self.by_flow.len() < before
     }
 
+    /// The client's side has reset the fenced epoch: it is done with it.
+    pub(crate) fn leave(&mut self, flow: &Flow) {
+        if let Some(fence) = self.by_flow.get_mut(flow) {
+            fence.connected = true;
+        }
+    }
+
     /// A SYN of the client's side: lifts the fence, unless it can be a repetition of the fenced epoch's own SYN. A replay
-    /// of all the client has sent starts at the same number again, so an equal number is new once the old was answered.
+    /// of all the client has sent starts at the same number again, so an equal number is new once the old one's answer was
+    /// acknowledged: whoever lacks that answer repeats its SYN, of which the report says nothing.
     pub(crate) fn reopen(&mut self, flow: &Flow, isn: Seq) -> bool {
-        let repeated = |fence: &Fence| fence.isn == Some(isn) && !fence.answered;
+        let repeated = |fence: &Fence| fence.isn == Some(isn) && !fence.connected;
         match self.by_flow.get(flow) {
             Some(fence) if !repeated(fence) => self.by_flow.remove(flow).is_some(),
             _ => false,
@@ -91,6 +100,9 @@ mod tests {
         assert!(fences.reopen(&flow(1), Seq(6)));
         assert!(!fences.contains(&flow(1)));
         fences.insert(flow(1), Some(Seq(6)), true);
+        assert!(fences.reopen(&flow(1), Seq(6)));
+        fences.insert(flow(1), Some(Seq(6)), false);
+        fences.leave(&flow(1));
         assert!(fences.reopen(&flow(1), Seq(6)));
     }
 

@@ -16,8 +16,8 @@ pub(crate) struct FlowState {
     isn: Option<Seq>,
     /// Of a later SYN, until the backend accepts it (it may well belong to nobody, RFC 5961 §4).
     candidate: Option<Seq>,
-    /// The backend has answered.
-    answered: bool,
+    /// The client's side has acknowledged the backend's answer.
+    connected: bool,
     from_client: Option<Sequence>,
     from_backend: Option<Sequence>,
     /// Of the body in progress, if that need not be logged.
@@ -25,9 +25,9 @@ pub(crate) struct FlowState {
 }
 
 impl FlowState {
-    /// The epoch, if it is known, and whether its handshake got an answer.
+    /// The epoch, if it is known, and whether the client's side has completed its handshake.
     pub(crate) fn epoch(&self) -> (Option<Seq>, bool) {
-        (self.isn, self.answered)
+        (self.isn, self.connected)
     }
 
     /// All of the backend's segment was logged before.
@@ -45,7 +45,7 @@ impl FlowState {
                 return Flags::EMPTY;
             }
         }
-        self.answered |= from_backend;
+        self.connected |= !from_backend && self.from_backend.is_some() && segment.flags().ack();
         let direction = if from_backend { &mut self.from_backend } else { &mut self.from_client };
         direction.get_or_insert_with(|| Sequence::new(seq)).log(seq, length)
     }

@@ -215,7 +215,23 @@ fn a_replay_of_everything_comes_back_with_the_same_number() {
     let f = flow(1, 1);
     bench.forth(f, 100, SYN, b"");
     bench.back(f, 500, SYN_ACK, b"");
+    bench.forth(f, 101, ACK, b"request");
     bench.engine.handle_control(JUDGE, &ToLogger::Fence(f));
+    assert_eq!(bench.forth(f, 100, SYN, b""), PLAIN);
+}
+
+/// The answer was lost behind the logger, and the backend's process ended meanwhile: a proxy that goes on with the handshake would
+/// have a connection of which the report knows nothing.
+#[test]
+fn a_handshake_whose_answer_nobody_acknowledged_is_not_resumed() {
+    let mut bench = judged();
+    let f = flow(1, 1);
+    bench.forth(f, 100, SYN, b"");
+    bench.back(f, 500, SYN_ACK, b"");
+    bench.engine.handle_control(JUDGE, &ToLogger::Fence(f));
+    assert_eq!(bench.forth(f, 100, SYN, b""), Decision::Drop);
+    // Until the proxy has heard of the failure.
+    assert_eq!(bench.forth(f, 101, RST, b""), Decision::PassUnlogged);
     assert_eq!(bench.forth(f, 100, SYN, b""), PLAIN);
 }
 

@@ -79,6 +79,11 @@ impl Direction {
         self.acked
     }
 
+    /// The receiver has acknowledged something, if only the SYN.
+    pub fn is_acknowledged(&self) -> bool {
+        self.edge_known
+    }
+
     /// Bytes that the receiver takes from what it has acknowledged on; 0 if nothing was acknowledged yet.
     pub fn window(&self) -> u32 {
         self.window

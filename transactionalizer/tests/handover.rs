@@ -145,6 +145,51 @@ fn a_handshake_that_was_reset_and_repeated_is_a_new_connection() {
     assert_eq!((reports[0].2.ack_cl, reports[0].2.unacked.len()), (77_001, 500));
 }
 
+/// The proxy never got the first SYN-ACK. The process that had sent it is killed and started anew, and answers the repeated SYN.
+#[test]
+fn a_handshake_that_another_process_goes_on_with_is_a_new_connection() {
+    let mut world = World::new();
+    let first = conn(5000, b1());
+    world.handshake(first);
+    let hold = world.backend_flags(first, Flags::RST, 0, b"", 0).unwrap();
+    let second = Conn { backend_isn: Seq(77_000), ..first };
+    let asked = half(&mut world, second);
+    assert!(world.actions.contains(&Action::Suppress(hold)));
+    world.backend_flags(second, Flags::FIN, 500, b"", asked).unwrap();
+    let reports = world.reports();
+    assert_eq!((reports[0].2.ack_cl, reports[0].2.unacked.len()), (77_001, 500));
+}
+
+#[test]
+fn a_late_syn_ack_is_not_another_process_once_the_first_was_acknowledged() {
+    let mut world = World::new();
+    let first = conn(5000, b1());
+    let asked = half(&mut world, first);
+    world.syn_ack(Conn { backend_isn: Seq(77_000), ..first });
+    world.backend_flags(first, Flags::FIN, 500, b"", asked).unwrap();
+    assert_eq!(world.reports()[0].2.ack_cl, (first.backend_isn + 1).0);
+}
+
+/// Its packets passed before the fence did, which then hit it.
+#[test]
+fn a_connection_that_is_opened_before_the_fence_holds_fails_with_the_one_before() {
+    let mut world = World::new();
+    world.fences_are_slow = true;
+    let first = conn(5000, b1());
+    world.handshake(first);
+    world.backend_flags(first, Flags::RST, 0, b"", 0).unwrap();
+    world.run(1, |_| Some(Answer::Refused));
+    assert!(world.actions.contains(&Action::Fence(first.flow)));
+    let second = Conn { backend_isn: Seq(77_000), ..first };
+    half(&mut world, second);
+    world.fenced();
+    assert_eq!(world.reports().len(), 0, "that connection is gone");
+    world.run(1, |_| None);
+    world.fenced();
+    let reports = world.reports();
+    assert_eq!((reports[0].2.ack_cl, reports[0].2.unacked.len()), (77_001, 500));
+}
+
 /// It died between its fence and its report.
 #[test]
 fn what_a_predecessor_fenced_is_reported() {

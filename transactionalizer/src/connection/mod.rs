@@ -151,6 +151,13 @@ impl Connection {
         self.client_reset
     }
 
+    /// What its SYN said, if a SYN-ACK of this number is the backend's first that counts: the process that sent another one has
+    /// ended before anybody acknowledged that, and the SYN was repeated to the next.
+    pub fn answered_anew(&self, backend_isn: Seq) -> Option<(Seq, SynOptions, u32)> {
+        let anew = self.backend.isn() != backend_isn && !self.backend.is_acknowledged();
+        anew.then(|| (self.client.isn(), self.options, self.transactions.t_l()))
+    }
+
     /// The transactions cannot be told apart (any more), for this reason.
     pub fn lose(&mut self, reason: impl Into<String>) {
         self.opaque.get_or_insert_with(|| reason.into().into_boxed_str());

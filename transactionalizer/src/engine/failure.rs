@@ -89,6 +89,14 @@ impl Engine {
         }
     }
 
+    /// A flow has been opened anew before its fence under `barrier` is known to hold. The fence may well have hit the new
+    /// connection, which nobody would notice any more: that fails, too.
+    pub(super) fn fail_again(&mut self, flow: Flow, barrier: u64, now: Time) {
+        if let Some(Failing { evidence, since, backend_down, .. }) = self.failing.get(&barrier) {
+            self.postpone(flow, *evidence, *since, *backend_down, now);
+        }
+    }
+
     fn nothing_follows(&self, flows: &[Flow]) -> bool {
         let ended =
             |flow| self.connection(flow).is_some_and(|connection| connection.situation().ended_before);

@@ -9,7 +9,7 @@ use packet::{Seq, SynOptions, TcpSegment, Time};
 use crate::connection::{Connection, Handshake};
 use crate::judge::End;
 
-use super::Engine;
+use super::{Action, Engine};
 
 /// An ended flow is kept so long for its last segments.
 const LINGER: Duration = Duration::from_secs(10);
@@ -123,6 +123,15 @@ impl Entry {
         }
     }
 
+    /// The SYN that a backend's answer of this number answers.
+    fn asked(&self, backend_isn: Seq, now: Time) -> Option<Embryo> {
+        let anew = || {
+            let (isn, options, base) = self.open()?.answered_anew(backend_isn)?;
+            Some(Embryo { isn, options, base, since: now })
+        };
+        self.embryo.as_deref().copied().or_else(anew)
+    }
+
     /// The application's debt that is overdue.
     pub(super) fn late(&self) -> Option<Late> {
         self.late.as_deref().copied()
@@ -207,9 +216,15 @@ impl Engine {
     }
 
     /// A backend's SYN-ACK: if it answers the SYN, a new connection begins and the old one's log is void.
-    pub(super) fn handle_syn_ack(&mut self, flow: Flow, segment: &TcpSegment<'_>, now: Time) {
+    pub(super) fn handle_syn_ack(
+        &mut self,
+        flow: Flow,
+        segment: &TcpSegment<'_>,
+        now: Time,
+        out: &mut Vec<Action>,
+    ) {
         let Some(entry) = self.entry(flow, now) else { return };
-        let Some(embryo) = entry.embryo.as_deref().copied() else { return };
+        let Some(embryo) = entry.asked(segment.seq(), now) else { return };
         if segment.ack() != embryo.isn + 1 {
             return;
         }
@@ -220,13 +235,20 @@ impl Engine {
             backend_options: segment.syn_options(),
             base: embryo.base,
         };
-        let queued = entry.queued;
+        let (queued, failing, held) = (entry.queued, entry.failing, std::mem::take(&mut entry.held));
         let state =
             State::Open(Box::new(Connection::new(flow, &handshake, &self.cluster, self.kept.share(), now)));
         if let Some(entry) = self.entries.get_mut(&flow) {
             *entry = Entry { state, queued, touched: now, ..Entry::default() };
         }
         self.counters.opened += 1;
+        // The ends of the connection before: nobody is left to be told of them.
+        for held in held {
+            self.suppress(held.hold, out);
+        }
+        if let Some(barrier) = failing {
+            self.fail_again(flow, barrier, now);
+        }
         if let Some(backend) = self.backends.get_mut(&flow.backend) {
             backend.asking.remove(&flow);
         }

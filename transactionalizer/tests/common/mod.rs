@@ -211,15 +211,25 @@ impl World {
     }
 
     pub fn open(&mut self, conn: Conn) {
+        self.handshake(conn);
+        self.client(conn, 0, b"", 0);
+    }
+
+    /// SYN and SYN-ACK, which nobody has acknowledged yet.
+    pub fn handshake(&mut self, conn: Conn) {
         let Flow { client, backend } = conn.flow;
         let mut syn = SegmentBuilder::new(client, backend);
         (syn.seq, syn.flags, syn.window, syn.syn) = (conn.client_isn, Flags::SYN, 65535, Some(OPTIONS));
         self.log(syn.build(), false, false);
+        self.syn_ack(conn);
+    }
+
+    pub fn syn_ack(&mut self, conn: Conn) {
+        let Flow { client, backend } = conn.flow;
         let mut syn_ack = SegmentBuilder::new(backend, client);
         (syn_ack.seq, syn_ack.ack) = (conn.backend_isn, Some(conn.client_isn + 1));
         (syn_ack.flags, syn_ack.window, syn_ack.syn) = (Flags::SYN, 65535, Some(OPTIONS));
         self.log(syn_ack.build(), true, false);
-        self.client(conn, 0, b"", 0);
     }
 
     /// The client sends `data` at stream offset `at` and acknowledges `ack` response bytes.
