@@ -47,21 +47,21 @@ pub struct Host {
     pub number: usize,
     interface: Interface,
     pub sockets: SocketSet<'static>,
-    wire: Wire,
+    pub(crate) wire: Wire,
     timestamps: bool,
     /// By peer: the highest acknowledgement received.
     acked: BTreeMap<(SocketAddr, SocketAddr), Seq>,
     /// By peer: one after the highest byte sent.
-    sent: BTreeMap<(SocketAddr, SocketAddr), Seq>,
+    pub(crate) sent: BTreeMap<(SocketAddr, SocketAddr), Seq>,
     /// By peer: this host's own last SYN.
     initials: BTreeMap<(SocketAddr, SocketAddr), Seq>,
     /// By peer: the last SYN.
     syns: BTreeMap<SocketAddr, Seq>,
     echoes: Echoes,
     /// By peer: the right edge of the window that this host gave, and its scale.
-    edges: BTreeMap<(SocketAddr, SocketAddr), (Seq, u8)>,
+    pub(crate) edges: BTreeMap<(SocketAddr, SocketAddr), (Seq, u8)>,
     /// By peer: what this host expects next.
-    peer_next: BTreeMap<(SocketAddr, SocketAddr), Seq>,
+    pub(crate) peer_next: BTreeMap<(SocketAddr, SocketAddr), Seq>,
     /// By peer: its last timestamp.
     recent: BTreeMap<(SocketAddr, SocketAddr), u32>,
     /// By peer: the window that came last, as it stands in the segment.
@@ -157,9 +157,11 @@ impl Host {
             || self.is_duplicate_syn(&packet)
             || self.is_inexact_reset(&packet)
             || self.is_long_fin(&packet)
+            || self.is_beyond_window(&packet)
         {
             return;
         }
+        let packet = self.within_window(packet);
         if let Ok(segment) = TcpSegment::parse(&packet)
             && segment.checksums_valid()
             && segment.flags().ack()

@@ -35,6 +35,7 @@ pub mod kernel;
 pub mod log;
 pub mod middlebox;
 pub mod net;
+mod received;
 pub mod rng;
 pub mod run;
 pub mod scenario;

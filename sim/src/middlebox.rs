@@ -104,7 +104,7 @@ fn mark(rng: &mut Rng, packet: &mut [u8], v4: bool, tcp: usize, flags: Flags) {
     }
 }
 
-fn seal(packet: &mut [u8], v4: bool, tcp: usize) {
+pub(crate) fn seal(packet: &mut [u8], v4: bool, tcp: usize) {
     let bytes = (packet.len() - if v4 { 0 } else { 40 }) as u16;
     let (at, addresses) = if v4 { (2, 12..20) } else { (4, 8..40) };
     packet[at..at + 2].copy_from_slice(&bytes.to_be_bytes());
