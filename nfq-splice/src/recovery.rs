@@ -247,8 +247,12 @@ impl Core {
 
     /// The attempt with this alternate is over; the client waits for another one, within the recovery's time.
     pub(crate) fn alternate_failed(&mut self, flow: &mut Flow, reason: String) {
+        self.attempt_failed(flow, Outcome::AlternateFailed(reason));
+    }
+
+    fn attempt_failed(&mut self, flow: &mut Flow, outcome: Outcome) {
         self.counters.count("alternates_failed");
-        self.end_recovery(flow, Outcome::AlternateFailed(reason));
+        self.end_recovery(flow, outcome);
         if let State::Recovering(recovery) = &mut flow.state {
             recovery.attempt = Attempt::Waiting;
         }
@@ -264,7 +268,7 @@ impl Core {
         recovery.resend.handle_timeout(now);
         match &mut recovery.attempt {
             Attempt::Connecting(repeat) if now >= repeat.at && repeat.tries >= SYN_TRIES => {
-                return self.alternate_failed(flow, "no answer to the handshake".to_owned());
+                return self.attempt_failed(flow, Outcome::AlternateSilent);
             }
             Attempt::Connecting(repeat) if now >= repeat.at => {
                 *repeat = repeat.again(now, SYN_TIMEOUT);

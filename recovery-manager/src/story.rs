@@ -173,6 +173,9 @@ fn take_in(take_in: &TakeIn) -> String {
     }
 }
 
+/// What is said of an alternate that says nothing.
+pub(crate) const SILENT: &str = "no answer to the handshake";
+
 /// The outcome, for the log and `resplice status`.
 pub(crate) fn in_words(end: &End) -> String {
     match end {
@@ -189,6 +192,7 @@ fn outcome_in_words(alternate: SocketAddr, outcome: &Outcome) -> String {
             format!("re-spliced to {alternate}, {resent} B re-sent, {taken_in} B taken in and equal")
         }
         Outcome::AlternateFailed(why) => format!("alternate {alternate} failed: {why}"),
+        Outcome::AlternateSilent => format!("alternate {alternate} failed: {SILENT}"),
         Outcome::Gone(why) => format!("client gone: {why}"),
         Outcome::Mismatch { at, logged, alternate: other, .. } => format!(
             "reset: {alternate} answers differently at response byte {at}: the client was sent \"{}\", it has \"{}\"",

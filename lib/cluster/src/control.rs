@@ -320,6 +320,8 @@ pub enum Outcome {
     },
     /// The proxy does not know this connection (any more), or the client is gone.
     Gone(String),
+    /// As [`Self::AlternateFailed`], but that one has said nothing at all: the handshake's segments may have been lost.
+    AlternateSilent,
 }
 
 /// Proxy to recovery manager (or `resplice`).

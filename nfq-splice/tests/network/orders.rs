@@ -1,8 +1,9 @@
 //! Orders that are repeated or late (design, section 6: operations are idempotent and replay-safe).
 
+use cluster::control::{FromProxy, Outcome};
 use packet::{Flags, Seq, TcpSegment};
 
-use nfq_splice::Stage;
+use nfq_splice::{Action, Stage};
 
 use crate::world::{ALL, BACKEND_ISN, CLIENT_ISN, OFFER, REQUEST, World, segments};
 
@@ -63,5 +64,40 @@ fn a_second_order_for_the_same_failure_brings_what_was_logged_since() {
         let data = world.backend_segment(3, ALTERNATE_ISN + 1, b"on", 1200).build();
         let passed = world.receive(&data, Stage::Raw);
         assert_eq!(segments(&passed)[0].seq(), world.iss + 1 + logged.len() as u32);
+    }
+}
+
+/// What the manager is told, timer by timer, until it is told something.
+fn told(world: &mut World) -> FromProxy {
+    loop {
+        world.pass(10);
+        world.engine.handle_timeout(world.now);
+        while let Some(action) = world.engine.poll_action() {
+            if let Action::Tell(message) = action {
+                return message;
+            }
+        }
+    }
+}
+
+/// The path to the only alternate is interrupted for seconds: its silence is told as such, and it is asked anew on the same connection.
+#[test]
+fn a_silent_alternate_can_be_ordered_again_until_it_answers() {
+    for (v6, _) in ALL {
+        let mut world = World::new(v6, false);
+        world.splice(OFFER, OFFER);
+        let start = world.now;
+        for id in 1..=4 {
+            let order = world.order(id, 1, 2, BACKEND_ISN + 1, b"logged".to_vec());
+            world.engine.handle_order(world.now, order);
+            assert_eq!(told(&mut world), FromProxy::Ended { id, outcome: Outcome::AlternateSilent });
+            assert_eq!(world.state().as_deref(), Some("recovering"), "the client is kept");
+        }
+        assert!(world.now.since(start).as_millis() >= 6000);
+        let order = world.order(5, 1, 2, BACKEND_ISN + 1, b"logged".to_vec());
+        world.engine.handle_order(world.now, order);
+        let syn_ack = world.syn_ack(2, ALTERNATE_ISN, CLIENT_ISN + 1 + REQUEST.len() as u32, OFFER).build();
+        world.receive(&syn_ack, Stage::Raw);
+        assert_eq!(world.state().as_deref(), Some("spliced-userspace"));
     }
 }

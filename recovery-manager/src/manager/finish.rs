@@ -13,7 +13,7 @@ use super::recovery::{Attempt, End, Failure, Recovery};
 use super::{Manager, Now};
 use crate::equations::AlternateState;
 use crate::plan::{Plan, Refusal, Steps, is_unanswered, plan, response_end, without_alternate};
-use crate::story::Story;
+use crate::story::{SILENT, Story};
 
 impl Manager {
     pub(super) fn tell_noticed(&mut self, client: Client) {
@@ -28,7 +28,11 @@ impl Manager {
     pub(super) fn order_next(&mut self, now: Time, client: Client) {
         let Some(recovery) = self.active.get_mut(&client) else { return };
         let failed = recovery.failure.report.flow.backend;
-        let alternate = match self.alternates.choose(failed, &recovery.tried, now) {
+        let mut choice = self.alternates.choose(failed, &recovery.tried, now);
+        if choice == Choice::Nobody && recovery.asks_again(&self.alternates) {
+            choice = self.alternates.choose(failed, &recovery.tried, now);
+        }
+        let alternate = match choice {
             Choice::Take(alternate) => Some(alternate),
             Choice::Nobody => None,
             Choice::Wait if recovery.waiting.is_some() => return,
@@ -117,6 +121,19 @@ impl Manager {
             return self.order(now, client, &[attempt.alternate], true);
         }
         recovery.tried.push(attempt.alternate);
+        self.order_next(now, client);
+    }
+
+    /// The alternate did not answer. If nobody calls it down, the path may have lost the handshake: where no other is left, it is asked
+    /// again until the recovery's time is over.
+    pub(super) fn retry_silent(&mut self, now: Time, client: Client) {
+        self.count("alternates_failed");
+        let Some(recovery) = self.active.get_mut(&client) else { return };
+        let Some(attempt) = recovery.give_up_attempt(SILENT, now) else { return };
+        self.orders.remove(&attempt.id);
+        self.alternates.end(attempt.alternate);
+        recovery.tried.push(attempt.alternate);
+        recovery.silent.push(attempt.alternate);
         self.order_next(now, client);
     }
 

@@ -214,6 +214,7 @@ impl Manager {
             Outcome::Respliced { .. } => self.respliced(now, client, alternate, outcome),
             _ if !present => self.count("proxy_messages_unknown"),
             Outcome::AlternateFailed(why) => self.retry(now.monotonic, client, &why),
+            Outcome::AlternateSilent => self.retry_silent(now.monotonic, client),
             Outcome::Gone(_) if self.begin_newer(now, client) => {}
             Outcome::Mismatch { .. } | Outcome::Gone(_) => {
                 self.finish(now.monotonic, client, &End::Order(alternate, outcome));

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use cluster::control::{ConnectionReport, Evidence, Outcome, RecoveryRecord};
 use packet::Time;
 
+use super::alternates::Alternates;
 use super::waiting::Place;
 use super::{LoggerId, Now};
 use crate::plan::p;
@@ -64,6 +65,8 @@ pub(super) struct Recovery {
     pub(super) waiting: Option<Place>,
     /// Alternates that failed.
     pub(super) tried: Vec<SocketAddr>,
+    /// Those of them that did not answer although nobody calls them down: asked again before the client is given up.
+    pub(super) silent: Vec<SocketAddr>,
     pub(super) last_failure: Option<String>,
     /// Orders that were replaced because their alternate was found to fail, not ended by the proxy yet.
     pub(super) replaced: Vec<(u64, SocketAddr)>,
@@ -81,6 +84,7 @@ impl Recovery {
             attempt: None,
             waiting: None,
             tried: Vec::new(),
+            silent: Vec::new(),
             last_failure: None,
             replaced: Vec::new(),
             newer: None,
@@ -112,6 +116,14 @@ impl Recovery {
         self.step(format!("{} failed", attempt.alternate), now);
         self.last_failure = Some(format!("{}: {why}", attempt.alternate));
         Some(attempt)
+    }
+
+    /// Takes back that silent ones were tried, unless they have been called down meanwhile. False if there is none.
+    pub(super) fn asks_again(&mut self, alternates: &Alternates) -> bool {
+        let mut again = std::mem::take(&mut self.silent);
+        again.retain(|alternate| alternates.down_by(*alternate).is_none());
+        self.tried.retain(|tried| !again.contains(tried));
+        !again.is_empty()
     }
 
     /// The alternate of order `id`, whether the present one or a replaced one.

@@ -54,6 +54,49 @@ fn the_next_alternate_is_tried_and_none_twice() {
 }
 
 #[test]
+fn silent_alternates_are_asked_again_until_the_time_is_over() {
+    let mut bench = Bench::new();
+    bench.fail(0, true, 1, vec![report(1, 1)]);
+    let mut asked = Vec::new();
+    for ms in [0, 150, 300, 450, 600] {
+        let order = bench.order(ms);
+        asked.push(order.alternate);
+        bench.end(ms + 149, order.id, Outcome::AlternateSilent);
+    }
+    let both = |asked: &[SocketAddr]| asked.contains(&backend(2)) && asked.contains(&backend(3));
+    assert!(both(&asked[..2]) && both(&asked[2..4]), "all of them before one is asked again: {asked:?}");
+    let last = bench.order(750);
+    bench.end(800, last.id, respliced());
+    assert!(bench.last().ok);
+
+    bench.fail(2000, false, 4, vec![report(2, 4)]);
+    assert_eq!(bench.reset(2000), "no alternate backend is up", "there is nobody to be patient with");
+    bench.fail(3000, false, 1, vec![report(3, 1)]);
+    bench.order(3000);
+    bench.manager.handle_timeout(Time::from_millis(4000));
+    assert!(bench.reset(4000).ends_with("within 1000 ms"));
+}
+
+#[test]
+fn a_silent_alternate_that_is_called_down_is_not_asked_again() {
+    let mut bench = Bench::new();
+    bench.fail(0, true, 3, vec![]);
+    bench.fail(0, true, 1, vec![report(1, 1)]);
+    let first = bench.order(0);
+    bench.end(150, first.id, Outcome::AlternateSilent);
+    let again = bench.order(150);
+    assert_eq!((first.alternate, again.alternate), (backend(2), backend(2)));
+    bench.fail_by(200, Evidence::HostSilent, true, 2, vec![]);
+    let told = bench.told(200).0;
+    let reset = |message: &ToProxy| match message {
+        ToProxy::Reset { reason, .. } => Some(reason.clone()),
+        _ => None,
+    };
+    let resets: Vec<String> = told.iter().filter_map(reset).collect();
+    assert_eq!(resets[0], format!("no alternate is left ({}: it failed, too)", backend(2)));
+}
+
+#[test]
 fn an_alternate_that_serves_no_range_is_asked_for_the_whole_once() {
     let mut bench = Bench::new();
     bench.fail(0, false, 1, vec![far(1, 1)]);

@@ -312,7 +312,7 @@ impl World {
             Outcome::Mismatch { .. } => {
                 self.checks.fail(format!("mismatch between equal backends: {outcome:?}"));
             }
-            Outcome::AlternateFailed(_) | Outcome::Gone(_) => {}
+            Outcome::AlternateFailed(_) | Outcome::AlternateSilent | Outcome::Gone(_) => {}
         }
     }
 }
