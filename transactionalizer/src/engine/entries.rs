@@ -7,7 +7,7 @@ use cluster::control::Flow;
 
 use crate::endpoint::Endpoint;
 
-use super::table::Entry;
+use super::entry::Entry;
 
 /// What is known of each flow.
 #[derive(Debug, Default)]

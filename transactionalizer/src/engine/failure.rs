@@ -7,8 +7,8 @@ use packet::Time;
 
 use crate::spans::LogBytes;
 
+use super::entry::{Entry, State};
 use super::segments::LAPPED;
-use super::table::{Entry, State};
 use super::{Action, Engine, Failure};
 
 /// Why a connection is not recoverable of whose requests more is outstanding than may be replayed.

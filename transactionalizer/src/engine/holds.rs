@@ -10,8 +10,8 @@ use packet::{Seq, Time};
 use crate::judge::{End, InProgress, Judgement, judge};
 use crate::spans::LogBytes;
 
+use super::entry::{Entry, Held, State};
 use super::segments::Seen;
-use super::table::{Entry, Held, State};
 use super::{Action, Engine};
 
 /// What ends within this time of a connection that certainly failed ends with the same process (a worker of the backend).

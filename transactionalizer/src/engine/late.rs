@@ -15,7 +15,7 @@ use crate::connection::{Connection, Owed};
 use crate::detector::kinds::{Bounds, Part, Patience};
 use crate::spans::LogBytes;
 
-use super::table::{Entry, Late};
+use super::entry::{Entry, Late};
 use super::{Action, Engine};
 
 /// Body bytes after which a response tells by itself how regularly it comes.

@@ -1,7 +1,9 @@
 //! All connections and backends: log records, probe answers and the time come in, actions come out.
 //!
 //! * [`entries`]: the table of flows.
-//! * [`table`]: their beginnings and ends, what is remembered of failed ones.
+//! * [`entry`]: what is known of each.
+//! * [`table`]: their beginnings and ends.
+//! * [`memories`]: what is remembered of clients whose backend failed.
 //! * [`segments`]: what a logged segment does.
 //! * [`holds`]: held segments and second opinions.
 //! * [`failure`]: from evidence to a report.
@@ -30,10 +32,12 @@ use crate::spans::Record;
 mod backends;
 mod counters;
 mod entries;
+mod entry;
 mod failure;
 mod health;
 mod holds;
 mod late;
+mod memories;
 mod segments;
 mod table;
 mod timers;
@@ -45,7 +49,7 @@ pub use counters::Counters;
 use backends::BackendEntry;
 use entries::Entries;
 use failure::Failing;
-use table::Memory;
+use memories::Memory;
 use unended::Unended;
 use uploads::Uploads;
 

@@ -6,7 +6,7 @@ use packet::TcpSegment;
 use crate::connection::{Connection, Payload};
 use crate::spans::LogBytes;
 
-use super::table::{Entry, Middle, State};
+use super::entry::{Entry, Middle, State};
 use super::{Action, Engine, Logged};
 
 /// Why a connection that lost records is not recoverable.

@@ -1,174 +1,23 @@
-//! The table of flows: beginnings, ends, and what is remembered of those that failed.
+//! The table of flows: beginnings and ends.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
-use cluster::control::{Client, ClientWindow, ConnectionReport, Flow, PartialResponse};
-use packet::{Seq, SynOptions, TcpSegment, Time};
+use cluster::control::Flow;
+use packet::{TcpSegment, Time};
 
 use crate::connection::{Connection, Handshake};
-use crate::judge::End;
 
+use super::entry::{Embryo, Entry, State};
 use super::{Action, Engine};
 
 /// An ended flow is kept so long for its last segments.
 const LINGER: Duration = Duration::from_secs(10);
-/// A failed client is remembered so long beyond the time that a recovery may take.
-const REMEMBER: Duration = Duration::from_secs(30);
-/// Requests may grow so much when they are replayed (a `Range` field).
-const REPLAY_GROWTH: u32 = 64 << 10;
+/// A SYN that is not answered is kept so long.
+const UNANSWERED: Duration = Duration::from_secs(30);
 const SWEEP_INTERVAL: Duration = Duration::from_secs(30);
 
-/// A SYN that has not been answered.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Embryo {
-    pub(super) isn: Seq,
-    pub(super) options: SynOptions,
-    pub(super) base: u32,
-    /// When it was logged first.
-    pub(super) since: Time,
-}
-
-/// A connection whose beginning is not in the log.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Middle {
-    pub(super) ack_cl: Seq,
-    pub(super) client_next: Seq,
-    pub(super) ended: bool,
-}
-
-impl Middle {
-    /// That it cannot be recovered.
-    pub(super) fn report(&self, flow: Flow) -> ConnectionReport {
-        ConnectionReport {
-            flow,
-            options: None,
-            t_l: 0,
-            ack_tl: self.ack_cl.0,
-            ack_cl: self.ack_cl.0,
-            client_window: ClientWindow::default(),
-            client_next: self.client_next.0,
-            client_fin: false,
-            pending: vec![],
-            rest: None,
-            partial: PartialResponse::default(),
-            unacked: vec![],
-            beyond: Vec::new(),
-            unrecoverable: Some("log began in mid-connection".to_owned()),
-        }
-    }
-}
-
-/// What is known of a flow.
-#[derive(Debug, Default)]
-pub(super) enum State {
-    /// At most a SYN.
-    #[default]
-    Unseen,
-    /// From the handshake on.
-    Open(Box<Connection>),
-    /// Only that it exists.
-    Middle(Middle),
-    /// Reported as failed: everything that its backend still sends is void.
-    Failed,
-}
-
-/// A segment that the logger holds for us.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Held {
-    pub(super) hold: u64,
-    pub(super) end: End,
-    pub(super) time: Time,
-}
-
-/// A debt of the application that is overdue.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Late {
-    /// Since when it could have paid.
-    pub(super) since: Time,
-    /// When it was first found to be late.
-    pub(super) suspected: Time,
-    /// When to look again.
-    pub(super) next: Time,
-}
-
-/// One flow.
-#[derive(Debug, Default)]
-pub(super) struct Entry {
-    /// Absent from the handshake on.
-    pub(super) embryo: Option<Box<Embryo>>,
-    pub(super) state: State,
-    pub(super) held: Vec<Held>,
-    /// Where it stands in the engine's timers.
-    pub(super) queued: Option<Time>,
-    pub(super) touched: Time,
-    /// The log was lapped, and not all segments since then prove that nothing is missing: (client's, backend's).
-    pub(super) suspect: (bool, bool),
-    /// It is in the queue of ended flows.
-    pub(super) ending: bool,
-    /// A failure was found while nobody listened; it is not looked for again.
-    pub(super) given_up: bool,
-    /// The application's debt that is overdue; few connections have one.
-    pub(super) late: Option<Box<Late>>,
-    /// Its backend has been fenced under this barrier; it is reported when the fence holds.
-    pub(super) failing: Option<u64>,
-}
-
-impl Entry {
-    /// The connection, if its handshake was logged.
-    pub(super) fn open(&self) -> Option<&Connection> {
-        match &self.state {
-            State::Open(connection) => Some(connection),
-            _ => None,
-        }
-    }
-
-    /// The SYN that a backend's answer of this number answers.
-    fn asked(&self, backend_isn: Seq, now: Time) -> Option<Embryo> {
-        let anew = || {
-            let (isn, options, base) = self.open()?.answered_anew(backend_isn)?;
-            Some(Embryo { isn, options, base, since: now })
-        };
-        self.embryo.as_deref().copied().or_else(anew)
-    }
-
-    /// The application's debt that is overdue.
-    pub(super) fn late(&self) -> Option<Late> {
-        self.late.as_deref().copied()
-    }
-
-    /// A failure of the backend would matter to the client.
-    pub(super) fn concerned(&self) -> bool {
-        let state = match &self.state {
-            State::Open(connection) => !connection.over(),
-            State::Middle(middle) => !middle.ended,
-            State::Unseen | State::Failed => false,
-        };
-        state && !self.given_up && self.failing.is_none()
-    }
-
-    fn ended(&self) -> bool {
-        match &self.state {
-            State::Open(connection) => connection.closed(),
-            State::Middle(middle) => middle.ended,
-            State::Unseen => self.embryo.is_none(),
-            State::Failed => true,
-        }
-    }
-}
-
-/// What is remembered of a client whose backend failed.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Memory {
-    t_l: u32,
-    client_next: Seq,
-    pending_bytes: u32,
-    backend: SocketAddr,
-    expires: Time,
-}
-
 impl Engine {
-    fn max_entries(&self) -> usize {
+    pub(super) fn max_entries(&self) -> usize {
         self.cluster.splice.connections.saturating_mul(self.cluster.proxies.len().max(1))
     }
 
@@ -254,62 +103,6 @@ impl Engine {
         }
     }
 
-    /// T_L of the failed connection that a SYN with this ISN continues at another backend: the ISN is S − R − 1
-    /// (design §6.5). Any other SYN begins anew.
-    fn inherited_base(&mut self, flow: Flow, isn: Seq, now: Time) -> u32 {
-        let Some(memory) = self.memories.get(&flow.client) else { return 0 };
-        let replayed = (memory.client_next - 1).since(isn);
-        let continues =
-            replayed >= 0 && replayed as u32 <= memory.pending_bytes.saturating_add(REPLAY_GROWTH);
-        if continues && memory.backend != flow.backend && now < memory.expires {
-            return memory.t_l;
-        }
-        self.memories.remove(&flow.client);
-        self.unended.forget(flow.client);
-        0
-    }
-
-    /// Remembers a failed client, so that ordinals go on.
-    pub(super) fn remember(&mut self, report: &ConnectionReport, now: Time) {
-        if self.memories.len() >= self.max_entries() {
-            self.memories.retain(|_, memory| now < memory.expires);
-        }
-        if self.memories.len() >= self.max_entries() {
-            self.counters.forgotten += 1;
-            return;
-        }
-        let kept: u32 = report.pending.iter().map(|request| request.bytes.len() as u32).sum();
-        let pending_bytes = kept.saturating_add(report.rest.map_or(0, |rest| rest.bytes as u32));
-        let memory = Memory {
-            t_l: report.t_l,
-            client_next: Seq(report.client_next),
-            pending_bytes,
-            backend: report.flow.backend,
-            expires: now + self.recovery_patience(),
-        };
-        self.memories.insert(report.flow.client, memory);
-    }
-
-    /// No recovery takes longer.
-    pub(super) fn recovery_patience(&self) -> Duration {
-        Duration::from_millis(self.cluster.recovery.timeout_ms) + REMEMBER
-    }
-
-    /// The recovery of this client ended, on `backend` if it succeeded. The memory stays until that connection's handshake
-    /// has been read from the log.
-    pub fn handle_ended(&mut self, client: Client, backend: Option<SocketAddr>) {
-        self.unended.end(client, backend);
-        if backend.is_none() {
-            self.uploads.forget(client);
-        }
-        let known = |backend| {
-            matches!(self.entries.get(&Flow { client, backend }), Some(Entry { state: State::Open(_), .. }))
-        };
-        if backend.is_none_or(known) {
-            self.memories.remove(&client);
-        }
-    }
-
     /// Puts a flow that has ended into the queue of those to be forgotten.
     pub(super) fn note_end(&mut self, flow: Flow, now: Time) {
         let Some(entry) = self.entries.get_mut(&flow) else { return };
@@ -342,7 +135,7 @@ impl Engine {
     fn sweep(&mut self, now: Time) {
         let idle = Duration::from_secs(self.cluster.splice.idle_timeout_s);
         let limit = |entry: &Entry| match entry.state {
-            State::Unseen => REMEMBER,
+            State::Unseen => UNANSWERED,
             _ => idle,
         };
         let idle = self.entries.iter().filter(|(_, entry)| now.since(entry.touched) > limit(entry));

@@ -11,7 +11,7 @@ use crate::detector::neighbours::Lost;
 use crate::detector::probing::{Answer, ProbeId};
 use crate::spans::LogBytes;
 
-use super::table::{Entry, State};
+use super::entry::{Entry, State};
 use super::{Action, Engine};
 
 /// A SYN repeated for longer than this is nobody's hurry any more.

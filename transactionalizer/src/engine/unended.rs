@@ -12,7 +12,7 @@ use crate::spans::LogBytes;
 
 use crate::judge::End;
 
-use super::table::{Entry, State};
+use super::entry::{Entry, State};
 use super::{Action, Engine, Failure};
 
 /// A failure waits so long for a manager, less than the logger holds a segment; then the client gets what the backend sent.
