@@ -4,11 +4,13 @@ mod judge_link;
 mod log;
 mod managers;
 mod neighbours;
+mod pauses;
 mod prober;
 mod story;
+mod wait;
 mod waker;
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -19,7 +21,6 @@ use cluster::runtime::{Runtime, segment_log};
 use cluster::server::{Incoming, Server};
 use netfilter::raw::RawSender;
 use packet::Time;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use transactionalizer::engine::{Action, Engine};
 
 use daemon::{Configuration, now};
@@ -27,6 +28,7 @@ use judge_link::JudgeLink;
 use log::{Bytes, Read, SegmentLog};
 use managers::Managers;
 use neighbours::Neighbours;
+use pauses::Pauses;
 use prober::Prober;
 
 /// Records read before the sockets are looked at again.
@@ -50,6 +52,7 @@ pub(crate) struct Shell {
     barriers: Vec<(u64, u64)>,
     /// When the sockets were last looked at.
     looked: Time,
+    pauses: Pauses,
     configuration: Configuration,
     node: String,
     stop: OwnedFd,
@@ -85,6 +88,7 @@ impl Shell {
             actions: vec![],
             barriers: vec![],
             looked: now(),
+            pauses: Pauses::default(),
             configuration,
             node: node.to_owned(),
             stop,
@@ -208,83 +212,14 @@ impl Shell {
         }
     }
 
-    /// Sleeps until something happens, or not at all if there is more to read; `true`: stop.
-    fn wait(&mut self, drained: bool) -> Result<bool> {
-        let timeout = if drained { self.sleep() } else { Duration::ZERO };
-        let mut interest: Vec<(BorrowedFd<'_>, PollFlags)> = vec![(self.stop.as_fd(), PollFlags::IN)];
-        let log =
-            self.log.waker().filter(|_| drained).map(|waker| (waker.arm(self.log.last()), PollFlags::IN));
-        interest.extend(log);
-        interest.push((self.configuration.as_fd(), PollFlags::IN));
-        let neighbours = interest.len();
-        interest.extend(self.neighbours.iter().map(|neighbours| (neighbours.as_fd(), PollFlags::IN)));
-        let link = interest.len();
-        interest.extend(self.link.interest());
-        let managers = interest.len();
-        interest.extend(self.managers.server().interest());
-        let status = interest.len();
-        interest.extend(self.status.interest());
-        let probes = interest.len();
-        interest.extend(self.prober.interest());
-        let ready = poll_ready(&interest, timeout)?;
-        let looked = now();
-        if let Some(waker) = self.log.waker().filter(|_| drained) {
-            waker.disarm();
-        }
-        self.looked = looked;
-        let any = |from: usize, to: usize| ready.get(from..to).unwrap_or_default().contains(&true);
-        let (stopped, link_ready) = (any(0, 1), any(link, managers));
-        let (hung_up, neighbours_ready) = (any(1, neighbours), any(neighbours, link));
-        let (managers_ready, status_ready) = (any(managers, status), any(status, probes));
-        self.handle_probes(ready.get(probes..).unwrap_or_default());
-        if neighbours_ready {
-            self.handle_neighbours();
-        }
-        if link_ready {
-            self.link.handle_ready();
-        }
-        self.managers.drop_slow();
-        if managers_ready {
-            self.managers.handle_ready(now(), &mut self.engine, &self.bytes);
-        }
-        if status_ready {
-            self.handle_status();
-        }
-        if hung_up && self.configuration.was_hung_up() {
-            let _ = self.reload();
-        }
-        Ok(stopped)
-    }
-
-    fn sleep(&mut self) -> Duration {
-        let now = now();
-        let open = (!self.log.is_open()).then_some(self.next_open);
-        let due = open.into_iter().chain(self.link.due()).fold(self.engine.next_timer(now), Time::min);
-        due.since(now)
-    }
-
-    fn handle_probes(&mut self, ready: &[bool]) {
-        if !ready.contains(&true) {
-            return;
-        }
-        for (backend, id, answer) in self.prober.handle_ready(ready) {
-            self.engine.handle_probe(backend, id, answer, now(), &self.bytes, &mut self.actions);
-        }
-        self.act();
-    }
-
-    fn handle_neighbours(&mut self) {
-        for lost in self.neighbours.iter_mut().flat_map(Neighbours::handle_ready) {
-            self.engine.handle_lost(lost, now());
-        }
-    }
-
     fn handle_status(&mut self) {
         for incoming in self.status.handle_ready::<ToLog>() {
             match incoming {
                 Incoming::Message(peer, ToLog::Status) => {
                     let mut status = self.managers.status(&self.engine);
                     status.counters.insert("lag_records_now".to_owned(), self.log.lag());
+                    let longest = self.pauses.longest().as_micros() as u64;
+                    status.counters.insert("longest_pause_us".to_owned(), longest);
                     self.status.send(peer, &FromLog::Status(status));
                 }
                 Incoming::Message(peer, ToLog::Reload) => {
@@ -312,15 +247,4 @@ impl Shell {
 fn open_sender() -> Option<RawSender> {
     let sender = RawSender::open(0);
     sender.inspect_err(|error| tracing::warn!("no probes on connections (CAP_NET_RAW?): {error}")).ok()
-}
-
-/// Which of these are ready.
-fn poll_ready(interest: &[(BorrowedFd<'_>, PollFlags)], timeout: Duration) -> Result<Vec<bool>> {
-    let mut fds: Vec<_> = interest.iter().map(|(fd, flags)| PollFd::from_borrowed_fd(*fd, *flags)).collect();
-    let timeout = Timespec::try_from(timeout).context("timeout out of range")?;
-    match poll(&mut fds, Some(&timeout)) {
-        Ok(_) => Ok(fds.iter().map(|fd| !fd.revents().is_empty()).collect()),
-        Err(rustix::io::Errno::INTR) => Ok(vec![false; interest.len()]),
-        Err(error) => Err(error).context("poll failed"),
-    }
 }

@@ -24,11 +24,18 @@ pub(super) fn measure(lab: &Lab, length: Duration, progress: &mut dyn FnMut(&str
         [vec![Work::Flood; 8], vec![Work::Wait; 8], vec![Work::Download; 8], vec![Work::Idle; 4]].concat();
     let load = Load::start(lab, &work)?;
     let started = Instant::now();
-    let mut wrong = 0;
+    let (mut wrong, mut unanswered) = (0, 0_u32);
     while started.elapsed() < length {
         thread::sleep(STEP.min(length.saturating_sub(started.elapsed())));
         let (complete, broken) = load.counts();
-        wrong = declared(lab)?;
+        // A transactionalizer that gets no processor is part of what an overload is.
+        match declared(lab) {
+            Ok(declared) => wrong = declared,
+            Err(error) => {
+                unanswered += 1;
+                progress(&format!("{error:#}"));
+            }
+        }
         let elapsed = started.elapsed().as_secs();
         let of = length.as_secs();
         progress(&format!(
@@ -38,6 +45,7 @@ pub(super) fn measure(lab: &Lab, length: Duration, progress: &mut dyn FnMut(&str
     let (complete, broken) = load.counts();
     load.stop()?;
     drop(burners);
+    wrong = wrong.max(declared(lab)?);
     if wrong > 0 {
         failures(lab)?.iter().for_each(|line| progress(line));
     }
@@ -48,12 +56,19 @@ pub(super) fn measure(lab: &Lab, length: Duration, progress: &mut dyn FnMut(&str
         progress(&format!("{broken} connections of {complete} responses broke"));
     }
     rows.push(single("responses a second meanwhile", "/s", complete as f64 / length.as_secs_f64(), None));
+    let pause = counter(lab, "longest_pause_us")? as f64 / 1e3;
+    rows.push(single("longest time without a processor, transactionalizer", "ms", pause, None));
+    rows.push(single("its status asked for in vain meanwhile", "", f64::from(unanswered), None));
     Ok(rows)
 }
 
 fn declared(lab: &Lab) -> Result<u64> {
+    COUNTERS.iter().map(|name| counter(lab, name)).sum()
+}
+
+fn counter(lab: &Lab, name: &str) -> Result<u64> {
     let counters = lab.log_status().context("asking the transactionalizer")?.counters;
-    Ok(COUNTERS.iter().filter_map(|name| counters.get(*name)).sum())
+    counters.get(name).copied().with_context(|| format!("the transactionalizer has no counter {name}"))
 }
 
 fn single(what: &str, unit: &'static str, value: f64, bound: Option<Bound>) -> Row {
