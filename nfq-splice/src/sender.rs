@@ -180,6 +180,12 @@ impl Sender {
         at >= self.acked as i32 && at < self.highest as i32
     }
 
+    /// Others have sent the receiver bytes of this stream up to `end`: it may acknowledge them.
+    pub(crate) fn note_passed(&mut self, end: Seq) {
+        let end = end.since(self.base).max(0) as usize;
+        self.highest = self.highest.max(end.min(self.end()));
+    }
+
     /// The path takes segments with at most `mss` bytes of data: what is in flight was lost and goes again.
     pub fn limit(&mut self, mss: usize) {
         if mss < self.mss {
@@ -210,6 +216,9 @@ impl Sender {
 
     /// More bytes, which others may have sent already: they may be acknowledged, and the path carries them.
     pub fn append_known(&mut self, bytes: &[u8]) {
+        if bytes.is_empty() {
+            return;
+        }
         self.bytes.extend_from_slice(bytes);
         self.highest = self.highest.max(self.bytes.len());
         self.flight = self.flight.max(self.bytes.len() - self.acked.min(self.bytes.len()));
@@ -222,7 +231,7 @@ impl Sender {
     }
 
     /// The receiver acknowledged up to `ack` and takes `window` bytes from there. Acknowledgements of what was
-    /// never sent are ignored; one may also cover what others have sent behind these bytes.
+    /// never sent, by nobody, are ignored; one may also cover what others have sent behind these bytes.
     pub fn handle_ack(&mut self, now: Time, ack: Seq, window: usize) {
         let advance = ack.since(self.unacknowledged()).min((self.end() - self.acked) as i32);
         if advance < 0 || self.acked + advance as usize > self.highest {
@@ -331,6 +340,31 @@ mod tests {
         assert_eq!(drain(&mut sender, now).len(), 2);
         sender.handle_ack(now, Seq(9000), 9000);
         assert!(sender.is_done());
+    }
+
+    /// What the receiver has no room for yet stays here, until others have shown that it has.
+    #[test]
+    fn only_what_others_have_sent_opens_the_window() {
+        let now = Time::from_millis(0);
+        let mut sender = Sender::new(Seq(0), vec![1; 1000], false, 1000, 1000, RTO);
+        assert_eq!(drain(&mut sender, now).len(), 1);
+        sender.append(&[2; 500]);
+        sender.append_known(&[]);
+        assert_eq!(drain(&mut sender, now), []);
+        sender.append_known(&[3; 10]);
+        assert_eq!(drain(&mut sender, now)[0].1.len(), 510);
+    }
+
+    #[test]
+    fn what_others_have_passed_may_be_acknowledged() {
+        let now = Time::from_millis(0);
+        let mut sender = Sender::new(Seq(0), vec![1; 5000], false, 1000, 1000, RTO);
+        assert_eq!(drain(&mut sender, now).len(), 1);
+        sender.note_passed(Seq(3000));
+        sender.handle_ack(now, Seq(4000), 1000);
+        assert_eq!(sender.unacknowledged(), Seq(0));
+        sender.handle_ack(now, Seq(3000), 1000);
+        assert_eq!(drain(&mut sender, now)[0].0, Seq(3000));
     }
 
     #[test]

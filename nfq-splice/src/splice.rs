@@ -179,6 +179,9 @@ impl Core {
         }
         let State::Spliced(splice) = &mut flow.state else { return Pass::No };
         splice.closing.client_fin |= segment.flags().fin();
+        if let Some(debts) = splice.debts.as_mut().filter(|_| !holds && !segment.flags().rst()) {
+            debts.to_backend.note_passed(segment.seq() + segment.sequence_length());
+        }
         self.note_close(flow);
         self.settle_debts(flow);
         if short || holds { Pass::No } else { Pass::Translated(translation) }

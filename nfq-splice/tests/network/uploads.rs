@@ -79,3 +79,24 @@ fn a_client_hears_at_once_of_what_went_to_the_dead_backend() {
         assert_eq!(world.state().unwrap(), if kernel { "spliced-kernel" } else { "spliced-userspace" });
     }
 }
+
+/// A client that has not yet heard of the acknowledgement repeats what the proxy itself still has to send. What reaches the alternate
+/// that way it acknowledges, and must not be sent it for ever.
+#[test]
+fn what_a_client_repeats_itself_counts_as_sent() {
+    for (v6, kernel) in crate::world::ALL {
+        let mut world = World::new(v6, kernel);
+        fail(&mut world);
+        let syn_ack = world.syn_ack(2, ALTERNATE_ISN, CLIENT_ISN + 1, OFFER).build();
+        let sent = world.receive(&syn_ack, Stage::Raw);
+        let replayed =
+            |sent: &&TcpSegment<'_>| sent.destination() == world.backend(2) && !sent.payload().is_empty();
+        let sent = segments(&sent).iter().filter(replayed).map(TcpSegment::seq).reduce(Seq::max);
+        let repeated = sent.unwrap() + 20_000;
+        assert!(repeated.before(next()));
+        assert_eq!(client_sends(&mut world, repeated, &LOGGED[..1300]).len(), 1);
+        let sent = alternate_acknowledges(&mut world, repeated + 1300);
+        let sent = segments(&sent).into_iter().find(|sent| !sent.payload().is_empty());
+        assert_eq!(sent.unwrap().seq(), repeated + 1300);
+    }
+}
