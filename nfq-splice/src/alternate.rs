@@ -37,6 +37,14 @@ impl TakingIn {
         self.leg.irs.before_or_at(segment.seq()) && ahead <= REORDER_BYTES as i32
     }
 
+    /// A SYN-ACK from which to begin again: of several SYNs, and a reset between them, the alternate took another one last. One that
+    /// is in the middle of a handshake does not answer what belongs to the connection before.
+    fn is_answered_anew(&self, segment: &TcpSegment<'_>, expected: Seq) -> bool {
+        let silent = self.reassembly.next() == self.leg.irs + 1 && self.reassembly.kept() == 0;
+        let answers = segment.flags().syn() && !segment.flags().rst() && segment.ack() == expected;
+        answers && silent && segment.seq() != self.leg.irs && self.replay.unacknowledged() == expected
+    }
+
     /// Bytes of the alternate's stream that the client has, or gets from the proxy.
     fn taken(&self) -> u64 {
         self.comparison.taken() + self.bridged.unwrap_or_default()
@@ -71,6 +79,10 @@ impl Core {
         let expected = recovery.isn() + 1;
         match &mut recovery.attempt {
             Attempt::Connecting(_) if !flags.ack() || segment.ack() != expected => self.refuse(segment),
+            Attempt::TakingIn(taking) if taking.is_answered_anew(segment, expected) => {
+                self.counters.count("alternate_answered_anew");
+                self.begin_replay(flow, segment);
+            }
             Attempt::TakingIn(taking) if !taking.is_ours(segment) => {
                 self.counters.count("alternate_segment_out_of_window");
             }

@@ -12,6 +12,14 @@ const ALTERNATE_ISN: Seq = Seq(7_000_000);
 
 /// An alternate that is to send the head and much more again; the client never offered more than `most` bytes.
 fn taking_in(most: u32) -> World {
+    let mut world = asking(most);
+    let head = world.backend_segment(2, ALTERNATE_ISN + 1, HEAD, 2000).build();
+    world.receive(&head, Stage::Raw);
+    world
+}
+
+/// It has answered the handshake only.
+fn asking(most: u32) -> World {
     let mut world = World::new(false, true);
     world.splice(OFFER, OFFER);
     let head = Prefix { head: HEAD.to_vec(), head_complete: true, ..Prefix::default() };
@@ -24,8 +32,6 @@ fn taking_in(most: u32) -> World {
     world.sent();
     let syn_ack = world.syn_ack(2, ALTERNATE_ISN, CLIENT_ISN + 1, OFFER).build();
     world.receive(&syn_ack, Stage::Raw);
-    let head = world.backend_segment(2, ALTERNATE_ISN + 1, HEAD, 2000).build();
-    world.receive(&head, Stage::Raw);
     world
 }
 
@@ -104,4 +110,17 @@ fn timestamps_of_an_alternate_s_first_segments_do_not_go_back() {
         };
         assert!((0..2000).contains(&(value.wrapping_sub(last) as i32)), "{value} after {last}");
     }
+}
+
+/// A second order for the same failure has the proxy reset the alternate and try it again; the network reorders these segments.
+#[test]
+fn an_alternate_that_took_the_second_syn_last_is_begun_with_again() {
+    let mut world = taking_in(64_000);
+    let another = Seq(3_000_000_000);
+    let again = world.syn_ack(2, another, CLIENT_ISN + 1, OFFER).build();
+    assert!(world.receive(&again, Stage::Raw).is_empty(), "it has spoken: this one is late");
+    let mut world = asking(64_000);
+    let sent = world.receive(&again, Stage::Raw);
+    let sent = segments(&sent);
+    assert_eq!((sent[0].seq(), sent[0].ack(), sent[0].payload()), (CLIENT_ISN + 1, another + 1, REQUEST));
 }
