@@ -8,8 +8,8 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use cluster::config::{
-    Backend, Balance, Cluster, Detector, Identity, Lines, Logger, Pool, ProtocolName, Proxy, Records,
-    Recovery, Route, Service, Splice, SplicePath, TagRule,
+    Backend, Balance, Cluster, Detector, Identity, Lines, Logger, Pool, PoolState, ProtocolName, Proxy,
+    Records, Recovery, Route, Service, Splice, SplicePath, TagRule,
 };
 
 use crate::settings::{Path, Settings};
@@ -35,7 +35,8 @@ fn cluster(name: &str, certificates: PathBuf, settings: &Settings) -> Cluster {
     let backends = settings.backends();
     let names = backends.iter().map(|node| node.name().to_owned()).collect();
     let backend = |node: Node| (node.name().to_owned(), Backend::new(address(node, SERVICE_PORT)));
-    let pool = Pool { backends: names, balance: Balance::default(), balance_on: None };
+    let pool =
+        Pool { backends: names, balance: Balance::default(), balance_on: None, state: PoolState::default() };
     let logger = Logger { control, ring_bytes: RING_BYTES };
     let path = match settings.path {
         Path::Kernel => SplicePath::Kernel,

@@ -1,6 +1,6 @@
 //! The alternate backend: replay, take in, compare, re-splice (paper §4.3; design §6, steps 5 to 7).
 
-use cluster::control::{FromProxy, Outcome, TakeIn};
+use cluster::control::{FromProxy, Outcome, RecoveryOrder, TakeIn};
 use packet::{Reassembly, Seq, TcpSegment};
 
 use crate::action::Action;
@@ -10,7 +10,9 @@ use crate::connect::BACKEND_TIMEOUT;
 use crate::ecn::{self, Ecn};
 use crate::flow::{Attempt, Debts, Flow, Recovery, State, TakingIn};
 use crate::leg::{BackendLeg, ClientLeg};
+use crate::replays::Replays;
 use crate::sender::{Piece, Sender};
+use crate::supply::Supply;
 use crate::take_in::{Comparison, Verdict};
 use crate::window::Window;
 
@@ -18,6 +20,8 @@ use crate::window::Window;
 const REORDER_BYTES: usize = 1 << 20;
 /// Receive window towards the alternate at most, bytes.
 const TAKE_IN_WINDOW: u64 = 4 << 20;
+/// The same while updates are replayed: their answers are small, and the window must not shrink much afterwards (RFC 9293 §3.8.6).
+const REPLAY_WINDOW: u64 = 64 << 10;
 /// A client that never offered so many segments has a small window.
 const SMALL_WINDOW: u32 = 4;
 /// Bytes beyond the splice point that the alternate may send before the splice.
@@ -28,6 +32,19 @@ impl TakingIn {
     fn next(&self) -> Seq {
         let taken = self.leg.irs + 1 + self.taken() as u32;
         if taken.before(self.reassembly.next()) { taken } else { self.reassembly.next() }
+    }
+
+    /// Gives the sender what of the requests may be sent: all of them once the updates have been run again.
+    fn release_requests(&mut self, order: &RecoveryOrder, supply: &Supply) {
+        let given = self.replay.given();
+        let allowed = self.replays.allowed().min(order.replay.len());
+        self.replay.append(order.replay.get(given..allowed).unwrap_or_default());
+        if self.replays.is_done() {
+            if order.client_fin {
+                self.replay.close();
+            }
+            self.replay.set_supply(supply.again());
+        }
     }
 
     /// Others are of an earlier connection of this client: an acknowledgement would pass for one of the replay, a reset for
@@ -47,7 +64,12 @@ impl TakingIn {
 
     /// Bytes of the alternate's stream that the client has, or gets from the proxy.
     fn taken(&self) -> u64 {
-        self.comparison.taken() + self.bridged.unwrap_or_default()
+        self.replays.taken() + self.comparison.taken() + self.bridged.unwrap_or_default()
+    }
+
+    /// Nothing (more) is to be run again or compared: what comes is the client's, or crosses the bridge.
+    fn is_compared(&self) -> bool {
+        self.replays.is_done() && self.bridged.is_some()
     }
 }
 
@@ -64,6 +86,10 @@ impl Recovery {
             most @ 1.. if most < SMALL_WINDOW * segment => u64::from(most),
             _ => TAKE_IN_WINDOW,
         };
+        if !taking.replays.is_done() {
+            // The transaction in progress has not been asked for yet: nothing can overshoot.
+            return (REPLAY_WINDOW.min(most) as u32).max(1 << taking.leg.client_scale);
+        }
         let ahead = self.bridge.length().saturating_sub(taking.bridged.unwrap_or_default());
         let lacking = taking.comparison.lacking().saturating_add(ahead);
         let window = lacking.saturating_add(u64::from(room)).min(most) as u32;
@@ -110,27 +136,16 @@ impl Core {
         self.learnt.note_mss(leg.backend, leg.mss());
         let first = recovery.isn() + 1;
         let order = &recovery.order;
-        let replay = Sender::new(
-            first,
-            order.replay.clone(),
-            order.client_fin,
-            leg.payload_bytes(mss),
-            leg.window as usize,
-            BACKEND_TIMEOUT,
-        )
-        .supplied(recovery.supply.again());
+        let replays = Replays::new(&order.replayed, &order.replay);
+        let (payload, window) = (leg.payload_bytes(mss), leg.window as usize);
+        let replay = Sender::new(first, Vec::new(), false, payload, window, BACKEND_TIMEOUT);
         let comparison = Comparison::new(order.take_in.clone());
         let reassembly = Reassembly::new(leg.irs + 1, REORDER_BYTES);
         let bridged = (order.take_in == TakeIn::Nothing).then_some(0);
-        let ready = bridged.is_some() && recovery.bridge.length() == 0;
-        recovery.attempt = Attempt::TakingIn(Box::new(TakingIn {
-            leg,
-            replay,
-            comparison,
-            bridged,
-            reassembly,
-            owes_ack: false,
-        }));
+        let mut taking = TakingIn { leg, replay, replays, comparison, bridged, reassembly, owes_ack: false };
+        taking.release_requests(order, &recovery.supply);
+        let ready = taking.is_compared() && recovery.bridge.length() == 0;
+        recovery.attempt = Attempt::TakingIn(Box::new(taking));
         if ready {
             return self.resplice(flow, &[], false);
         }
@@ -189,14 +204,19 @@ impl Core {
         if segment.flags().ack() {
             taking.replay.handle_ack(now, segment.ack(), taking.leg.window as usize);
         }
-        let TakingIn { comparison, reassembly, bridged, .. } = &mut **taking;
+        let replaying = !taking.replays.is_done();
+        let TakingIn { replays, comparison, reassembly, bridged, .. } = &mut **taking;
         let mut verdict = match bridged {
-            Some(_) => Verdict::Equal { taken: comparison.taken() },
-            None => Verdict::More,
+            Some(_) if !replaying => Verdict::Equal { taken: comparison.taken() },
+            _ => Verdict::More,
         };
         let mut beyond = Vec::new();
         reassembly.push(segment.seq(), segment.payload(), &mut |bytes| {
-            if verdict == Verdict::More {
+            let bytes = match replays.push(bytes, &recovery.order.replay) {
+                Ok(used) => bytes.get(used..).unwrap_or_default(),
+                Err(why) => return verdict = Verdict::Unfit(why),
+            };
+            if verdict == Verdict::More && replays.is_done() {
                 let before = comparison.taken();
                 verdict = comparison.push(bytes);
                 let used = comparison.taken().saturating_sub(before) as usize;
@@ -217,6 +237,12 @@ impl Core {
             0
         };
         let rest = beyond.get(used..).unwrap_or_default();
+        if replaying {
+            taking.release_requests(&recovery.order, &recovery.supply);
+            if matches!(verdict, Verdict::Unfit(_)) && !taking.replays.is_done() {
+                self.counters.count("replays_differ");
+            }
+        }
         self.judge(flow, verdict, rest, fin, !segment.payload().is_empty());
     }
 
@@ -276,6 +302,9 @@ impl Core {
         self.forward_beyond(flow, &recovery, beyond, left_fin, granted);
         recovery.note(self.now, "re-spliced");
         self.counters.count("connections_respliced");
+        if !recovery.order.replayed.is_empty() {
+            self.counters.count("connections_replayed");
+        }
         let outcome = Outcome::Respliced {
             resent: u64::from(recovery.point.since(recovery.resend_first) as u32),
             taken_in,

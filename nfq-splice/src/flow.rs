@@ -8,6 +8,7 @@ use crate::bridge::Bridge;
 use crate::held::Held;
 use crate::leg::{BackendLeg, ClientLeg};
 use crate::pass::Shortfall;
+use crate::replays::Replays;
 use crate::sender::Sender;
 use crate::supply::Supply;
 use crate::take_in::Comparison;
@@ -182,7 +183,9 @@ pub(crate) enum Attempt {
 /// The alternate answers.
 pub(crate) struct TakingIn {
     pub(crate) leg: BackendLeg,
+    /// Of the order's replay, what may have been sent by now.
     pub(crate) replay: Sender,
+    pub(crate) replays: Replays,
     pub(crate) comparison: Comparison,
     /// The comparison has ended well: bytes behind p that have been taken in.
     pub(crate) bridged: Option<u64>,

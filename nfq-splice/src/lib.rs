@@ -34,6 +34,7 @@ mod pass;
 mod passed;
 mod pieces;
 mod recovery;
+mod replays;
 mod resets;
 pub mod routing;
 mod secret;

@@ -80,10 +80,14 @@ impl Sender {
     }
 
     /// Behind these bytes, and before the FIN, others will come.
-    pub(crate) fn supplied(mut self, supply: Supply) -> Self {
+    pub(crate) fn set_supply(&mut self, supply: Supply) {
         self.supply = (!supply.is_empty()).then(|| Box::new(supply));
         self.restock();
-        self
+    }
+
+    /// So many bytes were given to it, if no others are to come.
+    pub(crate) fn given(&self) -> usize {
+        self.bytes.len()
     }
 
     /// Bytes that are still to come.
@@ -390,8 +394,8 @@ mod tests {
         let (start, first, rest) = (Seq(u32::MAX - 5_000_000), 10_000, 20_000_000);
         let bytes: Vec<u8> = (0..first + rest).map(|i| (i * 31 % 251) as u8).collect();
         let mut now = Time::from_millis(0);
-        let mut sender = Sender::new(start, bytes[..first].to_vec(), true, 1400, 3_000_000, RTO)
-            .supplied(Supply::new(Some(logged(first as u64, rest))));
+        let mut sender = Sender::new(start, bytes[..first].to_vec(), true, 1400, 3_000_000, RTO);
+        sender.set_supply(Supply::new(Some(logged(first as u64, rest))));
         let mut receiver = Reassembly::new(start, 1 << 22);
         let (mut got, mut round, mut fin_seen) = (Vec::new(), 0, false);
         while !sender.is_done() {
@@ -423,7 +427,8 @@ mod tests {
     fn a_sender_without_its_next_piece_waits_for_that_only() {
         let now = Time::from_millis(0);
         let supply = Supply::new(Some(logged(0, 10)));
-        let mut sender = Sender::new(Seq(0), vec![1; 10], false, 1400, 9000, RTO).supplied(supply);
+        let mut sender = Sender::new(Seq(0), vec![1; 10], false, 1400, 9000, RTO);
+        sender.set_supply(supply);
         assert_eq!(drain(&mut sender, now).len(), 1);
         let asked = sender.ask(now).unwrap();
         sender.handle_ack(now, Seq(10), 9000);

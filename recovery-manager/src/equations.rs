@@ -1,9 +1,10 @@
 //! The paper's equations 1–3 (§4.3).
 
+use cluster::config::PoolState;
 use packet::Seq;
 
-/// What the alternate says of its application state. Today nothing tells it about single transactions,
-/// so for stateless content T_A = T_S = T_L.
+/// What the alternate has of the application's state. Nothing tells it about single transactions, so it has that of all
+/// or of none of a connection's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AlternateState {
     /// T_S: last transaction whose state the application there has applied; at most T_L and at most T_A.
@@ -13,9 +14,17 @@ pub struct AlternateState {
 }
 
 impl AlternateState {
-    /// The state of an alternate that needs none: T_A = T_S = T_L.
+    /// The state of an alternate that needs none, or has the same as the failed backend: T_A = T_S = T_L.
     pub fn level_with(t_l: u32) -> Self {
         Self { t_s: t_l, t_a: t_l }
+    }
+
+    /// As a pool's backends keep it.
+    pub fn of(pool: PoolState, t_l: u32) -> Self {
+        match pool {
+            PoolState::Shared => Self::level_with(t_l),
+            PoolState::Separate => Self { t_s: 0, t_a: 0 },
+        }
     }
 }
 

@@ -8,6 +8,7 @@ mod equations;
 mod manager;
 mod plan;
 mod range;
+mod replay;
 mod report;
 mod story;
 

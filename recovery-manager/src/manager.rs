@@ -260,7 +260,7 @@ fn recovery_settings(cluster: &Cluster) -> (config::Recovery, config::Recovery) 
     (config.clone(), config::Recovery { range_from_bytes: u64::MAX, ..config })
 }
 
-const COUNTERS: [&str; 18] = [
+const COUNTERS: [&str; 19] = [
     "alternates_failed",
     "answers",
     "clients_gone",
@@ -274,6 +274,7 @@ const COUNTERS: [&str; 18] = [
     "recoveries_at_alternate_limit",
     "recoveries_superseded",
     "recoveries_timed_out",
+    "reports_going_back",
     "reports_repeated",
     "reports_superseding",
     "resets",

@@ -4,11 +4,12 @@ use std::net::SocketAddr;
 
 use cluster::config;
 use cluster::control::{
-    ConnectionReport, PartialResponse, PendingRequest, Prefix, RecoveryOrder, Rest, TakeIn,
+    ConnectionReport, PartialResponse, PendingRequest, Prefix, RecoveryOrder, Replayed, Rest, TakeIn,
 };
 use packet::Seq;
 
 use crate::equations::{self, AlternateState};
+use crate::replay::{Replay, replay};
 use crate::{range, report};
 
 /// The log kept neither the bytes nor what would be needed to have them again.
@@ -48,7 +49,9 @@ pub struct Steps {
     pub t_sp: u64,
     /// T_R: the first transaction that runs on the alternate.
     pub t_r: u64,
-    /// The requests to send to the alternate; R is their length.
+    /// Transactions of `[T_R, T_L]` that run again first.
+    pub replayed: Vec<Replayed>,
+    /// The requests to send to the alternate, those of `replayed` first; R is their length.
     pub replay: Vec<u8>,
     /// Logged response bytes from Ack_CL on; empty if the client has acknowledged all.
     pub resend: Vec<u8>,
@@ -70,6 +73,7 @@ impl Steps {
             client_window: report.client_window,
             client_next: report.client_next,
             client_fin: report.client_fin,
+            replayed: self.replayed,
             replay: self.replay,
             rest,
             resend_from: report.ack_cl,
@@ -84,7 +88,7 @@ impl Steps {
 /// Plans the recovery of one connection (paper §4.3) on the first of `alternates`.
 ///
 /// The client is reset, with the reason, if the log cannot recover the connection or contradicts itself, if
-/// an update is in flight whose effect is unknown, if the alternate's state is not that of T_L, or if there
+/// an update is in flight whose effect is unknown, if the alternate cannot be brought to the state of T_L, or if there
 /// is no alternate.
 pub fn plan(
     report: &ConnectionReport,
@@ -109,25 +113,28 @@ fn steps(
     }
     report::check(report).map_err(|wrong| format!("the log's report contradicts itself: {wrong}"))?;
     refuse_unknown_effect(report).map_err(|reason| Refusal { reason, status: Some(502) })?;
-    refuse_other_state(report.t_l, state)?;
+    let Replay { mut bytes, replayed } =
+        replay(report, state, config).map_err(|reason| Refusal { reason, status: Some(502) })?;
     let nobody = || Refusal { reason: "no alternate backend is up".to_owned(), status: Some(503) };
     let alternate = *alternates.first().ok_or_else(nobody)?;
-    let (replay, take_in) = continue_response(report, config)?;
-    if replay.len() > config.request_bytes.saturating_add(range::HEAD_GROWTH) {
+    let (outstanding, take_in) = continue_response(report, config)?;
+    if outstanding.len() > config.request_bytes.saturating_add(range::HEAD_GROWTH) {
         return Err(format!(
             "{} bytes of requests are outstanding, more than recovery.request_bytes",
-            replay.len()
+            outstanding.len()
         )
         .into());
     }
     if report.rest.is_some_and(|rest| rest.bytes > config.upload_bytes) {
         return Err("more bytes of requests are outstanding than recovery.upload_bytes".to_owned().into());
     }
+    bytes.extend_from_slice(&outstanding);
     Ok(Steps {
         alternate,
         t_sp: equations::t_sp(report.t_l),
         t_r: equations::t_r(report.t_l, state.t_a),
-        replay,
+        replayed,
+        replay: bytes,
         resend: resend(report),
         take_in,
     })
@@ -146,6 +153,7 @@ pub(crate) fn without_alternate(report: &ConnectionReport) -> RecoveryOrder {
         alternate: report.flow.backend,
         t_sp: equations::t_sp(report.t_l),
         t_r: equations::t_sp(report.t_l),
+        replayed: Vec::new(),
         replay: report.pending.first().map_or_else(Vec::new, |request| beginning(&request.bytes)),
         resend: resend(report),
         take_in: TakeIn::Nothing,
@@ -213,28 +221,6 @@ fn only_interim(partial: &PartialResponse) -> bool {
 
 fn repeatable(request: &PendingRequest) -> bool {
     request.tags.read_only || request.tags.idempotent
-}
-
-/// The requests [T_R, T_L] of a lagging alternate would have to come from the log, which keeps only those
-/// not known to be applied; and what has been applied there beyond T_L cannot be taken back.
-fn refuse_other_state(t_l: u32, state: AlternateState) -> Result<(), String> {
-    if state.t_s > state.t_a {
-        return Err(format!(
-            "the alternate contradicts itself: it has applied transaction {} (T_S), but its state ends with {} (T_A)",
-            state.t_s, state.t_a
-        ));
-    }
-    let t_r = equations::t_r(t_l, state.t_a);
-    if t_r < equations::t_sp(t_l) {
-        return Err(format!(
-            "the alternate's state ends with transaction {}, and requests {t_r} to {t_l} are no longer logged",
-            state.t_a
-        ));
-    }
-    if state.t_s > t_l {
-        return Err(format!("the alternate has applied transaction {}, beyond the log's {t_l}", state.t_s));
-    }
-    Ok(())
 }
 
 /// The bytes to replay, and what to take in of the answer.

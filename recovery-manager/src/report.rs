@@ -18,6 +18,8 @@ pub(crate) enum Contradiction {
     EmptyRequest,
     #[error("the rest of the requests is of another connection, or of none")]
     Rest,
+    #[error("the answered updates are empty, out of order or beyond T_L")]
+    Updates,
     #[error("there are response bytes without a request")]
     Unasked,
     #[error("there are body bytes after an incomplete head")]
@@ -38,6 +40,7 @@ pub(crate) enum Contradiction {
 
 /// Refuses a report whose parts do not fit each other.
 pub(crate) fn check(report: &ConnectionReport) -> Result<(), Contradiction> {
+    check_updates(report)?;
     check_requests(report)?;
     check_response(report)?;
     check_beyond(report)?;
@@ -54,6 +57,17 @@ fn check_beyond(report: &ConnectionReport) -> Result<(), Contradiction> {
         end = at.saturating_add(bytes.len() as u64);
     }
     if end - left_out > BEYOND_BYTES as u64 { Err(Contradiction::Beyond) } else { Ok(()) }
+}
+
+fn check_updates(report: &ConnectionReport) -> Result<(), Contradiction> {
+    let mut last = 0;
+    for update in report.updates.iter().flat_map(|updates| &updates.answered) {
+        if update.ordinal <= last || update.ordinal > report.t_l || update.bytes.is_empty() {
+            return Err(Contradiction::Updates);
+        }
+        last = update.ordinal;
+    }
+    Ok(())
 }
 
 fn check_requests(report: &ConnectionReport) -> Result<(), Contradiction> {

@@ -104,7 +104,7 @@ impl Shell {
             self.manager.handle_timeout(time);
         }
         if self.proxy.handle_timeout(time) {
-            self.manager.handle_proxy_connected();
+            self.manager.handle_proxy_connected(time);
         }
         for (place, log) in self.logs.iter_mut().enumerate() {
             if log.handle_timeout(time) {
@@ -174,7 +174,7 @@ impl Shell {
         let now = now();
         match self.proxy.handle_ready(now.monotonic) {
             Change::None => {}
-            Change::Connected => self.manager.handle_proxy_connected(),
+            Change::Connected => self.manager.handle_proxy_connected(now.monotonic),
             Change::Disconnected => self.manager.handle_proxy_disconnected(now.monotonic),
             Change::Messages(messages) => {
                 let some = !messages.is_empty();

@@ -89,6 +89,7 @@ fn report(client: u16, failed: u8, epoch: u32, update: bool) -> ConnectionReport
     };
     ConnectionReport {
         flow: Flow { client: SocketAddr::from(([203, 0, 113, 5], client)), backend: backend(failed) },
+        client_isn: 0,
         options: None,
         t_l: 0,
         ack_tl: 0,
@@ -102,6 +103,7 @@ fn report(client: u16, failed: u8, epoch: u32, update: bool) -> ConnectionReport
         unacked: Vec::new(),
         beyond: Vec::new(),
         unrecoverable: None,
+        updates: None,
     }
 }
 
@@ -156,7 +158,7 @@ impl Model {
             Input::Proxy(up) if up != self.proxy => {
                 self.proxy = up;
                 if up {
-                    self.manager.handle_proxy_connected();
+                    self.manager.handle_proxy_connected(self.now().monotonic);
                 } else {
                     self.manager.handle_proxy_disconnected(self.now().monotonic);
                 }

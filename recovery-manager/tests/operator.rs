@@ -42,7 +42,7 @@ struct Bench {
 impl Bench {
     fn new(cluster: &Cluster) -> Self {
         let mut manager = Manager::new(cluster, Limits::default(), 1);
-        manager.handle_proxy_connected();
+        manager.handle_proxy_connected(Time::from_millis(0));
         manager.handle_log_connected(LoggerId(0));
         Self { manager, number: 0 }
     }
@@ -93,6 +93,7 @@ fn report(port: u16, failed: u8) -> ConnectionReport {
     };
     ConnectionReport {
         flow: Flow { client: SocketAddr::from(([203, 0, 113, 5], port)), backend: backend(failed) },
+        client_isn: 0,
         options: None,
         t_l: 0,
         ack_tl: 1,
@@ -106,6 +107,7 @@ fn report(port: u16, failed: u8) -> ConnectionReport {
         unacked: Vec::new(),
         beyond: Vec::new(),
         unrecoverable: None,
+        updates: None,
     }
 }
 

@@ -74,6 +74,7 @@ fn world() -> impl Strategy<Value = World> {
             let unacked = unacked.index(stream.len() + 1);
             let report = ConnectionReport {
                 flow: flow(),
+                client_isn: 0,
                 options: None,
                 t_l,
                 ack_tl,
@@ -86,6 +87,7 @@ fn world() -> impl Strategy<Value = World> {
                 unacked: stream[stream.len() - unacked..].to_vec(),
                 beyond: Vec::new(),
                 unrecoverable: None,
+                updates: None,
                 partial,
             };
             World { body_offset: first + report.partial.body_bytes, report, stream }

@@ -68,6 +68,7 @@ fn download() -> ConnectionReport {
     };
     ConnectionReport {
         flow: Flow { client: address("203.0.113.5:40001"), backend: address("198.51.100.1:80") },
+        client_isn: 0,
         options: None,
         t_l: 4,
         ack_tl: 0,
@@ -81,12 +82,13 @@ fn download() -> ConnectionReport {
         unacked: vec![0; 14_480],
         beyond: Vec::new(),
         unrecoverable: None,
+        updates: None,
     }
 }
 
 fn connected() -> Manager {
     let mut manager = Manager::new(&Cluster::parse(CLUSTER, "test").unwrap(), Limits::default(), 1);
-    manager.handle_proxy_connected();
+    manager.handle_proxy_connected(Time::from_millis(0));
     manager.handle_log_connected(LoggerId(0));
     manager
 }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use cluster::config::{BackendState, Balance, Cluster, Pool, Route};
+use cluster::config::{BackendState, Balance, Cluster, Pool, PoolState, Route};
 
 use crate::Outcome;
 
@@ -61,7 +61,8 @@ fn pool_line(cluster: &Cluster, pool: &Pool) -> String {
         Balance::Header => format!("; by header {on}"),
         Balance::Cookie => format!("; by cookie {on}"),
     };
-    list(pool.backends.iter().map(member)) + &how
+    let state = if pool.state == PoolState::Separate { "; separate state" } else { "" };
+    list(pool.backends.iter().map(member)) + &how + state
 }
 
 /// What is allowed but probably not meant.

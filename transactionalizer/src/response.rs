@@ -1,8 +1,9 @@
 //! A backend's stream as responses; of the one in progress, what a replay is compared with.
 
-use cluster::control::PartialResponse;
+use cluster::control::{PartialResponse, Stretch};
 use packet::{Seq, Time};
 use segment_log::LeftOut;
+use xxhash_rust::xxh3::Xxh3;
 
 use crate::body::BodyHashes;
 use crate::judge::InProgress;
@@ -52,6 +53,13 @@ impl Response {
             tail: Vec::new(),
             left_out,
         })
+    }
+
+    /// Its body's length and hash; `None`: not all of it was hashed in one.
+    pub fn hashed_whole(&self) -> Option<Stretch> {
+        let nothing = || Stretch { bytes: 0, hash: Xxh3::default().digest128() };
+        let Some(hashes) = &self.hashes else { return (self.body_bytes == 0).then(nothing) };
+        hashes.within(self.body_bytes).first().copied().filter(|first| first.bytes == self.body_bytes)
     }
 
     fn push_body(&mut self, part: &[u8]) {

@@ -23,7 +23,7 @@ mod tagging;
 pub use error::{ConfigError, Problem};
 pub use protocol::{Lines, ProtocolName, Records};
 pub use routing::{
-    Backend, BackendState, Balance, CookieMatch, HeaderMatch, Pool, Route, host_fits, path_fits,
+    Backend, BackendState, Balance, CookieMatch, HeaderMatch, Pool, PoolState, Route, host_fits, path_fits,
 };
 pub use tagging::TagRule;
 
@@ -270,6 +270,11 @@ pub struct Recovery {
     /// Bytes of outstanding requests per connection that are replayed from the segment log, as long as it has them; beyond
     /// it the connection is not recoverable.
     pub upload_bytes: u64,
+    /// Answered updates of a connection that are kept to be replayed, where backends have each their own state; beyond it the
+    /// connection is not recoverable.
+    pub replay_transactions: usize,
+    /// Bytes of their requests; beyond it the connection is not recoverable.
+    pub replay_bytes: usize,
     /// Bytes that the transactionalizer keeps of all connections together; the one that grows beyond it becomes
     /// unrecoverable.
     pub kept_bytes: usize,
@@ -290,6 +295,8 @@ impl Default for Recovery {
             range_from_bytes: 64 << 10,
             request_bytes: 1 << 20,
             upload_bytes: 1 << 30,
+            replay_transactions: 256,
+            replay_bytes: 1 << 20,
             kept_bytes: 256 << 20,
             timeout_ms: 10_000,
             give_up: GiveUp::Reset,

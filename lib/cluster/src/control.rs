@@ -19,8 +19,8 @@ mod report;
 mod status;
 
 pub use report::{
-    BEYOND_BYTES, ClientWindow, ConnectionReport, LEFT_OUT_BYTES, LoggedRequest, PIECE_BYTES,
-    PartialResponse, PendingRequest, Rest, Stretch, TAIL_BYTES, Tags,
+    AnsweredUpdate, BEYOND_BYTES, ClientWindow, ConnectionReport, LEFT_OUT_BYTES, LoggedRequest, PIECE_BYTES,
+    PartialResponse, PendingRequest, Rest, Stretch, TAIL_BYTES, Tags, Updates,
 };
 pub use status::{
     BackendHealth, BackendStatus, ConnectionStatus, HealthState, LogStatus, LoggerStatus, ManagerStatus,
@@ -209,6 +209,19 @@ pub struct Prefix {
     pub tail: Vec<u8>,
 }
 
+/// A transaction before T_SP that runs again on the alternate. Its response is checked, and never sent to the client.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Replayed {
+    /// For messages, like `request 3 (POST /cart)`.
+    pub name: String,
+    /// Its request: so many bytes of the order's replay, behind those of the one before.
+    pub request_bytes: usize,
+    /// The status that the client was answered with.
+    pub status: u16,
+    /// Status and body must be the same, because the transaction is deterministic: this body. Otherwise the status's class will do.
+    pub same: Option<Stretch>,
+}
+
 /// One connection's recovery, as the manager planned it and the proxy executes it (paper §4.3).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RecoveryOrder {
@@ -226,7 +239,9 @@ pub struct RecoveryOrder {
     pub client_next: u32,
     /// The client's FIN was logged at `client_next`: it follows the replay, the client may not repeat it.
     pub client_fin: bool,
-    /// Requests to send to the alternate. R is their length and that of the `rest`; the ISN is S − R − 1.
+    /// Transactions of `[T_R, T_L]` that run again first, one after the other.
+    pub replayed: Vec<Replayed>,
+    /// Requests to send to the alternate, those of `replayed` first. R is their length and that of the `rest`; the ISN is S − R − 1.
     pub replay: Vec<u8>,
     /// What follows them, up to S.
     pub rest: Option<Rest>,

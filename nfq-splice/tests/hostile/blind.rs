@@ -258,6 +258,7 @@ fn recovering() -> Spliced {
         replay: REQUEST.to_vec(),
         resend_from: (BACKEND + 1 + P).0,
         resend: Vec::new(),
+        replayed: Vec::new(),
         take_in: TakeIn::Nothing,
         beyond: Vec::new(),
         left_out: 0,

@@ -12,6 +12,7 @@ mod life;
 mod options;
 mod orders;
 mod promises;
+mod replays;
 mod take_in;
 mod uploads;
 mod windows;

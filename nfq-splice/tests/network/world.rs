@@ -235,6 +235,7 @@ impl World {
             client_next: (CLIENT_ISN + 1 + REQUEST.len() as u32).0,
             client_fin: false,
             rest: None,
+            replayed: Vec::new(),
             replay: Vec::new(),
             beyond: Vec::new(),
             left_out: 0,

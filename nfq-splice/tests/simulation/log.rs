@@ -205,6 +205,7 @@ impl FlowLog {
         let unacked = self.ack_cl.since(isn + 1).max(0) as usize;
         ConnectionReport {
             flow: self.flow,
+            client_isn: self.irs.0,
             options: Some(self.options),
             t_l: self.t_l_before + parsed.answered as u32,
             ack_tl: (isn + 1 + parsed.answered_bytes as u32).0,
@@ -212,6 +213,7 @@ impl FlowLog {
             client_window: self.client_window,
             client_next: self.from_client.next().0,
             client_fin: self.client_fin == Some(self.from_client.next()),
+            updates: None,
             rest: None,
             pending,
             partial: partial(&self.responses[parsed.answered_bytes..], method),

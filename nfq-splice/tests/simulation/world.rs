@@ -142,7 +142,7 @@ impl World {
             })
             .collect();
         let mut manager = Manager::new(&scenario.cluster, recovery_manager::Limits::default(), 1);
-        manager.handle_proxy_connected();
+        manager.handle_proxy_connected(Time::from_millis(1000));
         manager.handle_log_connected(LoggerId(0));
         let mut world = Self {
             now: Time::from_millis(1000),
@@ -326,7 +326,7 @@ impl World {
                 self.manage();
             }
             Event::Connected(session) if session == self.session => {
-                self.manager.handle_proxy_connected();
+                self.manager.handle_proxy_connected(self.now);
                 self.manage();
             }
             Event::ToProxy(..) | Event::Connected(_) | Event::Act(_) => {}

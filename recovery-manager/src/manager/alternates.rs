@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use cluster::config::{BackendState, Cluster};
+use cluster::config::{BackendState, Cluster, PoolState};
 use cluster::control::Evidence;
 use packet::Time;
 
@@ -30,6 +30,8 @@ struct Backend {
     /// The others of its pools.
     others: Vec<SocketAddr>,
     weight: u32,
+    /// Where it keeps the application's state.
+    state: PoolState,
     down: Option<Down>,
     /// Recoveries that it stands in for now.
     recovering: usize,
@@ -75,7 +77,8 @@ impl Alternates {
         let backend = |configured: &cluster::config::Backend| {
             let others = cluster.alternates(configured.address);
             let (weight, wanted) = (configured.weight, configured.state);
-            (configured.address, Backend { others, weight, wanted, ..Backend::default() })
+            let state = cluster.state_of(configured.address);
+            (configured.address, Backend { others, weight, state, wanted, ..Backend::default() })
         };
         let limit = cluster.recovery.alternate_limit;
         Self { backends: cluster.backends.values().map(backend).collect(), limit }
@@ -88,7 +91,7 @@ impl Alternates {
         for (address, old) in before.backends {
             // What is wanted of it comes from the proxy.
             let kept = match self.backends.remove(&address) {
-                Some(Backend { others, weight, .. }) => Backend { others, weight, ..old },
+                Some(Backend { others, weight, state, .. }) => Backend { others, weight, state, ..old },
                 None => Backend { wanted: BackendState::Maintenance, ..old },
             };
             self.backends.insert(address, kept);
@@ -117,13 +120,18 @@ impl Alternates {
         }
     }
 
-    /// The backend that was not `tried` and has, for its weight, the fewest connections to stand in for; turn by turn, by weight, among
+    /// What an alternate of this backend has of the state of its connections.
+    pub(super) fn state_of(&self, backend: SocketAddr) -> PoolState {
+        self.backends.get(&backend).map_or(PoolState::Shared, |backend| backend.state)
+    }
+
+    /// The backend that is not `excluded` and has, for its weight, the fewest connections to stand in for; turn by turn, by weight, among
     /// equals. Drained ones only if no other is up, then those that may not be down after all, those in maintenance never.
-    pub(super) fn choose(&mut self, failed: SocketAddr, tried: &[SocketAddr], now: Time) -> Choice {
+    pub(super) fn choose(&mut self, failed: SocketAddr, excluded: &[SocketAddr], now: Time) -> Choice {
         let Some(Backend { others, .. }) = self.backends.get(&failed) else { return Choice::Nobody };
         let mut usable: Vec<(Rank, SocketAddr)> = others
             .iter()
-            .filter(|other| !tried.contains(other) && **other != failed)
+            .filter(|other| !excluded.contains(other) && **other != failed)
             .filter_map(|other| Some((self.backends.get(other)?.rank(now)?, *other)))
             .collect();
         let Some(best) = usable.iter().map(|(rank, _)| *rank).min() else { return Choice::Nobody };

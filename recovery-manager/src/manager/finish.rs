@@ -8,12 +8,16 @@ use packet::Time;
 
 use super::alternates::Choice;
 use super::mismatches::kind;
-use super::recent::{Ended, Fingerprint};
+use super::recent::{Ended, Fingerprint, Respliced};
 use super::recovery::{Attempt, End, Failure, Recovery};
 use super::{Manager, Now};
 use crate::equations::AlternateState;
 use crate::plan::{Plan, Refusal, Steps, is_unanswered, plan, response_end, without_alternate};
+use crate::replay::{barred, runs_once};
 use crate::story::{SILENT, Story};
+
+/// Why a backend with a state of its own is no alternate.
+const RAN_THERE: &str = "the others may have run this connection's updates before";
 
 impl Manager {
     pub(super) fn tell_noticed(&mut self, client: Client) {
@@ -27,10 +31,13 @@ impl Manager {
     /// plan.
     pub(super) fn order_next(&mut self, now: Time, client: Client) {
         let Some(recovery) = self.active.get_mut(&client) else { return };
-        let failed = recovery.failure.report.flow.backend;
-        let mut choice = self.alternates.choose(failed, &recovery.tried, now);
+        let report = &recovery.failure.report;
+        let failed = report.flow.backend;
+        let state = AlternateState::of(self.alternates.state_of(failed), report.t_l);
+        let barred = barred(report, state).to_vec();
+        let mut choice = self.alternates.choose(failed, &[&barred, recovery.tried.as_slice()].concat(), now);
         if choice == Choice::Nobody && recovery.asks_again(&self.alternates) {
-            choice = self.alternates.choose(failed, &recovery.tried, now);
+            choice = self.alternates.choose(failed, &[&barred, recovery.tried.as_slice()].concat(), now);
         }
         let alternate = match choice {
             Choice::Take(alternate) => Some(alternate),
@@ -44,7 +51,8 @@ impl Manager {
         if let Some(place) = recovery.waiting.take() {
             self.waiting.remove(place);
         }
-        if let (None, Some(why)) = (alternate, &recovery.last_failure) {
+        let why = recovery.last_failure.as_deref().or((!barred.is_empty()).then_some(RAN_THERE));
+        if let (None, Some(why)) = (alternate, why) {
             let reason = format!("no alternate is left ({why})");
             return self.give_up(now, client, Refusal { reason, status: Some(502) });
         }
@@ -68,14 +76,21 @@ impl Manager {
         let Some(recovery) = self.active.get_mut(&client) else { return };
         let report = &recovery.failure.report;
         let config = if whole { &self.whole } else { &self.config };
-        match plan(report, AlternateState::level_with(report.t_l), alternates, config) {
+        let state = AlternateState::of(self.alternates.state_of(report.flow.backend), report.t_l);
+        match plan(report, state, alternates, config) {
             Plan::GiveUp(refusal) => self.give_up(now, client, refusal),
             Plan::Recover(steps) => {
                 let id = self.next_order;
                 self.next_order += 1;
                 let ranged = matches!(steps.take_in, TakeIn::Range { .. });
                 let alternate = steps.alternate;
-                recovery.attempt = Some(Attempt { id, alternate, whole, ranged, ordered_at: None });
+                let once = runs_once(report, state);
+                let rest = report.rest.map_or(0, |rest| rest.bytes as u32);
+                let replayed = (steps.replay.len() as u32).wrapping_add(rest);
+                let client_isn = report.client_next.wrapping_sub(replayed).wrapping_sub(1);
+                let ordered_at = None;
+                recovery.attempt =
+                    Some(Attempt { id, alternate, whole, ranged, once, client_isn, ordered_at });
                 self.orders.insert(id, client);
                 self.alternates.begin(alternate);
                 self.tell_planned(client, &steps);
@@ -97,27 +112,31 @@ impl Manager {
         self.ask_to_recover(order);
     }
 
-    /// The same order again, for a proxy that may not have got it.
-    pub(super) fn repeat_order(&mut self, client: Client) {
+    /// The same order again, for a proxy that may not have got it. If it did and was restarted, the alternate may have run updates
+    /// already that must not run there twice: then another one is asked.
+    pub(super) fn repeat_order(&mut self, now: Time, client: Client) {
         let Some(recovery) = self.active.get(&client) else { return };
         let Some(attempt) = recovery.attempt else { return };
+        if attempt.once && attempt.ordered_at.is_some() {
+            return self.leave_attempt(now, client, "it may have run the updates for an earlier nfq-splice");
+        }
         let report = &recovery.failure.report;
         let config = if attempt.whole { &self.whole } else { &self.config };
-        if let Plan::Recover(steps) =
-            plan(report, AlternateState::level_with(report.t_l), &[attempt.alternate], config)
-        {
+        let state = AlternateState::of(self.alternates.state_of(report.flow.backend), report.t_l);
+        if let Plan::Recover(steps) = plan(report, state, &[attempt.alternate], config) {
             self.send_order(client, *steps, attempt.id);
         }
     }
 
-    /// The proxy could not use the alternate. If it was asked for a range, it may still serve the whole.
+    /// The proxy could not use the alternate. If it was asked for a range, it may still serve the whole, unless it has run updates
+    /// that must not run there twice.
     pub(super) fn retry(&mut self, now: Time, client: Client, why: &str) {
         self.count("alternates_failed");
         let Some(recovery) = self.active.get_mut(&client) else { return };
         let Some(attempt) = recovery.give_up_attempt(why, now) else { return };
         self.orders.remove(&attempt.id);
         self.alternates.end(attempt.alternate);
-        if attempt.ranged {
+        if attempt.ranged && !attempt.once {
             return self.order(now, client, &[attempt.alternate], true);
         }
         recovery.tried.push(attempt.alternate);
@@ -140,14 +159,22 @@ impl Manager {
     /// The log found the alternate failing while the proxy still works with it. `newer` is the failure of the
     /// client's connection there: it counts only if the proxy had re-spliced already.
     pub(super) fn fail_alternate(&mut self, now: Now, client: Client, newer: Option<Failure>) {
+        let Some(recovery) = self.active.get_mut(&client) else { return };
+        if recovery.attempt.is_some() {
+            recovery.newer = newer.map(Box::new).or(recovery.newer.take());
+        }
+        self.leave_attempt(now.monotonic, client, "it failed, too");
+    }
+
+    /// Goes on with the next alternate, though the proxy may still be working with this one.
+    fn leave_attempt(&mut self, now: Time, client: Client, why: &str) {
         self.count("alternates_failed");
         let Some(recovery) = self.active.get_mut(&client) else { return };
-        let Some(attempt) = recovery.give_up_attempt("it failed, too", now.monotonic) else { return };
+        let Some(attempt) = recovery.give_up_attempt(why, now) else { return };
         recovery.tried.push(attempt.alternate);
         recovery.replaced.push((attempt.id, attempt.alternate));
-        recovery.newer = newer.map(Box::new).or(recovery.newer.take());
         self.alternates.end(attempt.alternate);
-        self.order_next(now.monotonic, client);
+        self.order_next(now, client);
     }
 
     /// Answers the client if the operator wants that and it can be done, otherwise resets it.
@@ -212,6 +239,8 @@ impl Manager {
             End::Order(alternate, Outcome::Respliced { .. }) => Some(*alternate),
             _ => None,
         };
+        let on_it = recovery.attempt.filter(|attempt| Some(attempt.alternate) == backend);
+        let respliced = on_it.map(|attempt| Respliced::new(attempt.client_isn, &recovery.failure.report));
         self.count_end(end);
         self.note_mismatch(&recovery, end);
         let record = recovery.into_record(end, now);
@@ -220,7 +249,7 @@ impl Manager {
         if matches!(end, End::Superseded) {
             return;
         }
-        self.recent.remember(client, Ended { fingerprint, logger, backend, order });
+        self.recent.remember(client, Ended { fingerprint, logger, backend, order, respliced });
         if matches!(end, End::Order(..)) {
             return self.ask_log(logger, ToLog::Ended { client, backend });
         }

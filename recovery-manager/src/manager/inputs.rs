@@ -135,6 +135,7 @@ impl Manager {
         let deadline = now.monotonic + self.timeout();
         let bytes = self.report_bytes.saturating_add(failure.bytes());
         let full = self.active.len() >= self.limits.recoveries || bytes > self.limits.report_bytes;
+        let contradiction = self.recent.contradicts(&failure.report);
         self.report_bytes = bytes;
         self.active.insert(client, Recovery::new(failure, now, deadline));
         self.deadlines.insert((deadline, client));
@@ -142,6 +143,11 @@ impl Manager {
         if full {
             self.count("recoveries_refused_at_limit");
             return self.finish(now.monotonic, client, &End::Reset("too many recoveries at once".to_owned()));
+        }
+        if let Some(why) = contradiction {
+            self.count("reports_going_back");
+            let reason = format!("the log's report contradicts an earlier one: {why}");
+            return self.finish(now.monotonic, client, &End::Reset(reason));
         }
         self.order_next(now.monotonic, client);
     }
@@ -158,7 +164,7 @@ impl Manager {
     }
 
     /// The proxy's splice daemon is connected. It may have been restarted: it is told everything again.
-    pub fn handle_proxy_connected(&mut self) {
+    pub fn handle_proxy_connected(&mut self, now: Time) {
         self.proxy_connected = true;
         if self.fenced_by.is_some() {
             return;
@@ -172,7 +178,7 @@ impl Manager {
         }
         let clients: Vec<Client> = self.active.keys().copied().collect();
         for client in clients {
-            self.repeat_order(client);
+            self.repeat_order(now, client);
         }
     }
 

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 
 use cluster::control::{Client, ConnectionReport, Flow};
+use packet::Seq;
 
 use super::LoggerId;
 use crate::plan::p;
@@ -30,6 +31,31 @@ impl Fingerprint {
     }
 }
 
+/// Where a client's connection stood when it was re-spliced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Respliced {
+    /// The client's initial sequence number at the alternate: another one is of another connection.
+    client_isn: u32,
+    t_l: u32,
+    /// S.
+    client_next: u32,
+}
+
+impl Respliced {
+    pub(super) fn new(client_isn: u32, report: &ConnectionReport) -> Self {
+        Self { client_isn, t_l: report.t_l, client_next: report.client_next }
+    }
+
+    /// What of a later report of that connection cannot be.
+    fn goes_back(&self, report: &ConnectionReport) -> Option<String> {
+        if report.t_l < self.t_l {
+            return Some(format!("T_L goes back from {} to {}", self.t_l, report.t_l));
+        }
+        let back = Seq(self.client_next).since(Seq(report.client_next));
+        (back > 0).then(|| format!("the client's stream is {back} bytes shorter than before"))
+    }
+}
+
 /// One ended recovery.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Ended {
@@ -39,6 +65,8 @@ pub(super) struct Ended {
     pub(super) backend: Option<SocketAddr>,
     /// Its last order and the alternate there, if one was given.
     pub(super) order: Option<(u64, SocketAddr)>,
+    /// What any later report of the connection with `backend` must follow.
+    pub(super) respliced: Option<Respliced>,
 }
 
 /// The last ones, one of each client.
@@ -70,6 +98,15 @@ impl Recent {
         (ended.fingerprint == Fingerprint::of(report)).then_some(*ended)
     }
 
+    /// Why this report cannot be of the connection that it names, as that was re-spliced.
+    pub(super) fn contradicts(&self, report: &ConnectionReport) -> Option<String> {
+        let ended = self.ended.get(&report.flow.client)?;
+        let same = |respliced: &Respliced| {
+            ended.backend == Some(report.flow.backend) && respliced.client_isn == report.client_isn
+        };
+        ended.respliced.filter(same)?.goes_back(report)
+    }
+
     /// The ended recovery whose last order was `id`.
     pub(super) fn by_order(&self, id: u64) -> Option<(Client, Ended)> {
         let named = |ended: &Ended| ended.order.is_some_and(|(order, _)| order == id);
@@ -86,6 +123,7 @@ mod tests {
         let address = |port| SocketAddr::from(([203, 0, 113, 5], port));
         ConnectionReport {
             flow: Flow { client: address(port), backend: address(80) },
+            client_isn: 0,
             options: None,
             t_l: 0,
             ack_tl: 0,
@@ -99,6 +137,7 @@ mod tests {
             unacked: Vec::new(),
             beyond: Vec::new(),
             unrecoverable: None,
+            updates: None,
         }
     }
 
@@ -107,7 +146,8 @@ mod tests {
         let mut recent = Recent::new(3);
         for port in [1, 2, 2, 2, 3, 4, 5] {
             let fingerprint = Fingerprint::of(&report(port));
-            let ended = Ended { fingerprint, logger: LoggerId(0), backend: None, order: None };
+            let ended =
+                Ended { fingerprint, logger: LoggerId(0), backend: None, order: None, respliced: None };
             recent.remember(report(port).flow.client, ended);
         }
         let known: Vec<u16> = (1..=5).filter(|port| recent.repeated(&report(*port)).is_some()).collect();

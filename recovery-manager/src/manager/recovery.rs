@@ -24,10 +24,16 @@ impl Failure {
     pub(super) fn bytes(&self) -> usize {
         let report = &self.report;
         let requests: usize = report.pending.iter().map(|request| request.bytes.len()).sum();
+        let updates = report.updates.iter().flat_map(|updates| &updates.answered);
+        let updates: usize = updates.map(|update| update.bytes.len()).sum();
         let partial = &report.partial;
         // What was left out of the log comes from the alternate, and waits at the proxy as if it had been reported.
         let left_out = usize::try_from(partial.left_out).unwrap_or(usize::MAX);
-        requests + partial.head.len() + partial.tail.len() + report.unacked.len().saturating_add(left_out)
+        requests
+            + updates
+            + partial.head.len()
+            + partial.tail.len()
+            + report.unacked.len().saturating_add(left_out)
     }
 }
 
@@ -39,6 +45,10 @@ pub(super) struct Attempt {
     /// The whole response is asked for, not a range.
     pub(super) whole: bool,
     pub(super) ranged: bool,
+    /// Updates are replayed that must not run twice on one backend.
+    pub(super) once: bool,
+    /// The client's initial sequence number there: S − R − 1.
+    pub(super) client_isn: u32,
     pub(super) ordered_at: Option<Time>,
 }
 

@@ -5,6 +5,7 @@
 mod alternates;
 mod peers;
 mod pieces;
+mod replay;
 
 use std::net::SocketAddr;
 
@@ -70,6 +71,7 @@ fn report(port: u16, failed: u8) -> ConnectionReport {
     };
     ConnectionReport {
         flow: Flow { client: client(port), backend: backend(failed) },
+        client_isn: 0,
         options: None,
         t_l: 0,
         ack_tl: 1,
@@ -83,6 +85,7 @@ fn report(port: u16, failed: u8) -> ConnectionReport {
         unacked: Vec::new(),
         beyond: Vec::new(),
         unrecoverable: None,
+        updates: None,
     }
 }
 
@@ -119,7 +122,7 @@ impl Bench {
     fn of(cluster: &str, limits: Limits) -> Self {
         let cluster = Cluster::parse(cluster, "test").unwrap();
         let mut bench = Self { manager: Manager::new(&cluster, limits, 100), number: 0 };
-        bench.manager.handle_proxy_connected();
+        bench.manager.handle_proxy_connected(at(0).monotonic);
         bench.manager.handle_log_connected(L1);
         bench.actions(0);
         bench

@@ -70,7 +70,7 @@ fn orders_and_resets_wait_for_the_proxy() {
     let lost = ConnectionReport { unrecoverable: Some("lapped".to_owned()), ..report(2, 1) };
     bench.fail(1, true, 1, vec![lost]);
     assert_eq!(bench.told(1).0, []);
-    bench.manager.handle_proxy_connected();
+    bench.manager.handle_proxy_connected(at(0).monotonic);
     let (proxy, _) = bench.told(2);
     assert_eq!(proxy[0], ToProxy::Subscribe { epoch: 100 });
     assert!(proxy.contains(&ToProxy::Backend { backend: backend(1), up: false }));
@@ -112,7 +112,7 @@ fn the_log_hears_of_a_reset_when_the_proxy_must_have_got_it() {
     assert_eq!(told(&mut bench, 1000), ended(1, None));
     bench.fail(2000, true, 1, vec![lost(2)]);
     bench.manager.handle_proxy_disconnected(at(2500).monotonic);
-    bench.manager.handle_proxy_connected();
+    bench.manager.handle_proxy_connected(at(2500).monotonic);
     assert_eq!(told(&mut bench, 4499), []);
     assert_eq!(told(&mut bench, 4500), ended(2, None));
 }
@@ -123,13 +123,13 @@ fn a_reset_that_a_breaking_connection_swallowed_is_repeated() {
     bench.fail(0, false, 4, vec![report(1, 4)]);
     bench.reset(0);
     bench.manager.handle_proxy_disconnected(at(10).monotonic);
-    bench.manager.handle_proxy_connected();
+    bench.manager.handle_proxy_connected(at(10).monotonic);
     let again = bench.told(10).0;
     assert!(again.iter().any(|message| matches!(message, ToProxy::Reset { .. })), "{again:?}");
     bench.fail(20, false, 4, vec![report(2, 4)]);
     bench.reset(20);
     bench.manager.handle_proxy_disconnected(at(5000).monotonic);
-    bench.manager.handle_proxy_connected();
+    bench.manager.handle_proxy_connected(at(5000).monotonic);
     let later = bench.told(5000).0;
     assert!(
         !later.iter().any(|message| matches!(message, ToProxy::Reset { .. })),
@@ -150,7 +150,7 @@ fn a_later_manager_ends_the_work_of_an_earlier_one() {
     bench.fail(2, true, 1, vec![report(2, 1)]);
     bench.manager.handle_log(at(2), L1, FromLog::Fenced { epoch: 101 });
     bench.manager.handle_proxy_disconnected(at(2).monotonic);
-    bench.manager.handle_proxy_connected();
+    bench.manager.handle_proxy_connected(at(2).monotonic);
     bench.manager.handle_log_connected(L1);
     bench.manager.handle_timeout(at(5000).monotonic);
     assert_eq!(bench.actions(5000), []);
@@ -165,4 +165,52 @@ fn an_epoch_that_is_not_believed_is_told_and_changes_nothing() {
     assert!(matches!(tells.as_slice(), [Action::Tell(Story::NotBelieved { epoch: 100 })]), "{tells:?}");
     bench.fail(1, false, 1, vec![report(1, 1)]);
     bench.order(1);
+}
+
+/// The connection that the proxy made to `order`'s alternate, as the log may report it later.
+fn continued(order: &RecoveryOrder, failed: u8, t_l: u32, more: u32) -> ConnectionReport {
+    let isn = order.client_next.wrapping_sub(order.replay.len() as u32).wrapping_sub(1);
+    let client_next = order.client_next.wrapping_add(more);
+    let mut report = ConnectionReport { t_l, client_isn: isn, client_next, ..report(1, failed) };
+    report.pending.iter_mut().for_each(|request| request.ordinal = t_l + 1);
+    report
+}
+
+/// T_L of the first failure is 5; what is reported of the connection that it went on with, and why that is refused.
+fn reported_later(t_l: u32, more: u32, other_connection: bool) -> Option<String> {
+    let mut bench = Bench::new();
+    let mut first = ConnectionReport { t_l: 5, ..report(1, 1) };
+    first.pending.iter_mut().for_each(|request| request.ordinal = 6);
+    bench.fail(0, false, 1, vec![first]);
+    let order = bench.order(0);
+    bench.end(1, order.id, respliced());
+    bench.told(1);
+    let failed = if order.alternate == backend(2) { 2 } else { 3 };
+    let mut second = continued(&order, failed, t_l, more);
+    second.client_isn = second.client_isn.wrapping_add(u32::from(other_connection));
+    bench.fail(2, false, failed, vec![second]);
+    let reason = match bench.told(2).0.as_slice() {
+        [ToProxy::Recover(_)] => None,
+        [ToProxy::Reset { reason, .. }] => Some(reason.clone()),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(bench.counter("reports_going_back"), u64::from(reason.is_some()));
+    reason
+}
+
+#[test]
+fn t_l_and_the_clients_stream_never_go_back_on_a_respliced_connection() {
+    for (t_l, more) in [(5, 0), (6, 100), (900, 1 << 30)] {
+        assert_eq!(reported_later(t_l, more, false), None);
+    }
+    let prefix = "the log's report contradicts an earlier one: ";
+    assert_eq!(reported_later(4, 0, false), Some(format!("{prefix}T_L goes back from 5 to 4")));
+    let shorter = format!("{prefix}the client's stream is 1 bytes shorter than before");
+    assert_eq!(reported_later(5, u32::MAX, false), Some(shorter));
+}
+
+/// The same client, port and backend.
+#[test]
+fn another_connection_begins_with_ordinals_of_its_own() {
+    assert_eq!(reported_later(0, 17, true), None);
 }

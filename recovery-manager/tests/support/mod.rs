@@ -236,6 +236,7 @@ pub(crate) fn report(port: u16) -> ConnectionReport {
     };
     ConnectionReport {
         flow: Flow { client: client(port), backend: B1.parse().unwrap() },
+        client_isn: 0,
         options: None,
         t_l: 0,
         ack_tl: 1000,
@@ -249,6 +250,7 @@ pub(crate) fn report(port: u16) -> ConnectionReport {
         unacked: Vec::new(),
         beyond: Vec::new(),
         unrecoverable: None,
+        updates: None,
     }
 }
 

@@ -69,7 +69,7 @@ impl World {
                 self.manage();
             }
             Channel::Orders => {
-                self.manager.engine.handle_proxy_connected();
+                self.manager.engine.handle_proxy_connected(self.now);
                 self.manage();
             }
         }

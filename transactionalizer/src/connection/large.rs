@@ -131,6 +131,9 @@ impl Connection {
                 report.t_l = report.t_l.saturating_sub(1);
                 report.ack_tl = self.backend.seq(last.end - last.response.bytes()).0;
                 report.pending.insert(0, last.request.clone());
+                if let Some(updates) = &mut report.updates {
+                    updates.answered.retain(|update| update.ordinal <= report.t_l);
+                }
                 Some(&*last.response)
             }
             Some(_) => None,

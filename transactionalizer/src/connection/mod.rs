@@ -22,13 +22,16 @@ mod names;
 mod repeated;
 mod report;
 mod segments;
+mod updates;
 mod upload;
 
 pub use debt::{Measured, Owed};
 pub use segments::Payload;
+pub(crate) use updates::kept as updates_kept;
 pub use upload::Upload;
 
 use large::Large;
+use updates::History;
 
 /// Response bytes beyond a gap that are kept; greater than any usual receive window.
 const BACKEND_GAP_BYTES: usize = 8 << 20;
@@ -68,6 +71,8 @@ pub struct Connection {
     spans: Spans,
     /// Where the pending requests lie that are not kept; absent before the first of them.
     upload: Option<Box<Spans>>,
+    /// Absent where backends share their state.
+    updates: Option<Box<History>>,
     /// Absent before the first large file.
     large: Option<Box<Large>>,
     /// The transactions cannot be told apart (any more).
@@ -113,6 +118,7 @@ impl Connection {
             transactions: Transactions::new(handshake.base),
             spans: Spans::default(),
             upload: None,
+            updates: None,
             large: None,
             opaque: None,
             urgent: false,
@@ -156,6 +162,7 @@ impl Connection {
         self.requests.become_opaque();
         self.spans = Spans::default();
         self.upload = None;
+        self.updates = None;
     }
 
     /// Counts what is kept. Where all connections together keep too much, the one that grows gives up: `false`.
@@ -177,6 +184,7 @@ impl Connection {
             + self.requests.kept()
             + self.responses.kept()
             + self.spans.bytes()
+            + self.updates_kept()
             + self.upload.as_ref().map_or(0, |upload| upload.bytes())
             + self.large.as_ref().map_or(0, |large| large.kept())
     }

@@ -16,6 +16,7 @@ impl Connection {
         let bound = || self.protocol.as_ref().and_then(|protocol| protocol.bound_to_server());
         let urgent = self.urgent.then_some("urgent data");
         let reason = urgent.or_else(|| self.requests.unrecoverable()).or_else(bound);
+        let reason = reason.or_else(|| self.updates_lost());
         self.opaque.as_deref().or(reason).map(str::to_owned)
     }
 
@@ -64,6 +65,7 @@ impl Connection {
     pub(crate) fn bare_report(&self) -> ConnectionReport {
         ConnectionReport {
             flow: self.flow(),
+            client_isn: self.client.isn().0,
             options: Some(self.options),
             t_l: self.transactions.t_l(),
             ack_tl: self.backend.seq(self.transactions.end_of_t_l()).0,
@@ -71,6 +73,7 @@ impl Connection {
             client_window: ClientWindow { now: self.backend.window(), most: self.backend.greatest_window() },
             client_next: self.client_next().0,
             client_fin: self.client.finished(),
+            updates: self.report_updates(),
             pending: self.requests.report(),
             rest: None,
             partial: self.responses.report(),

@@ -175,6 +175,7 @@ impl Connection {
         let end = start + at as u64;
         self.trim_upload();
         self.transactions.end_response(end);
+        self.note_update(&request, &response);
         if !request.keep_alive {
             self.responses.set_closing();
         }

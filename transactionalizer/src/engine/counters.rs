@@ -47,6 +47,8 @@ pub struct Counters {
     pub failed: u64,
     /// Of these, those that could not be recovered.
     pub unrecoverable: u64,
+    /// Connections that could not be recovered because more updates would have to be replayed than are kept.
+    pub replay_limit_lost: u64,
     /// Connections whose requests were more than is kept, and are replayed from the log.
     pub uploads: u64,
     /// Pieces of them that were asked for and given.

@@ -29,6 +29,7 @@ impl Middle {
     pub(super) fn report(&self, flow: Flow) -> ConnectionReport {
         ConnectionReport {
             flow,
+            client_isn: 0,
             options: None,
             t_l: 0,
             ack_tl: self.ack_cl.0,
@@ -36,6 +37,7 @@ impl Middle {
             client_window: ClientWindow::default(),
             client_next: self.client_next.0,
             client_fin: false,
+            updates: None,
             pending: vec![],
             rest: None,
             partial: PartialResponse::default(),

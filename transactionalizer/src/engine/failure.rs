@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use cluster::control::{ConnectionReport, Evidence, Flow};
 use packet::Time;
 
+use crate::connection::updates_kept;
 use crate::spans::LogBytes;
 
 use super::entry::{Entry, State};
@@ -169,6 +170,7 @@ impl Engine {
         let report = match std::mem::replace(&mut entry.state, State::Failed) {
             State::Open(connection) => {
                 let mut report = connection.report(log);
+                self.counters.replay_limit_lost += u64::from(connection.updates_lost().is_some());
                 if entry.suspect != (false, false) {
                     report.unrecoverable.get_or_insert_with(|| LAPPED.to_owned());
                 }
@@ -207,7 +209,9 @@ fn batches(reports: Vec<ConnectionReport>) -> Vec<Vec<ConnectionReport>> {
     let mut bytes = 0;
     for report in reports {
         let requests: usize = report.pending.iter().map(|request| request.bytes.len()).sum();
-        let size = requests + report.unacked.len() + report.partial.head.len() + report.partial.tail.len();
+        let updates = report.updates.as_ref().map_or(0, updates_kept);
+        let size =
+            requests + updates + report.unacked.len() + report.partial.head.len() + report.partial.tail.len();
         if let Some(batch) = batches.last_mut().filter(|_| bytes + size <= BATCH_BYTES) {
             batch.push(report);
         } else {

@@ -85,8 +85,11 @@ impl Engine {
             base: embryo.base,
         };
         let (queued, failing, held) = (entry.queued, entry.failing, std::mem::take(&mut entry.held));
-        let state =
-            State::Open(Box::new(Connection::new(flow, &handshake, &self.cluster, self.kept.share(), now)));
+        let mut connection = Connection::new(flow, &handshake, &self.cluster, self.kept.share(), now);
+        if self.keeps_updates(flow.backend) {
+            connection.keep_updates(self.inherited_updates(flow, embryo.isn), &self.cluster.recovery);
+        }
+        let state = State::Open(Box::new(connection));
         if let Some(entry) = self.entries.get_mut(&flow) {
             *entry = Entry { state, queued, touched: now, ..Entry::default() };
         }

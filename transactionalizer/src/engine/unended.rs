@@ -8,6 +8,7 @@ use std::time::Duration;
 use cluster::control::{Client, ConnectionReport, Evidence, Flow};
 use packet::Time;
 
+use crate::connection::updates_kept;
 use crate::spans::LogBytes;
 
 use crate::judge::End;
@@ -54,7 +55,8 @@ pub(super) struct Unended {
 
 fn bytes(report: &ConnectionReport) -> usize {
     let requests: usize = report.pending.iter().map(|request| request.bytes.len()).sum();
-    requests + report.unacked.len() + report.partial.head.len() + report.partial.tail.len()
+    let updates = report.updates.as_ref().map_or(0, updates_kept);
+    requests + updates + report.unacked.len() + report.partial.head.len() + report.partial.tail.len()
 }
 
 impl Unended {
@@ -115,14 +117,20 @@ impl Unended {
 }
 
 impl Engine {
-    /// The reports of recoveries that have not ended, for a manager that has just come.
+    /// The reports of recoveries that have not ended, for a manager that has just come. Meanwhile an alternate may have run updates.
     pub fn unended(&self) -> impl Iterator<Item = Failure> + '_ {
-        self.unended.told.values().map(|told| Failure {
-            evidence: told.evidence,
-            since: told.since,
-            backend_down: told.backend_down,
-            backend: told.report.flow.backend,
-            connections: vec![told.report.clone()],
+        self.unended.told.values().map(|told| {
+            let mut report = told.report.clone();
+            if let Some(updates) = &mut report.updates {
+                updates.ran_at = self.ran_at(report.flow.client).unwrap_or(&updates.ran_at).to_vec();
+            }
+            Failure {
+                evidence: told.evidence,
+                since: told.since,
+                backend_down: told.backend_down,
+                backend: told.report.flow.backend,
+                connections: vec![report],
+            }
         })
     }
 

@@ -92,6 +92,7 @@ fn order(world: &World, from: usize, to: usize, input: &mut Input<'_>) -> Recove
         },
         client_next: world.client_number(from, input).0,
         client_fin: choices & 64 != 0,
+        replayed: Vec::new(),
         replay,
         rest: (choices & 0x60 == 0x60).then(|| world.rest(from, to)),
         resend_from: world.backend_number(from, to, input).0,

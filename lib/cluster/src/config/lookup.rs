@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
-use super::{Cluster, ConfigError, Logger, Problem, Proxy};
+use super::{Cluster, ConfigError, Logger, Pool, PoolState, Problem, Proxy};
 
 impl Cluster {
     /// `[proxy.NODE]`, or what to do about its absence.
@@ -19,6 +19,13 @@ impl Cluster {
     /// The name of the backend with this address.
     pub fn backend_name(&self, address: SocketAddr) -> Option<&str> {
         self.backends.iter().find(|(_, backend)| backend.address == address).map(|(name, _)| name.as_str())
+    }
+
+    /// Where this backend keeps the application's state; [`Shared`](PoolState::Shared) if no pool has it.
+    pub fn state_of(&self, backend: SocketAddr) -> PoolState {
+        let named =
+            |pool: &&Pool| pool.backends.iter().any(|member| self.backend_name(backend) == Some(member));
+        self.pools.values().find(named).map_or(PoolState::Shared, |pool| pool.state)
     }
 
     /// The other members of the pools of `backend`, in the pools' order, each once: where its connections may continue.

@@ -5,13 +5,16 @@ use std::collections::BTreeMap;
 use super::report::{Report, suggest};
 use super::routing::{host_fits, path_fits};
 use super::rules::is_token;
-use super::{Balance, Cluster, CookieMatch, HeaderMatch, Pool, Route};
+use super::{Balance, Cluster, CookieMatch, HeaderMatch, Pool, PoolState, ProtocolName, Route};
 
 pub(super) fn check(report: &mut Report<'_>, cluster: &Cluster) {
     for (name, pool) in &cluster.pools {
         members(report, cluster, name, pool);
         if report.is_given(&format!("pool.{name}.balance")) {
             balance(report, &format!("pool.{name}.balance_on"), pool);
+        }
+        if report.is_given(&format!("pool.{name}.state")) {
+            state(report, cluster, name, pool);
         }
     }
     for (index, route) in cluster.routes.iter().enumerate() {
@@ -58,6 +61,26 @@ fn balance(report: &mut Report<'_>, key: &str, pool: &Pool) {
             report.problem(key, format!("{name:?} is not a name"), remedy);
         }
         _ => {}
+    }
+}
+
+/// Replayed responses are told apart by their framing, which the proxy knows of HTTP only.
+fn state(report: &mut Report<'_>, cluster: &Cluster, name: &str, pool: &Pool) {
+    let key = format!("pool.{name}.state");
+    if pool.state == PoolState::Separate && cluster.service.protocol != ProtocolName::Http {
+        let what = "separate state is made up for by replaying updates, which is possible with HTTP only";
+        report.problem(
+            &key,
+            what,
+            "write state = \"shared\", if a backend can continue another one's connections",
+        );
+    }
+    let earlier = cluster.pools.iter().take_while(|(other, _)| *other != name);
+    for (other, earlier) in earlier.filter(|(_, other)| other.state != pool.state) {
+        if let Some(both) = pool.backends.iter().find(|member| earlier.backends.contains(member)) {
+            let what = format!("backend `{both}` is in pool `{other}`, too, which says otherwise");
+            report.problem(&key, what, "write the same state for both pools, or give each its own backends");
+        }
     }
 }
 

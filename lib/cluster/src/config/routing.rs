@@ -57,6 +57,20 @@ pub struct Pool {
     pub balance: Balance,
     /// Name of the header or cookie that `balance` speaks of.
     pub balance_on: Option<String>,
+    /// Who has the application's state. Backends of several pools need the same in all of them.
+    #[serde(default)]
+    pub state: PoolState,
+}
+
+/// Where a pool's backends keep what updates have changed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PoolState {
+    /// In one place for all of them, or nowhere: an alternate has seen every update (T_A = T_L).
+    #[default]
+    Shared,
+    /// Each for itself: an alternate knows nothing of a connection (T_A = 0), and its updates are replayed there (paper §4.3).
+    Separate,
 }
 
 /// How a pool's connections are shared among its backends, in proportion to their weights.

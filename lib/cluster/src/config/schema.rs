@@ -91,6 +91,7 @@ const POOL: &[Key] = &[
     must("backends", Kind::Texts),
     may("balance", Kind::OneOf(&["round-robin", "client", "path", "header", "cookie"])),
     may("balance_on", Kind::Text),
+    may("state", Kind::OneOf(&["shared", "separate"])),
 ];
 
 const BACKEND: &[Key] = &[
@@ -143,6 +144,9 @@ const RECOVERY: &[Key] = &[
     may("request_bytes", Kind::Integer(0, 32 * MIB)),
     // Half the sequence space tells before from after.
     may("upload_bytes", Kind::Integer(0, GIB)),
+    may("replay_transactions", Kind::Integer(0, 65_535)),
+    // In the same message.
+    may("replay_bytes", Kind::Integer(0, 16 * MIB)),
     may("kept_bytes", Kind::Integer(64 * KIB, 64 * GIB)),
     may("timeout_ms", Kind::Integer(10, 10 * MINUTE_MS)),
     may("give_up", Kind::OneOf(&["reset", "answer"])),

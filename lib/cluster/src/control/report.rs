@@ -1,5 +1,7 @@
 //! A failed connection as the log knows it.
 
+use std::net::SocketAddr;
+
 use packet::SynOptions;
 use serde::{Deserialize, Serialize};
 
@@ -60,6 +62,32 @@ pub struct PendingRequest {
     pub bytes: Vec<u8>,
 }
 
+/// An answered update: an alternate without its effect runs it again (paper §4.3, `[T_R, T_L]`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AnsweredUpdate {
+    /// Its place on the client's connection, from 1.
+    pub ordinal: u32,
+    /// For messages, like `POST /cart`.
+    pub summary: String,
+    /// What the rules say of it.
+    pub tags: Tags,
+    /// As the client sent it, head and body.
+    pub bytes: Vec<u8>,
+    /// Of its final response.
+    pub status: u16,
+    /// What followed that one's head, as it was sent.
+    pub body: Option<Stretch>,
+}
+
+/// What an alternate without the connection's state lacks.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Updates {
+    /// All transactions up to T_L that are not read-only, in order.
+    pub answered: Vec<AnsweredUpdate>,
+    /// Backends on which some of them ran, or may have run.
+    pub ran_at: Vec<SocketAddr>,
+}
+
 /// What has been logged of the response of T_L + 1: p = `head.len() + body_bytes`.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct PartialResponse {
@@ -117,6 +145,8 @@ pub const BEYOND_BYTES: usize = 1 << 20;
 pub struct ConnectionReport {
     /// Which one.
     pub flow: Flow,
+    /// The client's initial sequence number there; of no meaning if the log began later.
+    pub client_isn: u32,
     /// What the client offered in its SYN, as the backend saw it; `None` if the log began later.
     pub options: Option<SynOptions>,
     /// T_L: ordinal of the last transaction whose response is fully logged; 0: none.
@@ -131,6 +161,8 @@ pub struct ConnectionReport {
     pub client_next: u32,
     /// The client's FIN was logged (it sits at `client_next`, which does not count it).
     pub client_fin: bool,
+    /// Transactions up to T_L that changed something; `None`: not kept, because the backends share their state.
+    pub updates: Option<Updates>,
     /// Requests T_L + 1 and following, in order; the last may be incomplete.
     pub pending: Vec<PendingRequest>,
     /// The end of the pending requests, if they are more than the transactionalizer keeps: it comes from the log.
