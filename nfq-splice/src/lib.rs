@@ -28,6 +28,7 @@ mod icmp;
 mod key;
 mod learnt;
 mod leg;
+mod message_end;
 mod orders;
 mod parked;
 mod pass;

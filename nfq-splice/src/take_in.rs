@@ -4,6 +4,8 @@ use cluster::control::{Prefix, Stretch, TakeIn};
 use http1::{ContentRange, compare_heads};
 use xxhash_rust::xxh3::Xxh3;
 
+use crate::message_end::MessageEnd;
+
 /// Longest head an alternate may answer a `Range` request with, bytes.
 const MAX_HEAD: usize = 64 << 10;
 /// Bytes shown of each side of a mismatch.
@@ -78,6 +80,8 @@ pub struct Comparison {
     head: Vec<u8>,
     head_done: bool,
     hash: BodyHash,
+    /// Where the alternate's response is over.
+    end: MessageEnd,
     /// The first difference from the body's logged end: its position in the body, and what the alternate sent there.
     differs: Option<(u64, Vec<u8>)>,
     body: u64,
@@ -92,6 +96,7 @@ impl Comparison {
             head: Vec::new(),
             head_done: false,
             hash: BodyHash::default(),
+            end: MessageEnd::new(),
             differs: None,
             body: 0,
             taken: 0,
@@ -141,7 +146,10 @@ impl Comparison {
                     return Verdict::More;
                 }
                 match compare_heads(head, &self.head, volatile) {
-                    Ok(()) => Verdict::Equal { taken: self.taken },
+                    Ok(()) => {
+                        self.end.find(&self.head);
+                        Verdict::Equal { taken: self.taken }
+                    }
                     Err(at) => mismatch(at as u64, (head, at), self.head.get(at..).unwrap_or_default()),
                 }
             }
@@ -191,6 +199,8 @@ impl Comparison {
             TakeIn::Prefix(Prefix { head, body_bytes, hashes, tail, .. }) => {
                 let need = usize::try_from(body_bytes - self.body).unwrap_or(usize::MAX).min(data.len());
                 let now = data.get(..need).unwrap_or_default();
+                let end = self.end.find(now);
+                let now = now.get(..end.unwrap_or(need)).unwrap_or_default();
                 let tail_at = body_bytes.saturating_sub(tail.len() as u64);
                 note_difference((tail, tail_at), (now, self.body), &mut self.differs);
                 if let Err(start) = self.hash.push(now, hashes) {
@@ -201,9 +211,15 @@ impl Comparison {
                     let place = known.map_or(tail.len(), |place| place as usize);
                     return mismatch((head.len() as u64).saturating_add(at), (tail, place), &alternate);
                 }
-                self.body += need as u64;
-                self.taken += need as u64;
-                if self.body < *body_bytes { Verdict::More } else { Verdict::Equal { taken: self.taken } }
+                self.body += now.len() as u64;
+                self.taken += now.len() as u64;
+                if self.body >= *body_bytes {
+                    Verdict::Equal { taken: self.taken }
+                } else if end.is_some() {
+                    mismatch((head.len() as u64).saturating_add(self.body), (&[], 0), &[])
+                } else {
+                    Verdict::More
+                }
             }
             TakeIn::Range { overlap, first, .. } => {
                 let rest = overlap.get(self.body as usize..).unwrap_or_default();

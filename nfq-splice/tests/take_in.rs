@@ -110,6 +110,18 @@ fn less_than_was_logged_is_not_enough() {
     assert_eq!(every_split(&expected, &stream), (Verdict::More, stream.len() as u64));
 }
 
+/// The same content in fewer chunks is shorter: it ends before p, and its server is silent from then on.
+#[test]
+fn an_answer_that_ends_before_what_was_logged_is_a_mismatch_at_once() {
+    let head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let logged: &[u8] = b"3\r\nabc\r\n3\r\ndef\r\n3\r\nghi\r\n";
+    let whole: &[u8] = b"9\r\nabcdefghi\r\n0\r\n\r\n";
+    let (verdict, taken) = every_split(&prefix(head, true, logged), &answer(head, whole));
+    let end = (head.len() + whole.len()) as u64;
+    assert!(matches!(verdict, Verdict::Mismatch { at, .. } if at == end), "{verdict:?}");
+    assert_eq!(taken, end);
+}
+
 #[test]
 fn another_head_is_a_mismatch_where_it_differs() {
     let at = LOGGED.find("40").unwrap();
