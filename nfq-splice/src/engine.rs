@@ -131,6 +131,11 @@ impl Engine {
         self.table.first_timer().into_iter().chain(self.core.resets.poll_timeout()).min()
     }
 
+    /// Connections that are being recovered now.
+    pub fn recovering(&self) -> usize {
+        self.table.recovering()
+    }
+
     /// Does what is due.
     pub fn handle_timeout(&mut self, now: Time) {
         self.core.now = now;

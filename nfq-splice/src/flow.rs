@@ -240,6 +240,11 @@ impl Flow {
         matches!(&self.state, State::Setup(setup) if !setup.established)
     }
 
+    /// It has no backend at present: its client waits.
+    pub(crate) fn is_recovering(&self) -> bool {
+        matches!(&self.state, State::Recovering(_))
+    }
+
     /// Bytes kept of a request that is not with a backend yet: count against the bound on all such bytes.
     pub(crate) fn setup_bytes(&self) -> usize {
         if let State::Setup(setup) = &self.state { setup.kept() } else { 0 }

@@ -30,6 +30,7 @@ pub(crate) struct Table {
     /// Of the latest splices, in case that the kernel refuses one.
     windows: VecDeque<(Key, Window)>,
     half_open: usize,
+    recovering: usize,
 }
 
 impl Table {
@@ -41,6 +42,7 @@ impl Table {
             timers: Timers::new(),
             windows: VecDeque::new(),
             half_open: 0,
+            recovering: 0,
         }
     }
 
@@ -53,6 +55,11 @@ impl Table {
         self.half_open
     }
 
+    /// Connections between two backends.
+    pub(crate) fn recovering(&self) -> usize {
+        self.recovering
+    }
+
     /// Works on a client's connection where it is. `None`: there is none.
     pub(crate) fn with<T>(
         &mut self,
@@ -60,7 +67,7 @@ impl Table {
         client: Client,
         work: impl FnOnce(&mut Core, &mut Flow) -> T,
     ) -> Option<T> {
-        let Self { service, entries, timers, windows, half_open } = self;
+        let Self { service, entries, timers, windows, half_open, recovering } = self;
         let key = Key::from(client);
         let entry = entries.get_mut(&key)?;
         if let Entry::Kernel(compact) = entry {
@@ -68,6 +75,7 @@ impl Table {
         }
         let Entry::Whole(flow) = entry else { return None };
         *half_open -= usize::from(flow.is_half_open());
+        *recovering -= usize::from(flow.is_recovering());
         core.setup_bytes -= flow.setup_bytes();
         // A new connection of the same client may take the place of this one.
         let timer = flow.timer;
@@ -80,6 +88,7 @@ impl Table {
             return Some(result);
         }
         *half_open += usize::from(flow.is_half_open());
+        *recovering += usize::from(flow.is_recovering());
         core.setup_bytes += flow.setup_bytes();
         let wanted = flow.deadline();
         timers.set(key, &mut flow.timer, wanted);
@@ -98,6 +107,7 @@ impl Table {
             Entry::Whole(flow) => *flow,
         };
         self.half_open -= usize::from(flow.is_half_open());
+        self.recovering -= usize::from(flow.is_recovering());
         core.setup_bytes -= flow.setup_bytes();
         self.timers.set(key, &mut flow.timer, None);
         Some(flow)
@@ -110,6 +120,7 @@ impl Table {
         }
         let key = Key::from(flow.client());
         self.half_open += usize::from(flow.is_half_open());
+        self.recovering += usize::from(flow.is_recovering());
         core.setup_bytes += flow.setup_bytes();
         let wanted = flow.deadline();
         self.timers.set(key, &mut flow.timer, wanted);
