@@ -53,6 +53,11 @@ impl Core {
                     Outcome::Gone("it was still connecting: it goes to another backend".to_owned()),
                 );
             }
+            // A manager that was restarted does not know that its predecessor's order has been carried out.
+            State::Spliced(splice) if flow.resplices > 0 && splice.backend == order.alternate => {
+                flow.state = State::Spliced(splice);
+                self.tell(id, Outcome::Respliced { resent: 0, taken_in: 0, steps: Vec::new() });
+            }
             other => {
                 flow.state = other;
                 let reason = format!("the connection is {} on another backend", flow.state_name());

@@ -101,3 +101,22 @@ fn a_silent_alternate_can_be_ordered_again_until_it_answers() {
         assert_eq!(world.state().as_deref(), Some("spliced-userspace"));
     }
 }
+
+/// Its outcome was lost with the manager; the next one hears of the same failure and gives the same order.
+#[test]
+fn an_order_that_has_been_carried_out_is_told_so_again() {
+    for (v6, kernel) in ALL {
+        let mut world = World::new(v6, kernel);
+        world.splice(OFFER, OFFER);
+        let order = world.order(1, 1, 2, BACKEND_ISN + 1, Vec::new());
+        world.engine.handle_order(world.now, order);
+        let syn_ack = world.syn_ack(2, ALTERNATE_ISN, CLIENT_ISN + 1 + REQUEST.len() as u32, OFFER).build();
+        world.receive(&syn_ack, Stage::Raw);
+        let state = world.state();
+        let order = world.order(7, 1, 2, BACKEND_ISN + 1, Vec::new());
+        world.engine.handle_order(world.now, order);
+        let respliced = Outcome::Respliced { resent: 0, taken_in: 0, steps: Vec::new() };
+        assert_eq!(told(&mut world), FromProxy::Ended { id: 7, outcome: respliced });
+        assert_eq!(world.state(), state);
+    }
+}
