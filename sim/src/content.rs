@@ -15,6 +15,11 @@ pub enum Request {
         bytes: usize,
         idempotent: bool,
     },
+    /// So many bytes that tell how many updates this server has run on this connection: so many.
+    Session {
+        bytes: usize,
+        updates: usize,
+    },
 }
 
 /// How one backend's answers differ from the others'.
@@ -48,6 +53,7 @@ impl Request {
             Self::Get(bytes) => get("files", bytes),
             Self::Chunked(bytes) => get("chunked", bytes),
             Self::UntilClose(bytes) => get("until-close", bytes),
+            Self::Session { bytes, .. } => get("session", bytes),
             Self::Post { bytes, idempotent } => {
                 let path = if idempotent { "safe" } else { "update" };
                 let head =
@@ -65,6 +71,7 @@ impl Request {
             Self::Chunked(bytes) => chunked(&body(bytes, variant.flipped), &date),
             Self::UntilClose(bytes) => until_close(&body(bytes, variant.flipped), &date),
             Self::Post { bytes, .. } => whole(&body(bytes, None), variant, &date),
+            Self::Session { bytes, updates } => session(bytes, updates, &date),
         }
     }
 }
@@ -87,6 +94,13 @@ fn chunked(body: &[u8], date: &str) -> Vec<u8> {
     }
     answer.extend_from_slice(b"0\r\n\r\n");
     answer
+}
+
+/// Another version with other bytes after each update.
+fn session(bytes: usize, updates: usize, date: &str) -> Vec<u8> {
+    let body: Vec<u8> =
+        body(bytes, None).iter().map(|byte| byte.wrapping_add(updates as u8).max(1)).collect();
+    whole(&body, Variant { version: updates as u8, ..Variant::default() }, date)
 }
 
 fn until_close(body: &[u8], date: &str) -> Vec<u8> {
@@ -117,8 +131,8 @@ fn part(body: &[u8], first: usize, variant: Variant, date: &str) -> Vec<u8> {
     [head.as_bytes(), rest].concat()
 }
 
-/// What a backend answers.
-pub fn respond(head: &RequestHead, content: &[u8], variant: Variant, date: &str) -> Vec<u8> {
+/// What a backend answers that has run so many updates on this connection.
+pub fn respond(head: &RequestHead, content: &[u8], variant: Variant, updates: usize, date: &str) -> Vec<u8> {
     assert_eq!(date.len(), DATE);
     if head.method() == "POST" {
         return whole(content, variant, date);
@@ -129,6 +143,7 @@ pub fn respond(head: &RequestHead, content: &[u8], variant: Variant, date: &str)
     match path {
         "/chunked" => return chunked(&body, date),
         UNTIL_CLOSE => return until_close(&body, date),
+        "/session" => return session(bytes, updates, date),
         _ => {}
     }
     let text = |name| head.field(name).and_then(|value| std::str::from_utf8(value).ok());

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use cluster::config::{Cluster, SplicePath};
+use cluster::config::{Cluster, PoolState, SplicePath};
 use packet::Time;
 
 use crate::addresses::{BACKENDS, backend, router, service, set_family};
@@ -203,6 +203,13 @@ impl Scenario {
             cluster,
             v6,
         }
+    }
+
+    /// Each backend has its own state.
+    #[must_use]
+    pub fn separate(mut self) -> Self {
+        self.cluster.pools.values_mut().for_each(|pool| pool.state = PoolState::Separate);
+        self
     }
 
     /// The backends answer differently.

@@ -22,6 +22,8 @@ pub struct Worker {
     written: usize,
     /// It closes when all is written.
     closes: bool,
+    /// Updates that were run on this connection.
+    updates: usize,
     /// It has had a peer.
     used: bool,
 }
@@ -29,7 +31,8 @@ pub struct Worker {
 impl Worker {
     fn new(handle: SocketHandle) -> Self {
         let (incoming, outgoing) = (Vec::new(), Vec::new());
-        Self { handle, incoming, ready: VecDeque::new(), outgoing, written: 0, closes: false, used: false }
+        let ready = VecDeque::new();
+        Self { handle, incoming, ready, outgoing, written: 0, closes: false, updates: 0, used: false }
     }
 }
 
@@ -185,7 +188,8 @@ impl Worker {
             if head.path() == "/update" {
                 updates.push(body);
             }
-            let answer = respond(&head, &self.incoming[head.head_bytes..all], variant, date);
+            self.updates += usize::from(head.method() == "POST");
+            let answer = respond(&head, &self.incoming[head.head_bytes..all], variant, self.updates, date);
             self.ready.push_back((now + service_time, answer));
             self.incoming.drain(..all);
             if head.path().starts_with(UNTIL_CLOSE) {
