@@ -1,5 +1,5 @@
 <?php
-// The lab's application. Sessions lie in a directory that all backends share; every update is also counted there.
+// The lab's application. Sessions lie in a directory that all backends share, or in one for each; every update is also counted there.
 //
 //   GET  /app/view          the session's counter, and a page of deterministic filling (Content-Length)
 //   GET  /app/stream        the same page without a length: nginx sends it in chunks

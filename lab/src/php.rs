@@ -1,4 +1,5 @@
-//! The application of a backend: PHP-FPM behind its nginx, with sessions that all backends share.
+//! The application of a backend: PHP-FPM behind its nginx, with sessions that all backends share, or, in labs with [`SEPARATE`],
+//! that each keeps for itself.
 //!
 //! | request | answer |
 //! |---|---|
@@ -18,6 +19,9 @@ use rustix::process::Signal;
 use crate::lab::Lab;
 use crate::process::Process;
 use crate::topology::Node;
+
+/// The setting with which each backend keeps its own sessions.
+pub const SEPARATE: &str = "pool.web.state=\"separate\"";
 
 const APPLICATION: &str = include_str!("app.php");
 /// Processes of each backend that run the application.
@@ -55,12 +59,20 @@ impl Php {
         lab.dir().join("sessions")
     }
 
-    /// Every update that was applied, whichever backend did: session and name.
+    /// Where this one keeps them.
+    fn state(&self) -> Result<PathBuf> {
+        let separate = self.lab.settings()?.set.iter().any(|setting| setting == SEPARATE);
+        Ok(if separate { self.dir().join("sessions") } else { Self::shared(&self.lab) })
+    }
+
+    /// Every update that was applied where backends share their state, whichever did: session and name.
     pub fn updates(lab: &Lab) -> Vec<(String, String)> {
-        let text = fs::read_to_string(Self::shared(lab).join("updates")).unwrap_or_default();
-        let pair =
-            |line: &str| line.split_once(' ').map(|(session, name)| (session.to_owned(), name.to_owned()));
-        text.lines().filter_map(pair).collect()
+        recorded(&Self::shared(lab))
+    }
+
+    /// Those that were applied where this backend keeps its state, in order.
+    pub fn updates_here(&self) -> Result<Vec<(String, String)>> {
+        Ok(recorded(&self.state()?))
     }
 
     /// Forgets sessions, stored bodies and updates.
@@ -85,13 +97,13 @@ impl Php {
         if self.master().is_some() {
             return Ok(false);
         }
-        let (dir, shared) = (self.dir(), Self::shared(&self.lab));
+        let (dir, state) = (self.dir(), self.state()?);
         fs::create_dir_all(&dir)?;
-        fs::create_dir_all(&shared)?;
+        fs::create_dir_all(&state)?;
         let _ = fs::remove_file(dir.join("php.pid"));
         fs::write(Self::script(&dir), APPLICATION)?;
         let file = dir.join("php.conf");
-        fs::write(&file, configuration(&dir, &shared))?;
+        fs::write(&file, configuration(&dir, &state))?;
         let mut php = Command::new(program()?);
         php.args(["--allow-to-run-as-root", "--daemonize", "--fpm-config"]).arg(&file);
         self.lab.netns(self.node).run(&mut php).context("starting php-fpm")?;
@@ -120,14 +132,20 @@ fn program() -> Result<PathBuf> {
     programs.max().context("php-fpm is not installed: run scripts/setup")
 }
 
-fn configuration(dir: &Path, shared: &Path) -> String {
-    let (socket, shared) = (Php::socket(dir), shared.display());
+fn recorded(state: &Path) -> Vec<(String, String)> {
+    let text = fs::read_to_string(state.join("updates")).unwrap_or_default();
+    let pair = |line: &str| line.split_once(' ').map(|(session, name)| (session.to_owned(), name.to_owned()));
+    text.lines().filter_map(pair).collect()
+}
+
+fn configuration(dir: &Path, state: &Path) -> String {
+    let (socket, state) = (Php::socket(dir), state.display());
     let (dir, socket) = (dir.display(), socket.display());
     format!(
         "[global]\npid = {dir}/php.pid\nerror_log = {dir}/php.log\n\
          [app]\nuser = root\ngroup = root\nlisten = {socket}\nlisten.backlog = 1024\n\
          pm = static\npm.max_children = {WORKERS}\n\
-         php_admin_value[session.save_path] = {shared}\n\
+         php_admin_value[session.save_path] = {state}\n\
          php_admin_value[session.use_strict_mode] = 0\n\
          php_admin_value[session.gc_probability] = 0\n\
          php_admin_value[post_max_size] = 64M\n"
