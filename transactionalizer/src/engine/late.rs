@@ -42,15 +42,14 @@ struct Debt {
 
 impl Engine {
     /// When the application's debt is to be looked at.
-    pub(super) fn application_due(&self, flow: Flow, live: Time) -> Option<Time> {
-        let debt = self.debt(flow, live)?;
-        let again = self.entries.get(&flow)?.late().filter(|late| late.since == debt.since);
+    pub(super) fn application_due(&self, backend: SocketAddr, entry: &Entry, live: Time) -> Option<Time> {
+        let debt = self.debt(backend, entry.open()?, live)?;
+        let again = entry.late().filter(|late| late.since == debt.since);
         Some(again.map_or(debt.since + debt.timeout, |late| late.next))
     }
 
-    fn debt(&self, flow: Flow, live: Time) -> Option<Debt> {
-        let entry = self.backends.get(&flow.backend)?;
-        let connection = self.connection(flow)?;
+    fn debt(&self, backend: SocketAddr, connection: &Connection, live: Time) -> Option<Debt> {
+        let entry = self.backends.get(&backend)?;
         let (since, patience) = self.patience(connection, entry.pool)?;
         let since = since.max(live);
         let timeout = patience.timeout * entry.margin.factor(since);
@@ -92,7 +91,8 @@ impl Engine {
         log: &dyn LogBytes,
         out: &mut Vec<Action>,
     ) {
-        let Some(debt) = self.debt(flow, live) else { return };
+        let connection = self.connection(flow);
+        let Some(debt) = connection.and_then(|open| self.debt(flow.backend, open, live)) else { return };
         let late = self.note_late(flow, &debt, now);
         let bounds = self.bounds();
         let Some(backend) = self.backends.get_mut(&flow.backend) else { return };
@@ -152,8 +152,9 @@ impl Engine {
 
     /// A segment was logged: what was late may have come after all, or may not be wanted any more.
     pub(super) fn check_late(&mut self, flow: Flow, from_backend: bool, now: Time) {
-        let Some(late) = self.entries.get(&flow).and_then(Entry::late) else { return };
-        let debt = self.live.and_then(|live| self.debt(flow, live));
+        let Some(entry) = self.entries.get(&flow) else { return };
+        let Some(late) = entry.late() else { return };
+        let debt = self.live.and_then(|live| self.debt(flow.backend, entry.open()?, live));
         if debt.is_some_and(|debt| debt.since == late.since) {
             return;
         }

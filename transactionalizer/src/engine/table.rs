@@ -23,7 +23,7 @@ impl Engine {
 
     /// The flow's entry, made if there is room.
     pub(super) fn entry(&mut self, flow: Flow, now: Time) -> Option<&mut Entry> {
-        if !self.entries.contains(&flow) {
+        if self.entries.len() >= self.max_entries() && !self.entries.contains(&flow) {
             self.make_room();
             if self.entries.len() >= self.max_entries() {
                 self.counters.untracked += 1;

@@ -36,35 +36,38 @@ impl Deadlines {
 }
 
 impl Engine {
-    fn deadlines(&self, flow: Flow) -> Deadlines {
-        if let Some(silence) = self.unanswered_syn(flow) {
+    fn deadlines(&self, backend: SocketAddr, entry: &Entry) -> Deadlines {
+        if let Some(silence) = self.unanswered_syn(entry) {
             return Deadlines { silence: Some(silence), application: None };
         }
-        let concerned = self.entries.get(&flow).is_some_and(Entry::concerned);
-        let (Some(live), Some(connection), true) = (self.live, self.connection(flow), concerned) else {
+        let (Some(live), Some(connection), true) = (self.live, entry.open(), entry.concerned()) else {
             return Deadlines::default();
         };
         let silence = connection.silent_since().map(|since| since.max(live) + self.limits.probe_after);
-        Deadlines { silence, application: self.application_due(flow, live) }
+        Deadlines { silence, application: self.application_due(backend, entry, live) }
     }
 
     /// When a host that has not answered a SYN is to be probed, so that proxies learn of it before they give up.
-    fn unanswered_syn(&self, flow: Flow) -> Option<Time> {
-        let (live, entry) = (self.live?, self.entries.get(&flow)?);
-        let since = entry.embryo.as_ref()?.since.max(live);
+    fn unanswered_syn(&self, entry: &Entry) -> Option<Time> {
+        let since = entry.embryo.as_ref()?.since.max(self.live?);
         matches!(entry.state, State::Unseen | State::Failed).then(|| since + self.limits.probe_after)
     }
 
     /// Puts a flow where its next deadline is, if that is earlier than where it stands.
     pub(super) fn schedule(&mut self, flow: Flow) {
-        let Some(deadline) = self.deadlines(flow).first() else { return };
-        let Some(entry) = self.entries.get_mut(&flow) else { return };
+        let Some(entry) = self.entries.get(&flow) else { return };
+        let Some(deadline) = self.deadlines(flow.backend, entry).first() else { return };
         if let Some(queued) = entry.queued {
             if queued <= deadline {
                 return;
             }
             self.timers.remove(&(queued, flow));
         }
+        self.queue(flow, deadline);
+    }
+
+    fn queue(&mut self, flow: Flow, deadline: Time) {
+        let Some(entry) = self.entries.get_mut(&flow) else { return };
         entry.queued = Some(deadline);
         self.timers.insert((deadline, flow));
     }
@@ -109,10 +112,11 @@ impl Engine {
     }
 
     fn handle_timer(&mut self, flow: Flow, now: Time, log: &dyn LogBytes, out: &mut Vec<Action>) {
-        if self.unanswered_syn(flow).is_some_and(|due| now.since(due) > SYN_PATIENCE) {
+        let Some(entry) = self.entries.get(&flow) else { return };
+        if self.unanswered_syn(entry).is_some_and(|due| now.since(due) > SYN_PATIENCE) {
             return;
         }
-        let Deadlines { silence, application } = self.deadlines(flow);
+        let Deadlines { silence, application } = self.deadlines(flow.backend, entry);
         if let (Some(due), Some(live)) = (application, self.live)
             && due <= now
         {
@@ -124,9 +128,9 @@ impl Engine {
             let again = backend.map_or(due, |backend| backend.health.handle_silence(now));
             next = Some(next.map_or(again, |next| next.min(again)));
         }
-        let (Some(next), Some(entry)) = (next, self.entries.get_mut(&flow)) else { return };
-        entry.queued = Some(next);
-        self.timers.insert((next, flow));
+        if let Some(next) = next {
+            self.queue(flow, next);
+        }
     }
 
     /// The kernel has lost a neighbour or a link. A neighbour that is no backend may be the way to all of them.
