@@ -6,8 +6,8 @@ mod common;
 
 use cluster::config::BackendState;
 use cluster::control::{Evidence, HealthState};
-use common::{CONFIG, World, ask, b1, conn, dead, frozen, get, lives, response, serve};
-use packet::Flags;
+use common::{CONFIG, OPTIONS, World, ask, b1, conn, dead, frozen, get, lives, response, serve};
+use packet::{Flags, SegmentBuilder};
 use proptest::prelude::*;
 use transactionalizer::detector::probing::Answer;
 use transactionalizer::engine::Action;
@@ -393,4 +393,33 @@ proptest! {
         }
         prop_assert!(suspicions <= 6, "{suspicions} of 400");
     }
+}
+
+/// A client with a small window lacks a segment, which its backend would have to repeat: as far as the log tells, that owes nothing, so that
+/// only heartbeats notice its silence, also if the backend was called down, wrongly, before the connection was made.
+#[test]
+fn a_connection_made_to_a_backend_that_was_called_down_fails_with_its_host() {
+    let mut world = World::new();
+    let before = conn(5000, b1());
+    world.open(before);
+    world.client(before, 0, &get("/a"), 0);
+    world.run(500, dead);
+    assert_eq!(world.reports().len(), 1);
+    let conn = conn(5001, b1());
+    world.handshake(conn);
+    let request = get("/a");
+    for payload in [&b""[..], &request] {
+        let small = SegmentBuilder {
+            seq: conn.client_isn + 1,
+            ack: Some(conn.backend_isn + 1),
+            window: 4000 >> OPTIONS.window_scale.unwrap(),
+            payload,
+            ..SegmentBuilder::new(conn.flow.client, conn.flow.backend)
+        };
+        world.log(small.build(), false, false);
+    }
+    world.backend(conn, 0, &response(100_000)[..2700], request.len() as u32);
+    world.run(3000, dead);
+    let reports = world.reports();
+    assert_eq!(reports.last().map(|(_, down, report)| (*down, report.flow)), Some((true, conn.flow)));
 }
