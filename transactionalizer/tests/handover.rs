@@ -37,6 +37,21 @@ fn a_failure_waits_for_a_manager_that_is_about_to_come() {
     assert_eq!((world.reports().len(), world.counter("unreported")), (1, 0));
 }
 
+/// Nothing is held that would have to be let go: its client would only be left hanging.
+#[test]
+fn a_silent_backends_failure_waits_for_a_manager_however_long() {
+    let mut world = World::new();
+    world.engine.handle_managers(0);
+    let conn = conn(5000, b1());
+    world.open(conn);
+    world.client(conn, 0, &get("/a"), 0);
+    world.run(5000, dead);
+    assert_eq!((world.reports().len(), world.counter("unreported")), (0, 0));
+    world.engine.handle_managers(1);
+    world.run(1, dead);
+    assert_eq!(world.reports()[0].2.flow, conn.flow);
+}
+
 #[test]
 fn a_report_is_repeated_to_later_managers_until_its_recovery_has_ended() {
     let mut world = World::new();

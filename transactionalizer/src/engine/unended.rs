@@ -186,13 +186,25 @@ impl Engine {
                 continue;
             }
             if self.managers == 0 {
-                self.give_up(flow, evidence, out);
+                self.wait_or_give_up(flow, postponed, now, out);
                 continue;
             }
             self.fail(vec![flow], evidence, since, backend_down, now, log, out);
             if !backend_down {
                 self.suspect(flow, evidence, since);
             }
+        }
+    }
+
+    /// What is held of the backend's must not be held for longer. Of a backend that is down and says nothing the client has nothing
+    /// to gain: it waits for a manager, however long.
+    fn wait_or_give_up(&mut self, flow: Flow, postponed: Postponed, now: Time, out: &mut Vec<Action>) {
+        let down = self.backends.get(&flow.backend).is_some_and(|backend| !backend.health.is_up());
+        if down && self.entries.get(&flow).is_some_and(|entry| entry.held.is_empty()) {
+            let postponed = Postponed { until: Some(now + MANAGER_PATIENCE), ..postponed };
+            self.unended.postponed.insert(flow, postponed);
+        } else {
+            self.give_up(flow, postponed.evidence, out);
         }
     }
 
