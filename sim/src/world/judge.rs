@@ -35,6 +35,10 @@ impl World {
         if reason.starts_with("update in flight") {
             return self.has_update(client);
         }
+        // Runs draw how much of a request is kept.
+        if reason.starts_with("an answered update was larger than recovery.request_bytes") {
+            return self.is_separate();
+        }
         let crashed = |daemon| self.scenario.crashes.iter().any(|crash| crash.daemon == daemon);
         if reason.starts_with("no alternate") {
             // On bad links a backend looks slow that is not.
