@@ -86,6 +86,10 @@ pub enum Action {
     /// Keep it in the kernel for a daemon after this one, replacing an entry that is there. A failure costs a restart this
     /// connection, nothing else.
     Park(Parked),
+    /// Let the fast path alone translate it from now on, both FINs included. A failure goes to [`crate::Engine::handle_recalled`].
+    Hasten(Parked),
+    /// Take it off the fast path: tell what passed ([`crate::Engine::handle_passed`]), then [`crate::Engine::handle_recalled`].
+    Recall(Client),
     /// Delete the conntrack entry, spliced or parked, if it is there.
     Unsplice(Client),
     /// Ask the kernel for the entry's state and answer with [`crate::Engine::handle_entry_state`].

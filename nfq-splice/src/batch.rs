@@ -20,6 +20,8 @@ const ROOM: usize = 512;
 pub struct Batch {
     /// Clients whose entries are to be looked up, with the SYN to be handed back.
     pub inspect: Vec<(Client, Vec<u8>)>,
+    /// Clients whose connections leave the fast path and are told of.
+    pub recall: Vec<Client>,
     /// Clients whose packets are to be queued before conntrack.
     pub suspend: Vec<Client>,
     /// Clients whose entries are to be deleted.
@@ -28,6 +30,8 @@ pub struct Batch {
     pub splice: Vec<KernelSplice>,
     /// Entries to be kept for the next daemon.
     pub park: Vec<Parked>,
+    /// Connections that only the fast path translates from now on.
+    pub hasten: Vec<Parked>,
     /// Clients whose packets are to be queued before conntrack no longer.
     pub resume: Vec<Client>,
     /// Packets to be sent.
@@ -61,6 +65,8 @@ impl Batch {
             Action::Unsplice(client) => self.unsplice.push(client),
             Action::Splice(splice) => self.splice.push(splice),
             Action::Park(parked) => self.park.push(parked),
+            Action::Hasten(parked) => self.hasten.push(parked),
+            Action::Recall(client) => self.recall.push(client),
             Action::Resume(client) => self.resume.push(client),
             Action::Send(packet) => self.send.push(packet),
             Action::Tell(message) => self.tell.push(message),
@@ -76,10 +82,12 @@ impl Batch {
     /// Empties it, after everything was executed; its memory stays.
     pub fn clear(&mut self) {
         self.inspect.clear();
+        self.recall.clear();
         self.suspend.clear();
         self.unsplice.clear();
         self.splice.clear();
         self.park.clear();
+        self.hasten.clear();
         self.resume.clear();
         self.send.clear();
         self.tell.clear();
@@ -101,10 +109,11 @@ impl Batch {
 fn step(action: &Action) -> Option<(Client, Step)> {
     match action {
         Action::Inspect { client, .. } => Some((*client, Step::Inspect)),
+        Action::Recall(client) => Some((*client, Step::Inspect)),
         Action::Suspend(client) => Some((*client, Step::Suspend)),
         Action::Unsplice(client) => Some((*client, Step::Unsplice)),
         Action::Splice(splice) => Some((splice.client, Step::Create)),
-        Action::Park(parked) => Some((parked.splice.client, Step::Create)),
+        Action::Park(parked) | Action::Hasten(parked) => Some((parked.splice.client, Step::Create)),
         Action::Resume(client) => Some((*client, Step::Resume)),
         Action::Send(_) | Action::Tell(_) => None,
     }

@@ -75,6 +75,8 @@ pub(crate) struct Core {
     pub(crate) former_scale: Option<u8>,
     pub(crate) learnt: Learnt,
     pub(crate) stateless: Stateless,
+    /// There is a fast path.
+    pub(crate) fast_path: bool,
     /// Resets of clients that may have to be repeated.
     pub(crate) resets: Resets,
     /// What the time of day was, and when.
@@ -100,6 +102,7 @@ impl Core {
             former_scale: None,
             learnt: Learnt::default(),
             stateless: Stateless::default(),
+            fast_path: false,
             resets: Resets::default(),
             time_of_day: None,
             setup_bytes: 0,

@@ -73,6 +73,7 @@ impl Compact {
             // Of no use while the kernel translates: the table remembers the latest for a while.
             window: _,
             idle,
+            young: None,
         } = splice
         else {
             return None;
@@ -160,6 +161,7 @@ impl Compact {
             closing: Closing::default(),
             window: None,
             idle,
+            young: None,
         };
         Flow {
             leg,
@@ -225,7 +227,7 @@ mod tests {
             };
             let idle = Idle { seen: Time::from_millis(1), check: Time::from_millis(2) };
             let splice = Splice {
-                backend: backend.into(), delta, ts: (timestamps && both).then_some(ts), server_scale, client_scale: if scaled { offered } else { 0 }, lacks: Shortfall::default(), kernel: true, debts: None, closing: Closing::default(), window: None, idle,
+                backend: backend.into(), delta, ts: (timestamps && both).then_some(ts), server_scale, client_scale: if scaled { offered } else { 0 }, lacks: Shortfall::default(), kernel: true, debts: None, closing: Closing::default(), window: None, idle, young: None,
             };
             let flow = Flow { leg, resplices, suspended: false, parked: false, acted: 0, state: State::Spliced(splice), timer: None };
             let compact = Compact::of(&flow).unwrap();

@@ -183,8 +183,11 @@ impl Core {
             closing: Closing::default(),
             window: Some(window),
             idle: self.busy(),
+            young: None,
         });
-        self.settle(flow);
+        if !self.leave_to_fast_path(flow) {
+            self.settle(flow);
+        }
     }
 }
 

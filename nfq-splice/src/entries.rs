@@ -104,6 +104,7 @@ impl Engine {
             closing: Closing::default(),
             window: None,
             idle: self.core.busy(),
+            young: None,
         };
         self.core.counters.count("connections_restored");
         if entry.window_scales.is_some() {

@@ -106,6 +106,8 @@ pub(crate) struct Splice {
     /// What may come, if the proxy itself translates; `None`: not known, because an earlier daemon spliced it.
     pub(crate) window: Option<Window>,
     pub(crate) idle: Idle,
+    /// Until then the fast path alone translates it.
+    pub(crate) young: Option<Time>,
 }
 
 /// Whether a connection that the proxy translates itself is still used; of the others conntrack keeps account.
@@ -262,7 +264,7 @@ impl Flow {
                 earliest([
                     debts.and_then(|debts| debts.to_client.deadline()),
                     debts.and_then(|debts| debts.to_backend.deadline()),
-                    splice.closing.deadline.or((!splice.kernel).then_some(splice.idle.check)),
+                    splice.next_look(),
                 ])
             }
             State::Recovering(recovery) => {

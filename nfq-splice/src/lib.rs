@@ -50,6 +50,7 @@ mod table;
 pub mod take_in;
 mod timers;
 mod window;
+mod young;
 
 pub use action::{Action, Ended, EntryState, KernelSplice, Stage, Verdict};
 pub use batch::Batch;

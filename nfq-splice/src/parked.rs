@@ -79,7 +79,7 @@ impl Parked {
         }
     }
 
-    fn of(leg: &ClientLeg, splice: &Splice) -> Self {
+    pub(crate) fn of(leg: &ClientLeg, splice: &Splice) -> Self {
         let kept = KernelSplice {
             client: leg.client,
             backend: splice.backend,
@@ -136,6 +136,7 @@ impl Engine {
             closing: Closing::default(),
             window: None,
             idle: self.core.busy(),
+            young: None,
         };
         self.core.counters.count("connections_restored");
         self.core.settings.routing.remember(entry.backend);

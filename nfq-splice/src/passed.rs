@@ -23,7 +23,7 @@ impl Parked {
 
 impl Engine {
     /// Whose connection a packet concerns, if any.
-    pub fn client_of(&self, packet: &[u8]) -> Option<Client> {
+    fn client_of(&self, packet: &[u8]) -> Option<Client> {
         let service = self.core.settings.service;
         if let Ok(segment) = TcpSegment::parse(packet) {
             let from_client = segment.destination() == service;
@@ -33,8 +33,13 @@ impl Engine {
         Some(if quoted.source == service { quoted.destination } else { quoted.source })
     }
 
-    /// The latest of one side that went past: a segment without data behind all that was sent, in the numbers of that side,
-    /// between client and service. The server's is to be told before the client's, which acknowledges it.
+    /// The client of a packet about a connection of which more may have gone past.
+    pub fn passed_by(&self, packet: &[u8]) -> Option<Client> {
+        self.client_of(packet).filter(|client| self.table.is_in_userspace(*client))
+    }
+
+    /// The latest of one side that went past: a segment without data behind all that was sent, or that side's FIN, in the numbers
+    /// of that side, between client and service. The server's is to be told before the client's, which acknowledges it.
     pub fn handle_passed(&mut self, now: Time, packet: &[u8]) {
         self.core.now = now;
         let Ok(segment) = TcpSegment::parse(packet) else { return };
@@ -46,6 +51,7 @@ impl Engine {
             } else {
                 note_passed_server(flow, &segment);
             }
+            core.note_close(flow);
         });
     }
 }
@@ -58,6 +64,7 @@ impl Core {
         if let Some(window) = splice.window.as_mut().filter(|_| good && !splice.kernel) {
             window.note_client(segment);
             flow.leg.learn(segment);
+            splice.closing.client_fin |= segment.flags().fin();
         }
     }
 }
@@ -71,6 +78,7 @@ fn note_passed_server(flow: &mut Flow, segment: &TcpSegment<'_>) {
     if let Some(window) = &mut splice.window {
         window.client_end = window.client_end.max(segment.ack());
     }
+    splice.closing.server_fin |= segment.flags().fin();
     note_backend(splice, &flow.leg, segment);
     if let (Some((value, _)), Some(offset)) = (segment.timestamps(), splice.ts) {
         flow.leg.raise_floor(value.wrapping_add(offset));

@@ -55,12 +55,15 @@ impl Splice {
     /// A SYN after a reset, or after both sides have acknowledged each other's end, begins a new connection; in the latter case
     /// only beyond the old one (RFC 9293 §3.10.7.4). `acked`: the client's acknowledgement.
     pub(crate) fn is_reopened(&self, syn: Seq, acked: Seq) -> bool {
-        let over = self.window.is_some_and(|window| {
-            let ended =
-                window.client_end.before_or_at(window.client_next) && window.server_end.before_or_at(acked);
-            ended && window.client_end.before_or_at(syn)
-        });
-        self.closing.deadline.is_some() && (over || self.closing.reset)
+        let beyond = self.window.is_some_and(|window| window.client_end.before_or_at(syn));
+        self.closing.deadline.is_some() && (beyond && self.has_got_all(acked) || self.closing.reset)
+    }
+
+    /// Both sides have acknowledged all that there is; `acked`: the client's acknowledgement.
+    pub(crate) fn has_got_all(&self, acked: Seq) -> bool {
+        self.window.is_some_and(|window| {
+            window.client_end.before_or_at(window.client_next) && window.server_end.before_or_at(acked)
+        })
     }
 
     /// Whether a reset of the client goes on to the backend, which judges it; it ends the connection only where the backend may
@@ -76,7 +79,7 @@ impl Splice {
     }
 
     /// The kernel translates no window scales, cuts no segments, makes no timestamps, and miscalculates checksums of options on odd places.
-    fn fits_kernel(&self, leg: &ClientLeg) -> bool {
+    pub(crate) fn fits_kernel(&self, leg: &ClientLeg) -> bool {
         self.server_scale == leg.announced_scale
             && self.client_scale == leg.client_scale()
             && self.debts.is_none()
@@ -268,7 +271,7 @@ impl Core {
         Pass::No
     }
 
-    fn note_close(&mut self, flow: &mut Flow) {
+    pub(crate) fn note_close(&mut self, flow: &mut Flow) {
         let State::Spliced(splice) = &mut flow.state else { return };
         // Of what the kernel translates only stray segments come here; conntrack tells when it ends.
         if splice.kernel {
@@ -339,6 +342,9 @@ impl Core {
         if splice.closing.deadline.is_some_and(|deadline| now >= deadline) {
             return self.forget(flow, "connections_ended");
         }
+        if splice.young.is_some_and(|until| now >= until) {
+            return self.recall(flow);
+        }
         if !splice.kernel && now >= splice.idle.check {
             splice.idle.check = splice.idle.seen + idle;
             if now >= splice.idle.check {
@@ -365,6 +371,9 @@ impl Core {
         self.counters.count(event);
         self.resume_packets(flow);
         self.unpark(flow);
+        if matches!(&flow.state, State::Spliced(splice) if splice.young.is_some()) {
+            self.act(Action::Unsplice(flow.leg.client));
+        }
         flow.state = State::Gone;
     }
 

@@ -182,6 +182,12 @@ impl Table {
         }
     }
 
+    /// The proxy itself translates this client's connection, as far as the fast path does not.
+    pub(crate) fn is_in_userspace(&self, client: Client) -> bool {
+        let Some(Entry::Whole(flow)) = self.entries.get(&client.into()) else { return false };
+        matches!(&flow.state, State::Spliced(splice) if !splice.kernel)
+    }
+
     /// The backend of each connection that has one.
     pub(crate) fn backends(&self) -> impl Iterator<Item = SocketAddr> + '_ {
         self.entries.values().filter_map(|entry| match entry {

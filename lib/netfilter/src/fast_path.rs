@@ -5,7 +5,7 @@
 //!
 //! The program stays when its owner dies, like the entries. It needs Linux 6.6 (TCX), `CAP_BPF`, IPv4 and timestamps.
 //!
-//! Call order: [`FastPath::open`], [`FastPath::add`] what an earlier owner spliced, [`FastPath::attach`]. Then `add` after an
+//! Call order: [`FastPath::open`], [`FastPath::kept`] and [`FastPath::add`] what an earlier owner spliced, [`FastPath::attach`]. Then `add` after an
 //! entry was created, or [`FastPath::add_recorded`], and [`FastPath::remove`] *before* an entry is deleted or its packets are to be queued.
 
 mod assembler;
@@ -32,8 +32,10 @@ pub struct FastPath {
 /// What went by of one side of a connection: as its segments said it themselves, before translation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Passed {
-    /// One after the last byte.
+    /// One after the last byte, or after the FIN.
     pub end: u32,
+    /// That side's FIN is the last of it.
+    pub fin: bool,
     /// The acknowledgement.
     pub ack: u32,
     /// The window's field beside that.
@@ -44,6 +46,30 @@ pub struct Passed {
 
 /// Window scales, as they come and as they leave, of what a client sends and of what it gets.
 pub type Rescale = [(u8, u8); 2];
+
+/// How a connection without an entry is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Recorded {
+    /// Window scales.
+    pub rescale: Rescale,
+    /// Also each side's FIN is translated and recorded; otherwise it is the owner's.
+    pub to_its_end: bool,
+    /// Whatever the owner wants to find in [`Kept`].
+    pub rest: u32,
+    /// When the owner is shown a segment of each side, and how long after that again: what `CLOCK_MONOTONIC` will say.
+    pub show: (Duration, Duration),
+}
+
+/// What an earlier owner's program still keeps without an entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Kept {
+    /// As it was added; `mark` and `timeout_s` are 0.
+    pub entry: SpliceEntry,
+    /// Of [`Recorded`].
+    pub rest: u32,
+    /// Both sides have sent a FIN.
+    pub ended: bool,
+}
 
 /// Conntrack forgets what it does not see for longer than its shortest timeout for established connections.
 const CONNTRACK_SHOWN_EVERY: Duration = Duration::from_secs(1);
@@ -73,7 +99,7 @@ impl FastPath {
 
     /// From now on the program translates this connection, which has an entry; false if it cannot.
     pub fn add(&self, entry: &SpliceEntry) -> Result<bool, Error> {
-        let Some((client, directions)) = directions(entry, [(0, 0); 2], false) else { return Ok(false) };
+        let Some((client, directions)) = directions(entry, [(0, 0); 2], (0, 0)) else { return Ok(false) };
         for (number, direction) in (0..).zip(directions) {
             self.put(client, number, &direction.bytes(Duration::ZERO, CONNTRACK_SHOWN_EVERY))?;
         }
@@ -81,17 +107,17 @@ impl FastPath {
     }
 
     /// The same of one that has none, and that somebody else translates where the program does not: he is shown a segment of each side
-    /// `shown_every` so often, and what begins or ends the connection; of all else the program keeps a record. Not anew if
-    /// it is there already. `now` is `CLOCK_MONOTONIC`'s, which the program reads.
-    pub fn add_recorded(
-        &self,
-        entry: &SpliceEntry,
-        rescale: Rescale,
-        now: Duration,
-        shown_every: Duration,
-    ) -> Result<bool, Error> {
-        let Some((client, directions)) = directions(entry, rescale, true) else { return Ok(false) };
-        let show_at = now + shown_every;
+    /// now and then, and what begins or ends the connection; of all else the program keeps a record. Not anew if
+    /// it is there already.
+    pub fn add_recorded(&self, entry: &SpliceEntry, recorded: &Recorded) -> Result<bool, Error> {
+        let bit = |set, bit| if set { bit } else { 0 };
+        let kind = value::RECORDED
+            | bit(recorded.to_its_end, value::TO_ITS_END)
+            | bit(entry.sack_permitted, value::SACK);
+        let Some((client, directions)) = directions(entry, recorded.rescale, (kind, recorded.rest)) else {
+            return Ok(false);
+        };
+        let (show_at, shown_every) = recorded.show;
         for (number, direction) in (0..).zip(directions) {
             let bytes = direction.bytes(show_at, shown_every);
             let there = self.get(syscalls::Get::Look, client, number)?;
@@ -110,6 +136,19 @@ impl FastPath {
     /// The same, and it is removed.
     pub fn take(&self, client: SocketAddr) -> Result<[Option<Passed>; 2], Error> {
         self.read(syscalls::Get::Take, client)
+    }
+
+    /// What the program of an earlier owner keeps without entries in conntrack.
+    pub fn kept() -> Result<Vec<Kept>, Error> {
+        let system = |error| Error::system("read an earlier BPF map", error);
+        let Some(map) = syscalls::earlier_map(KEY, VALUE).map_err(system)? else { return Ok(Vec::new()) };
+        let values = syscalls::read_all::<KEY, VALUE>(map.as_fd()).map_err(system)?;
+        let kept = values.iter().filter_map(|(key, to_client)| {
+            let client = client_of(*key, 1)?;
+            let to_backend = values.get(&self::key(client, 0))?;
+            value::kept(client, [to_backend, to_client])
+        });
+        Ok(kept.collect())
     }
 
     fn read(&self, get: syscalls::Get, client: SocketAddr) -> Result<[Option<Passed>; 2], Error> {
@@ -161,11 +200,17 @@ fn key(client: SocketAddrV4, direction: u16) -> [u8; KEY] {
     [a, b, c, d, e, f, g, h]
 }
 
+/// Whose key it is, if it is of this direction.
+fn client_of([a, b, c, d, e, f, g, h]: [u8; KEY], direction: u16) -> Option<SocketAddrV4> {
+    let client = SocketAddrV4::new([a, b, c, d].into(), u16::from_be_bytes([e, f]));
+    (u16::from_ne_bytes([g, h]) == direction).then_some(client)
+}
+
 /// `None`: not both ends have timestamps, or addresses are IPv6.
 fn directions(
     entry: &SpliceEntry,
     [to_backend, to_client]: Rescale,
-    recorded: bool,
+    (kind, rest): (u8, u32),
 ) -> Option<(SocketAddrV4, [Direction; 2])> {
     let (SocketAddr::V4(client), SocketAddr::V4(service), SocketAddr::V4(backend)) =
         (entry.client, entry.service, entry.backend)
@@ -178,14 +223,16 @@ fn directions(
         new: backend,
         add: [client_offset, server_offset.wrapping_neg(), 0, timestamp_offset],
         scales: to_backend,
-        recorded,
+        kind,
+        rest,
     };
     let to_client = Direction {
         peer: backend,
         new: service,
         add: [server_offset, client_offset.wrapping_neg(), timestamp_offset.wrapping_neg(), 0],
         scales: to_client,
-        recorded,
+        kind,
+        rest,
     };
     entry.has_timestamps.then_some((client, [to_backend, to_client]))
 }

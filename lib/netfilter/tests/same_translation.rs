@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use common::{Net, config, wait};
 use netfilter::Family;
 use netfilter::conntrack::{Conntrack, SpliceEntry};
-use netfilter::fast_path::FastPath;
+use netfilter::fast_path::{FastPath, Kept, Recorded, Rescale};
 use netfilter::queue::{Queue, Verdict};
 use netfilter::raw::RawSender;
 use netfilter::target::{self, Chain};
@@ -334,6 +334,11 @@ fn monotonic() -> Duration {
     Duration::try_from(rustix::time::clock_gettime(rustix::time::ClockId::Monotonic)).unwrap()
 }
 
+fn recorded(rescale: Rescale, to_its_end: bool) -> Recorded {
+    let shown_every = Duration::from_secs(100);
+    Recorded { rescale, to_its_end, rest: 5, show: (monotonic() + shown_every, shown_every) }
+}
+
 /// The program alone, for one that has no entry: what passes it is also recorded.
 #[test]
 fn windows_are_rescaled_and_what_passes_is_recorded() {
@@ -352,7 +357,7 @@ fn windows_are_rescaled_and_what_passes_is_recorded() {
         // Who its neighbour is, conntrack's packet asks.
         sender.send(&plain(&direction, 0, 99, b"")).unwrap();
         assert_eq!(arrived(&mut queue, 1).len(), 1);
-        assert!(fast.add_recorded(&entry, scales, monotonic(), Duration::from_secs(100)).unwrap());
+        assert!(fast.add_recorded(&entry, &recorded(scales, false)).unwrap());
         assert!(conntrack.delete(entry.client, entry.service).unwrap());
         assert_eq!(fast.passed(entry.client).unwrap()[number], None);
         for (step, window) in [(1, 0), (2, 1), (3, 127), (4, 40_000), (5, 65_535)] {
@@ -371,12 +376,51 @@ fn windows_are_rescaled_and_what_passes_is_recorded() {
             let got = arrived(&mut queue, 1);
             assert_eq!(one_hop_back(&got[0]), without_header_checksum(expected), "{from} to {to}, {window}");
         }
-        assert!(fast.add_recorded(&entry, scales, monotonic(), Duration::from_secs(100)).unwrap());
+        assert!(fast.add_recorded(&entry, &recorded(scales, false)).unwrap());
         assert!(fast.passed(entry.client).unwrap()[number].is_some(), "the record stays");
         assert!(fast.take(entry.client).unwrap()[number].is_some());
         assert_eq!(fast.take(entry.client).unwrap(), [None; 2]);
         conntrack.create(&entry).unwrap();
     }
+    net.inside("r", FastPath::detach_any).unwrap();
+}
+
+/// Both FINs pass as well where that is wanted, and a later owner finds what is kept.
+#[test]
+fn what_is_recorded_to_its_end_closes_by_itself() {
+    let entry = entry("10.0.1.2:4000", "10.9.9.9:8080", "10.0.2.2:80");
+    let Some(net) = spliced(Family::Ip, &entry, "tw") else { return };
+    let mut conntrack = net.inside("r", Conntrack::open).unwrap();
+    let fast = net.inside("r", || FastPath::open(10)).unwrap();
+    let kept = || net.inside("r", FastPath::kept).unwrap();
+    assert_eq!(kept(), []);
+    net.inside("r", || fast.attach()).unwrap();
+    for (direction, number) in directions(&entry).into_iter().zip([0, 1]) {
+        let Direction { from, to, translation, .. } = &direction;
+        let mut sender = net.inside(from, || RawSender::open(0)).unwrap();
+        let mut queue = net.inside(to, || Queue::bind(&config(QUEUE))).unwrap();
+        // Who its neighbour is, conntrack's packet asks.
+        sender.send(&plain(&direction, 0, 99, b"")).unwrap();
+        assert_eq!(arrived(&mut queue, 1).len(), 1);
+        assert!(fast.add_recorded(&entry, &recorded([(7, 7), (7, 7)], true)).unwrap());
+        assert!(conntrack.delete(entry.client, entry.service).unwrap());
+        let mut fin = plain(&direction, 2, 500, b"last");
+        fin[33] |= Flags::FIN.0;
+        packet::fill_checksum(&mut fin).unwrap();
+        sender.send(&fin).unwrap();
+        let end = (TcpSegment::parse(&fin).unwrap().seq() + 5).0;
+        translation.apply(&mut fin).unwrap();
+        assert_eq!(one_hop_back(&arrived(&mut queue, 1)[0]), without_header_checksum(fin), "{from} to {to}");
+        let passed = fast.passed(entry.client).unwrap()[number].unwrap();
+        assert_eq!((passed.end, passed.fin, passed.ack), (end, true, 9));
+        let expected = SpliceEntry { mark: 0, timeout_s: 0, ..entry };
+        assert_eq!(kept(), [Kept { entry: expected, rest: 5, ended: number == 1 }]);
+        conntrack.create(&entry).unwrap();
+    }
+    assert!(fast.take(entry.client).unwrap().into_iter().all(|passed| passed.is_some()));
+    assert_eq!(kept(), []);
+    assert!(fast.add(&entry).unwrap());
+    assert_eq!(kept(), [], "conntrack has it");
     net.inside("r", FastPath::detach_any).unwrap();
 }
 

@@ -8,8 +8,7 @@ use cluster::control::Client;
 use netfilter::fast_path::{FastPath, Passed};
 use netfilter::queue::QueuedPacket;
 use nfq_splice::{Engine, KernelSplice};
-use nft_rules::BEFORE_CONNTRACK_MARK;
-use packet::{SegmentBuilder, Seq, TcpSegment, Time};
+use packet::{Flags, SegmentBuilder, Seq, TcpSegment, Time};
 
 use super::kernel::Kernel;
 
@@ -62,51 +61,52 @@ impl Passing {
 
     /// Before the engine gets this packet. One that ends its connection, or claims to, takes it off the fast path.
     pub(super) fn before_packet(&self, engine: &mut Engine, packet: &QueuedPacket<'_>, now: Time) {
-        let Some(fast) = &self.fast else { return };
-        let segment = TcpSegment::parse(packet.payload);
-        // Nothing is recorded of what is queued after conntrack; an ICMP error may be about anything.
-        if packet.mark != BEFORE_CONNTRACK_MARK && segment.is_ok() {
-            return;
-        }
-        let ends = segment.is_ok_and(|segment| {
+        let Some(fast) = self.fast.as_deref() else { return };
+        let Some(client) = engine.passed_by(packet.payload) else { return };
+        let ends = TcpSegment::parse(packet.payload).is_ok_and(|segment| {
             let flags = segment.flags();
             flags.syn() || flags.fin() || flags.rst()
         });
-        if let Some(client) = engine.client_of(packet.payload) {
-            let passed = if ends { fast.take(client) } else { fast.passed(client) };
-            self.tell(engine, client, passed, now);
-        }
+        let passed = if ends { take(Some(fast), client) } else { known(client, fast.passed(client)) };
+        tell(engine, (client, self.service), passed, now);
     }
 
     /// Before the engine is told to do something about this client's connection; nothing goes past it any more.
     pub(super) fn before_order(&self, engine: &mut Engine, client: Client, now: Time) {
-        if let Some(fast) = &self.fast {
-            self.tell(engine, client, fast.take(client), now);
-        }
+        tell(engine, (client, self.service), take(self.fast.as_deref(), client), now);
     }
+}
 
-    fn tell(
-        &self,
-        engine: &mut Engine,
-        client: Client,
-        passed: Result<[Option<Passed>; 2], netfilter::Error>,
-        now: Time,
-    ) {
-        let [of_client, of_server] = passed.unwrap_or_else(|error| {
-            tracing::debug!(%client, %error, "what passed is not known");
-            [None; 2]
-        });
-        for (passed, from, to) in [(of_server, self.service, client), (of_client, client, self.service)] {
-            if let Some(Passed { end, ack, window, timestamps }) = passed {
-                let segment = SegmentBuilder {
-                    seq: Seq(end),
-                    ack: Some(Seq(ack)),
-                    window,
-                    timestamps: Some(timestamps),
-                    ..SegmentBuilder::new(from, to)
-                };
-                engine.handle_passed(now, &segment.build());
-            }
+/// Takes a connection off the fast path; what passed of its client and of its server.
+pub(super) fn take(fast: Option<&FastPath>, client: Client) -> [Option<Passed>; 2] {
+    fast.map_or([None; 2], |fast| known(client, fast.take(client)))
+}
+
+fn known(client: Client, passed: Result<[Option<Passed>; 2], netfilter::Error>) -> [Option<Passed>; 2] {
+    passed.unwrap_or_else(|error| {
+        tracing::debug!(%client, %error, "what passed is not known");
+        [None; 2]
+    })
+}
+
+/// The server's before the client's, which acknowledges it.
+pub(super) fn tell(
+    engine: &mut Engine,
+    (client, service): (Client, SocketAddr),
+    [of_client, of_server]: [Option<Passed>; 2],
+    now: Time,
+) {
+    for (passed, from, to) in [(of_server, service, client), (of_client, client, service)] {
+        if let Some(Passed { end, fin, ack, window, timestamps }) = passed {
+            let segment = SegmentBuilder {
+                seq: Seq(end) - u32::from(fin),
+                ack: Some(Seq(ack)),
+                flags: if fin { Flags::FIN } else { Flags(0) },
+                window,
+                timestamps: Some(timestamps),
+                ..SegmentBuilder::new(from, to)
+            };
+            engine.handle_passed(now, &segment.build());
         }
     }
 }

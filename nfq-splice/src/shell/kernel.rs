@@ -9,13 +9,15 @@ use anyhow::{Context, Result};
 use cluster::config::Cluster;
 use cluster::control::Client;
 use netfilter::conntrack::{Conntrack, SpliceEntry, TcpState};
-use netfilter::fast_path::FastPath;
+use netfilter::fast_path::{FastPath, Passed, Recorded};
 use netfilter::raw::RawSender;
 use netfilter::sets::Sets;
 use netfilter::{Error, Family};
 use nfq_splice::{Batch, Engine, EntryState, KernelSplice, Parked};
 use nft_rules::{PARKED_MARK, PROXY_TABLE, QUEUED_SET, RAW_MARK, SPLICED_MARK};
 use packet::Time;
+
+use super::fast;
 
 /// Elements of a set that are deleted in one transaction.
 const ELEMENTS: usize = 256;
@@ -28,15 +30,21 @@ pub(super) enum Answer {
     Refused(Client),
     /// A packet was longer than the route's MTU.
     TooLong(Vec<u8>),
+    /// What went past on a connection that the fast path had, and has no more.
+    Recalled(Client, [Option<Passed>; 2]),
     /// The state of an entry.
     State(Client, EntryState, Vec<u8>),
 }
 
 impl Answer {
-    pub(super) fn give(self, engine: &mut Engine, now: Time) {
+    pub(super) fn give(self, engine: &mut Engine, service: SocketAddr, now: Time) {
         match self {
             Self::Refused(client) => engine.handle_splice_failed(now, client),
             Self::TooLong(packet) => engine.handle_too_long(now, &packet),
+            Self::Recalled(client, passed) => {
+                fast::tell(engine, (client, service), passed, now);
+                engine.handle_recalled(now, client);
+            }
             Self::State(client, state, syn) => engine.handle_entry_state(now, client, state, &syn),
         }
     }
@@ -89,6 +97,16 @@ impl Kernel {
         Ok(ours.map(|status| Parked::new(splice_of(&status.entry), status.entry.client_offset)).collect())
     }
 
+    /// What an earlier daemon had left to the fast path alone.
+    pub(super) fn young(&self) -> Vec<Parked> {
+        let kept = FastPath::kept().unwrap_or_else(|error| {
+            tracing::warn!(%error, "connections that began just before the restart are lost");
+            Vec::new()
+        });
+        let ours = kept.into_iter().filter(|kept| kept.entry.service == self.service && !kept.ended);
+        ours.map(|kept| Parked::new(splice_of(&kept.entry), kept.rest)).collect()
+    }
+
     /// All splices in the kernel.
     pub(super) fn entries(&mut self) -> Result<Vec<KernelSplice>> {
         let dump = self.conntrack.dump(SPLICED_MARK).context("reading conntrack")?;
@@ -97,6 +115,16 @@ impl Kernel {
             .filter(|status| state(status.state) == EntryState::Open)
             .map(|status| splice_of(&status.entry))
             .collect())
+    }
+
+    /// There is a fast path.
+    pub(super) fn is_fast(&self) -> bool {
+        self.fast.is_some()
+    }
+
+    /// The virtual address.
+    pub(super) fn service(&self) -> SocketAddr {
+        self.service
     }
 
     pub(super) fn has_entry(&mut self, client: Client) -> Result<bool> {
@@ -111,11 +139,13 @@ impl Kernel {
             let state = found.map_or(EntryState::Missing, |status| state(status.state));
             answers.push(Answer::State(client, state, syn));
         }
+        self.recall(&batch.recall, &mut answers);
         batch.suspend.iter().chain(&batch.unsplice).try_for_each(|client| self.slow_down(*client))?;
         self.suspended.add(&batch.suspend).context("queueing flows")?;
         self.unsplice(&batch.unsplice)?;
         self.splice(&batch.splice, &mut answers);
         self.park(&batch.park);
+        self.hasten(&batch.hasten, &mut answers);
         self.suspended.delete(&batch.resume).context("un-queueing flows")?;
         self.send(&mut batch.send, &mut answers);
         Ok(answers)
@@ -141,14 +171,33 @@ impl Kernel {
     }
 
     /// The fast path translates most of it; its owner sees a segment of each side well before it would forget the connection.
-    fn speed_up_parked(&mut self, parked: &Parked) {
-        let Some(fast) = &self.fast else { return };
+    /// False: it does not.
+    fn speed_up_parked(&mut self, parked: &Parked, to_its_end: bool) -> bool {
+        let Some(fast) = &self.fast else { return false };
         let entry = entry_of(&parked.splice, self.service, self.timeout_s);
         let shown_every = Duration::from_secs(u64::from(self.timeout_s / 4).clamp(1, MOST_UNSEEN_S));
         let now = Duration::from_nanos(daemon::now().as_nanos());
-        match fast.add_recorded(&entry, parked.rescale(), now, shown_every) {
-            Ok(added) => self.sped_up += u64::from(added),
-            Err(error) => tracing::debug!(client = %entry.client, %error, "not on the fast path"),
+        let show = (now + shown_every, shown_every);
+        let recorded = Recorded { rescale: parked.rescale(), to_its_end, rest: parked.rest(), show };
+        let added = fast.add_recorded(&entry, &recorded).unwrap_or_else(|error| {
+            tracing::debug!(client = %entry.client, %error, "not on the fast path");
+            false
+        });
+        self.sped_up += u64::from(added);
+        added
+    }
+
+    fn hasten(&mut self, young: &[Parked], answers: &mut Vec<Answer>) {
+        for parked in young {
+            if !self.speed_up_parked(parked, true) {
+                answers.push(Answer::Recalled(parked.splice.client, [None; 2]));
+            }
+        }
+    }
+
+    fn recall(&self, clients: &[Client], answers: &mut Vec<Answer>) {
+        for client in clients {
+            answers.push(Answer::Recalled(*client, fast::take(self.fast.as_deref(), *client)));
         }
     }
 
@@ -184,7 +233,7 @@ impl Kernel {
     /// Renewed before half of its time has passed.
     fn park(&mut self, parked: &[Parked]) {
         for parked in parked.iter().filter(|parked| !parked.is_made_up_for()) {
-            self.speed_up_parked(parked);
+            self.speed_up_parked(parked, false);
         }
         self.entries.clear();
         self.entries.extend(parked.iter().map(|parked| SpliceEntry {

@@ -98,7 +98,10 @@ impl Shell {
         remember_as_long_as_needed(cluster);
         let events = Events::subscribe(EVENT_BUFFER, &[EventKind::Destroyed]).context("conntrack events")?;
         let queues = proxy_queues(cluster);
-        let parked = kernel.parked()?;
+        let mut parked = kernel.parked()?;
+        let known: BTreeSet<Client> = parked.iter().map(|parked| parked.splice.client).collect();
+        let young = if fast.is_some() { kernel.young() } else { Vec::new() };
+        parked.extend(young.into_iter().filter(|young| !known.contains(&young.splice.client)));
         let lost = kernel.resume_lost(&parked)?;
         let entries = kernel.entries()?;
         let fast_interfaces = fast.as_ref().map_or(0, |fast| fast::attach(fast, &mut kernel, &entries));

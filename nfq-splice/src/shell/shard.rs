@@ -115,6 +115,9 @@ impl Shard {
         (mailbox, control): (Mailbox<ToShard>, Post<FromShard>),
     ) -> Result<Self> {
         let mut engine = Engine::new(settings, secret);
+        if kernel.is_fast() {
+            engine.handle_fast_path();
+        }
         for entry in &restored.entries {
             engine.handle_restored(now(), entry);
         }
@@ -328,7 +331,7 @@ impl Shard {
         }
         self.batch.clear();
         for answer in answers {
-            answer.give(&mut self.engine, now());
+            answer.give(&mut self.engine, self.kernel.service(), now());
         }
         Ok(())
     }

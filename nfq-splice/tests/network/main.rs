@@ -17,3 +17,4 @@ mod take_in;
 mod uploads;
 mod windows;
 mod world;
+mod young;

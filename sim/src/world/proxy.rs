@@ -267,6 +267,8 @@ impl World {
                     kernel.entries.get(&client).map_or(EntryState::Missing, crate::kernel::Entry::state);
                 self.proxy.engine.handle_entry_state(self.now, client, state, &syn);
             }
+            // There is no fast path here.
+            Action::Hasten(_) | Action::Recall(_) => {}
             Action::Tell(message) => self.told(&message),
         }
     }

@@ -1,7 +1,7 @@
 //! Which segments are taken, and who hears of them.
 
 use super::assembler::Assembler;
-use super::assembler::Operation::{Add, AddWide, And, Subtract};
+use super::assembler::Operation::{Add, AddWide, And, Or, Subtract};
 use super::assembler::Size::{Byte, Double, Half, Word};
 use super::assembler::Test::{AnyBit, AtMost, Differs, Negative};
 use super::program::{COARSE_CLOCK, DIRECTION, FOUND, OLD, OLD_TCP, PACKET, SKB_LENGTH, load_bytes};
@@ -10,10 +10,15 @@ use super::value;
 /// Bytes before the data of a segment that is taken, with the Ethernet header.
 const HEADERS: i32 = 14 + 20 + 32;
 
-/// Segments of the commonest form, to which a hop is left. What begins or ends a connection is not taken.
+/// Segments of the commonest form, to which a hop is left. What begins or ends a connection is not taken, but for the FIN of
+/// one that is recorded to its end.
 pub(super) fn judge(code: &mut Assembler) {
     code.load(Byte, 0, 10, OLD_TCP + 13);
-    code.jump_if(AnyBit, 0, 0x07, "begins or ends");
+    code.jump_if(AnyBit, 0, 0x06, "begins or ends");
+    code.load(Byte, 1, FOUND, value::KIND);
+    code.jump_if(AnyBit, 1, value::TO_ITS_END.into(), "may close");
+    code.jump_if(AnyBit, 0, 0x01, "begins or ends");
+    code.label("may close");
     code.calculate(And, 0, 0x30);
     code.jump_if(Differs, 0, 0x10, "pass");
     code.load(Byte, 0, 10, OLD_TCP + 12);
@@ -24,8 +29,8 @@ pub(super) fn judge(code: &mut Assembler) {
     load_bytes(code, 54, OLD_TCP + 20, 12);
     code.load(Word, 0, 10, OLD_TCP + 20);
     code.jump_if(Differs, 0, 0x0a08_0101, "pass");
-    code.load(Byte, 0, FOUND, value::RECORDED);
-    code.jump_if(Differs, 0, 0, "recorded");
+    code.load(Byte, 0, FOUND, value::KIND);
+    code.jump_if(AnyBit, 0, value::RECORDED.into(), "recorded");
     show_acknowledgement(code);
     show_now_and_then(code, "to conntrack");
     code.jump("taken");
@@ -65,11 +70,13 @@ fn record(code: &mut Assembler) {
     code.load(Word, 0, PACKET, SKB_LENGTH);
     code.calculate_with(Add, 1, 0);
     code.calculate(Add, 1, -HEADERS);
+    record_fin(code);
     code.load(Word, 2, 10, OLD_TCP + 8);
     code.network_order(2, 32);
     code.set(3, 0);
     code.jump_if(Differs, DIRECTION, 1, "of the client");
     code.load(Byte, 3, FOUND, value::FILLED);
+    code.calculate(And, 3, value::HAS_RECORD.into());
     code.label("of the client");
     unless_older(code, value::END, 1, ("new end", "old end"));
     code.store(Word, FOUND, value::END, 1);
@@ -83,7 +90,22 @@ fn record(code: &mut Assembler) {
         code.store(size, FOUND, to, 0);
     }
     code.label("old ack");
-    code.store_value(Byte, FOUND, value::FILLED, 1);
+    code.load(Byte, 0, FOUND, value::FILLED);
+    code.calculate(Or, 0, value::HAS_RECORD.into());
+    code.store(Byte, FOUND, value::FILLED, 0);
+}
+
+/// Register 1 is one after the segment's data, and then one after its FIN.
+fn record_fin(code: &mut Assembler) {
+    code.load(Byte, 0, 10, OLD_TCP + 13);
+    code.calculate(And, 0, 1);
+    code.jump_if(AtMost, 0, 0, "stays open");
+    code.calculate(Add, 1, 1);
+    code.store(Word, FOUND, value::FIN_END, 1);
+    code.load(Byte, 0, FOUND, value::FILLED);
+    code.calculate(Or, 0, value::HAS_FIN.into());
+    code.store(Byte, FOUND, value::FILLED, 0);
+    code.label("stays open");
 }
 
 /// Jumps to `old` if register `new` is less than what is recorded at `field`, and there is something (register 3).

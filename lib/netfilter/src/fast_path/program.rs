@@ -278,8 +278,8 @@ fn replace_sum(code: &mut Assembler, flags: i32) {
 /// Both directions are conntrack's again; who has a record must read it first, and ends it himself.
 fn tear_down(code: &mut Assembler, map: i32) {
     code.label("begins or ends");
-    code.load(Byte, 0, FOUND, value::RECORDED);
-    code.jump_if(Differs, 0, 0, "pass");
+    code.load(Byte, 0, FOUND, value::KIND);
+    code.jump_if(AnyBit, 0, value::RECORDED.into(), "pass");
     for direction in [0, 1] {
         code.store_value(Half, 10, KEY_AT + 6, direction);
         code.load_map(1, map);

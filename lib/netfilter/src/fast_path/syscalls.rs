@@ -1,6 +1,7 @@
 //! bpf(2).
 #![allow(unsafe_code, reason = "bpf(2) and if_nameindex(3)")]
 
+use std::collections::BTreeMap;
 use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
@@ -11,10 +12,12 @@ const MAP_CREATE: i64 = 0;
 const MAP_LOOKUP: i64 = 1;
 const MAP_UPDATE: i64 = 2;
 const MAP_DELETE: i64 = 3;
+const MAP_NEXT_KEY: i64 = 4;
 const PROGRAM_LOAD: i64 = 5;
 const PROGRAM_ATTACH: i64 = 8;
 const PROGRAM_DETACH: i64 = 9;
 const PROGRAM_BY_ID: i64 = 13;
+const MAP_BY_ID: i64 = 14;
 const INFO: i64 = 15;
 const MAP_LOOKUP_AND_DELETE: i64 = 21;
 const QUERY: i64 = 16;
@@ -26,6 +29,9 @@ const TCX_INGRESS: u32 = 46;
 const REPLACE: u32 = 1 << 2;
 /// Programs at one interface that are looked at.
 const PROGRAMS: usize = 64;
+
+/// Steps through a map: more than it has elements, however often one goes meanwhile.
+const STEPS: usize = 1 << 22;
 
 /// By this name a daemon knows the program of an earlier one.
 const NAME: &[u8] = b"resplice_fast";
@@ -183,10 +189,73 @@ fn earlier(interface: u32) -> io::Result<Option<OwnedFd>> {
 /// Of `struct bpf_prog_info`.
 fn name(program: &OwnedFd) -> io::Result<[u8; 16]> {
     let mut info = [0_u8; 80];
-    let attributes = Attributes::new().word(0, program.as_raw_fd() as u32).word(4, info.len() as u32);
-    // SAFETY: the info is alive, not used otherwise meanwhile, and as long as said.
-    unsafe { attributes.pointer(8, info.as_mut_ptr()).call(INFO) }?;
+    // SAFETY: there are no pointers in it.
+    unsafe { inform(program, &mut info) }?;
     Ok(crate::netlink::read(&info, 64).unwrap_or_default())
+}
+
+/// The map of an earlier daemon's program, if its keys and values have these lengths.
+pub(super) fn earlier_map(key: usize, value: usize) -> io::Result<Option<OwnedFd>> {
+    for interface in interfaces()? {
+        if let Some(program) = earlier(interface)? {
+            return map_of(&program, [key as u32, value as u32]);
+        }
+    }
+    Ok(None)
+}
+
+fn map_of(program: &OwnedFd, lengths: [u32; 2]) -> io::Result<Option<OwnedFd>> {
+    let (mut info, mut ids) = (Attributes::new(), [0_u32; 1]);
+    // `struct bpf_prog_info`: the number of maps, and where their numbers are wanted.
+    info = info.word(52, ids.len() as u32).pointer(56, ids.as_mut_ptr().cast());
+    // SAFETY: the numbers are alive, not used otherwise meanwhile, and as many as said.
+    unsafe { inform(program, info.0.get_mut(..80).unwrap_or_default()) }?;
+    let [id] = ids;
+    if id == 0 {
+        return Ok(None);
+    }
+    // SAFETY: there are no pointers in it.
+    let map = owned(unsafe { Attributes::new().word(0, id).call(MAP_BY_ID) }?)?;
+    let mut info = [0_u8; 80];
+    // SAFETY: there are no pointers in it.
+    unsafe { inform(&map, &mut info) }?;
+    // `struct bpf_map_info`.
+    let length = |at| crate::netlink::read(&info, at).map(u32::from_ne_bytes);
+    Ok((lengths.map(Some) == [length(8), length(12)]).then_some(map))
+}
+
+/// Fills in what the kernel knows of a program or map.
+///
+/// # Safety
+/// What pointers in `info` point to is alive and as long as the kernel will write there.
+unsafe fn inform(of: &OwnedFd, info: &mut [u8]) -> io::Result<()> {
+    let attributes = Attributes::new().word(0, of.as_raw_fd() as u32).word(4, info.len() as u32);
+    // SAFETY: the info is alive, not used otherwise meanwhile, and as long as said; for the rest the caller answers.
+    unsafe { attributes.pointer(8, info.as_mut_ptr()).call(INFO) }.map(drop)
+}
+
+/// All elements of a map whose keys and values have these lengths. One that comes or goes meanwhile may be missing.
+pub(super) fn read_all<const K: usize, const V: usize>(
+    map: BorrowedFd<'_>,
+) -> io::Result<BTreeMap<[u8; K], [u8; V]>> {
+    let mut found = BTreeMap::new();
+    let (mut last, mut next) = (None::<[u8; K]>, [0; K]);
+    for _ in 0..STEPS {
+        let from = last.as_ref().map_or(std::ptr::null(), |key| key.as_ptr());
+        let attributes = Attributes::new().word(0, raw(map)).pointer(8, from);
+        let mut attributes = attributes.pointer(16, next.as_mut_ptr());
+        // SAFETY: both keys are alive, as long as the map's, and `next` is not used otherwise meanwhile; null asks for the first.
+        if !self::found(unsafe { attributes.call(MAP_NEXT_KEY) })? {
+            return Ok(found);
+        }
+        let mut value = [0; V];
+        if get(map, Get::Look, &next, &mut value)? {
+            found.insert(next, value);
+        }
+        // If it has gone, the kernel begins anew.
+        last = Some(next);
+    }
+    Ok(found)
 }
 
 /// Numbers of this network namespace's Ethernet interfaces.

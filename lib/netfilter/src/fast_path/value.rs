@@ -3,7 +3,8 @@
 use std::net::SocketAddrV4;
 use std::time::Duration;
 
-use super::Passed;
+use super::{Kept, Passed};
+use crate::conntrack::SpliceEntry;
 
 /// Beside the client: address, and below its port, in network byte order; likewise what replaces them.
 pub(super) const PEER: i16 = 0;
@@ -15,12 +16,20 @@ pub(super) const ADD: i16 = 12;
 /// The window scale as it comes, and as it leaves.
 pub(super) const SCALE_FROM: i16 = 28;
 pub(super) const SCALE_TO: i16 = 29;
-/// Not 0: it is recorded what passes. 0: conntrack is shown each new acknowledgement.
-pub(super) const RECORDED: i16 = 30;
+/// Bits: how the connection is kept. None: conntrack is shown each new acknowledgement.
+pub(super) const KIND: i16 = 30;
+/// It is recorded what passes.
+pub(super) const RECORDED: u8 = 1;
+/// That includes the end of each side's data (FIN).
+pub(super) const TO_ITS_END: u8 = 2;
+/// Both ends permit SACK: for a later owner.
+pub(super) const SACK: u8 = 4;
 /// Up to here the owner decides, behind it the program.
 const DECIDED: usize = 31;
-/// Not 0: there is a record.
+/// Bits: there is a record; a FIN is in it.
 pub(super) const FILLED: i16 = 31;
+pub(super) const HAS_RECORD: u8 = 1;
+pub(super) const HAS_FIN: u8 = 2;
 /// The acknowledgement that conntrack was shown last, as it came.
 pub(super) const SHOWN_ACK: i16 = 32;
 /// One after the last byte, and the acknowledgement.
@@ -33,8 +42,12 @@ pub(super) const STAMP_ECHO: i16 = 52;
 /// When a segment is shown to conntrack or the owner again, and how long after that, nanoseconds.
 pub(super) const SHOW_AT: i16 = 56;
 pub(super) const SHOW_EVERY: i16 = 64;
+/// What the owner wants to be told again.
+pub(super) const REST: i16 = 72;
+/// One after the FIN.
+pub(super) const FIN_END: i16 = 76;
 /// Bytes of a value.
-pub(super) const VALUE: usize = 72;
+pub(super) const VALUE: usize = 80;
 
 /// The segments of one direction that are taken, and how they are translated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,7 +60,9 @@ pub(super) struct Direction {
     pub(super) add: [u32; 4],
     /// Of windows, from and to.
     pub(super) scales: (u8, u8),
-    pub(super) recorded: bool,
+    /// [`RECORDED`] and what follows it.
+    pub(super) kind: u8,
+    pub(super) rest: u32,
 }
 
 impl Direction {
@@ -55,15 +70,16 @@ impl Direction {
     pub(super) fn bytes(&self, show_at: Duration, every: Duration) -> [u8; VALUE] {
         let mut bytes = [0; VALUE];
         let add = self.add.map(u32::to_ne_bytes).concat();
-        let parts: [(i16, &[u8]); 8] = [
+        let parts: [(i16, &[u8]); 9] = [
             (PEER, &self.peer.ip().octets()),
             (PEER_PORT, &self.peer.port().to_be_bytes()),
             (NEW_PORT, &self.new.port().to_be_bytes()),
             (NEW, &self.new.ip().octets()),
             (ADD, &add),
-            (SCALE_FROM, &[self.scales.0.min(14), self.scales.1.min(14), u8::from(self.recorded)]),
+            (SCALE_FROM, &[self.scales.0.min(14), self.scales.1.min(14), self.kind]),
             (SHOW_AT, &nanos(show_at)),
             (SHOW_EVERY, &nanos(every)),
+            (REST, &self.rest.to_ne_bytes()),
         ];
         for (at, part) in parts {
             if let Some(place) = bytes.get_mut(at as usize..at as usize + part.len()) {
@@ -85,13 +101,42 @@ pub(super) fn agree(one: &[u8; VALUE], other: &[u8; VALUE]) -> bool {
 
 /// What was recorded; `None`: nothing yet.
 pub(super) fn passed(value: &[u8; VALUE]) -> Option<Passed> {
-    let filled = value.get(FILLED as usize).is_some_and(|filled| *filled != 0);
-    filled.then(|| Passed {
-        end: u32::from_ne_bytes(part(value, END)),
+    let [filled] = part(value, FILLED);
+    let end = part(value, END);
+    (filled & HAS_RECORD != 0).then(|| Passed {
+        end: u32::from_ne_bytes(end),
+        fin: filled & HAS_FIN != 0 && part(value, FIN_END) == end,
         ack: u32::from_ne_bytes(part(value, ACK)),
         window: u16::from_be_bytes(part(value, WINDOW)),
         timestamps: (u32::from_be_bytes(part(value, STAMP)), u32::from_be_bytes(part(value, STAMP_ECHO))),
     })
+}
+
+/// What is kept of a connection whose client is given, with the values of its two directions; `None`: conntrack has an entry of it.
+pub(super) fn kept(client: SocketAddrV4, [to_backend, to_client]: [&[u8; VALUE]; 2]) -> Option<Kept> {
+    let [kind] = part(to_client, KIND);
+    let address = |at, port| {
+        let ip = std::net::Ipv4Addr::from(part::<4>(to_client, at));
+        SocketAddrV4::new(ip, u16::from_be_bytes(part(to_client, port)))
+    };
+    let number = |at| u32::from_ne_bytes(part(to_client, at));
+    let ([client_scale], [server_scale]) = (part(to_backend, SCALE_TO), part(to_client, SCALE_FROM));
+    let entry = SpliceEntry {
+        client: client.into(),
+        service: address(NEW, NEW_PORT).into(),
+        backend: address(PEER, PEER_PORT).into(),
+        server_offset: number(ADD),
+        client_offset: 0,
+        timestamp_offset: number(ADD + 8).wrapping_neg(),
+        has_timestamps: true,
+        mark: 0,
+        timeout_s: 0,
+        window_scales: Some((client_scale, server_scale)),
+        sack_permitted: kind & SACK != 0,
+    };
+    let closed = |value| passed(value).is_some_and(|passed| passed.fin);
+    let ended = closed(to_backend) && closed(to_client);
+    (kind & RECORDED != 0).then(|| Kept { entry, rest: number(REST), ended })
 }
 
 fn part<const N: usize>(value: &[u8; VALUE], at: i16) -> [u8; N] {

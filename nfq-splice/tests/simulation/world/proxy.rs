@@ -164,6 +164,8 @@ impl World {
                         .map_or(nfq_splice::EntryState::Missing, crate::kernel::Entry::state);
                     self.engine.handle_entry_state(self.now, client, state, &syn);
                 }
+                // There is no fast path here.
+                Action::Hasten(_) | Action::Recall(_) => {}
                 Action::Tell(message) => self.told(message),
             }
         }
