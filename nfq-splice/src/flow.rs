@@ -289,6 +289,7 @@ impl Flow {
             State::Setup(setup) if setup.connect.is_none() => "collecting",
             State::Setup(_) => "connecting",
             State::Spliced(splice) if splice.kernel => "spliced-kernel",
+            State::Spliced(splice) if splice.young.is_some() => "spliced-young",
             State::Spliced(_) => "spliced-userspace",
             State::Recovering(_) => "recovering",
             State::Answering(_) => "answering",

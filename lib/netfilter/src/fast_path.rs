@@ -21,7 +21,7 @@ use std::time::Duration;
 use crate::Error;
 use crate::conntrack::SpliceEntry;
 use program::KEY;
-use value::{Direction, VALUE};
+use value::{BOTH, Direction, VALUE};
 
 /// The map, and the program that reads it.
 pub struct FastPath {
@@ -77,9 +77,8 @@ const CONNTRACK_SHOWN_EVERY: Duration = Duration::from_secs(1);
 impl FastPath {
     /// Room for `connections`; the program does nothing yet.
     pub fn open(connections: u32) -> Result<Self, Error> {
-        let elements = connections.max(1).saturating_mul(2);
         let system = |what| move |error| Error::system(what, error);
-        let map = syscalls::create_map(KEY, VALUE, elements).map_err(system("make a BPF map"))?;
+        let map = syscalls::create_map(KEY, BOTH, connections.max(1)).map_err(system("make a BPF map"))?;
         let code =
             cfg!(target_endian = "little").then(|| program::program(std::os::fd::AsRawFd::as_raw_fd(&map)));
         let code = code.flatten().ok_or(Error::Answer("assemble the BPF program"))?;
@@ -100,9 +99,10 @@ impl FastPath {
     /// From now on the program translates this connection, which has an entry; false if it cannot.
     pub fn add(&self, entry: &SpliceEntry) -> Result<bool, Error> {
         let Some((client, directions)) = directions(entry, [(0, 0); 2], (0, 0)) else { return Ok(false) };
-        for (number, direction) in (0..).zip(directions) {
-            self.put(client, number, &direction.bytes(Duration::ZERO, CONNTRACK_SHOWN_EVERY))?;
-        }
+        self.put(
+            client,
+            &directions.map(|direction| direction.bytes(Duration::ZERO, CONNTRACK_SHOWN_EVERY)),
+        )?;
         Ok(true)
     }
 
@@ -118,12 +118,13 @@ impl FastPath {
             return Ok(false);
         };
         let (show_at, shown_every) = recorded.show;
-        for (number, direction) in (0..).zip(directions) {
-            let bytes = direction.bytes(show_at, shown_every);
-            let there = self.get(syscalls::Get::Look, client, number)?;
-            if !there.is_some_and(|there| value::agree(&there, &bytes)) {
-                self.put(client, number, &bytes)?;
-            }
+        let bytes = directions.map(|direction| direction.bytes(show_at, shown_every));
+        // One recorded to its end is new.
+        let there = if recorded.to_its_end { None } else { self.get(syscalls::Get::Look, client)? };
+        let agree =
+            |there: [[u8; VALUE]; 2]| there.iter().zip(&bytes).all(|(one, other)| value::agree(one, other));
+        if !there.is_some_and(agree) {
+            self.put(client, &bytes)?;
         }
         Ok(true)
     }
@@ -141,48 +142,34 @@ impl FastPath {
     /// What the program of an earlier owner keeps without entries in conntrack.
     pub fn kept() -> Result<Vec<Kept>, Error> {
         let system = |error| Error::system("read an earlier BPF map", error);
-        let Some(map) = syscalls::earlier_map(KEY, VALUE).map_err(system)? else { return Ok(Vec::new()) };
-        let values = syscalls::read_all::<KEY, VALUE>(map.as_fd()).map_err(system)?;
-        let kept = values.iter().filter_map(|(key, to_client)| {
-            let client = client_of(*key, 1)?;
-            let to_backend = values.get(&self::key(client, 0))?;
-            value::kept(client, [to_backend, to_client])
-        });
+        let Some(map) = syscalls::earlier_map(KEY, BOTH).map_err(system)? else { return Ok(Vec::new()) };
+        let values = syscalls::read_all::<KEY, BOTH>(map.as_fd()).map_err(system)?;
+        let kept = values.iter().filter_map(|(key, both)| value::kept(client_of(*key), &value::split(both)));
         Ok(kept.collect())
     }
 
     fn read(&self, get: syscalls::Get, client: SocketAddr) -> Result<[Option<Passed>; 2], Error> {
         let SocketAddr::V4(client) = client else { return Ok([None; 2]) };
-        let of_client = self.get(get, client, 0)?;
-        let of_server = self.get(get, client, 1)?;
-        Ok([of_client, of_server].map(|value| value.as_ref().and_then(value::passed)))
+        Ok(self.get(get, client)?.map_or([None; 2], |directions| directions.map(|side| value::passed(&side))))
     }
 
-    fn get(
-        &self,
-        get: syscalls::Get,
-        client: SocketAddrV4,
-        number: u16,
-    ) -> Result<Option<[u8; VALUE]>, Error> {
-        let mut value = [0; VALUE];
-        let found = syscalls::get(self.map.as_fd(), get, &key(client, number), &mut value);
+    fn get(&self, get: syscalls::Get, client: SocketAddrV4) -> Result<Option<[[u8; VALUE]; 2]>, Error> {
+        let mut both = [0; BOTH];
+        let found = syscalls::get(self.map.as_fd(), get, &key(client), &mut both);
         let found = found.map_err(|error| Error::system("read a BPF map", error))?;
-        Ok(found.then_some(value))
+        Ok(found.then(|| value::split(&both)))
     }
 
-    fn put(&self, client: SocketAddrV4, number: u16, value: &[u8; VALUE]) -> Result<(), Error> {
-        syscalls::update(self.map.as_fd(), &key(client, number), value)
+    fn put(&self, client: SocketAddrV4, directions: &[[u8; VALUE]; 2]) -> Result<(), Error> {
+        syscalls::update(self.map.as_fd(), &key(client), &value::join(directions))
             .map_err(|error| Error::system("add to a BPF map", error))
     }
 
     /// From now on it does not.
     pub fn remove(&self, client: SocketAddr) -> Result<(), Error> {
         let SocketAddr::V4(client) = client else { return Ok(()) };
-        for number in [0, 1] {
-            syscalls::delete(self.map.as_fd(), &key(client, number))
-                .map_err(|error| Error::system("delete from a BPF map", error))?;
-        }
-        Ok(())
+        let deleted = syscalls::delete(self.map.as_fd(), &key(client));
+        deleted.map(drop).map_err(|error| Error::system("delete from a BPF map", error))
     }
 }
 
@@ -193,17 +180,15 @@ fn each_interface(work: impl Fn(u32) -> std::io::Result<()>) -> Result<usize, Er
     Ok(interfaces.len())
 }
 
-fn key(client: SocketAddrV4, direction: u16) -> [u8; KEY] {
+fn key(client: SocketAddrV4) -> [u8; KEY] {
     let [a, b, c, d] = client.ip().octets();
     let [e, f] = client.port().to_be_bytes();
-    let [g, h] = direction.to_ne_bytes();
-    [a, b, c, d, e, f, g, h]
+    [a, b, c, d, e, f, 0, 0]
 }
 
-/// Whose key it is, if it is of this direction.
-fn client_of([a, b, c, d, e, f, g, h]: [u8; KEY], direction: u16) -> Option<SocketAddrV4> {
-    let client = SocketAddrV4::new([a, b, c, d].into(), u16::from_be_bytes([e, f]));
-    (u16::from_ne_bytes([g, h]) == direction).then_some(client)
+/// Whose key it is.
+fn client_of([a, b, c, d, e, f, ..]: [u8; KEY]) -> SocketAddrV4 {
+    SocketAddrV4::new([a, b, c, d].into(), u16::from_be_bytes([e, f]))
 }
 
 /// `None`: not both ends have timestamps, or addresses are IPv6.

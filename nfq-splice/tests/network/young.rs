@@ -57,7 +57,7 @@ fn a_connection_begins_on_the_fast_path_alone() {
     for kernel in [true, false] {
         let (world, actions) = begun(kernel);
         assert!(matches!(actions.as_slice(), [Action::Hasten(_), Action::Send(_)]), "{actions:?}");
-        assert_eq!(world.state().as_deref(), Some("spliced-userspace"));
+        assert_eq!(world.state().as_deref(), Some("spliced-young"));
     }
 }
 

@@ -119,7 +119,7 @@ pub struct ConnectionStatus {
     pub client: Client,
     /// Its present backend.
     pub backend: Option<SocketAddr>,
-    /// `syn-received`, `collecting`, `connecting`, `spliced-kernel`, `spliced-userspace`, `recovering`, `answering`.
+    /// `syn-received`, `collecting`, `connecting`, `spliced-young` (by the fast path alone), `spliced-kernel`, `spliced-userspace`, `recovering`, `answering`.
     pub state: String,
     /// How often it was re-spliced.
     pub resplices: u32,

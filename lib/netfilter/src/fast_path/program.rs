@@ -3,14 +3,14 @@
 //! Only segments of the commonest form are taken: IPv4 without options, whole; TCP with ACK, perhaps PSH or ECN's bits, and
 //! timestamps as the only option where all systems put them. All others go on, unchanged.
 
-use super::assembler::Operation::{Add, And, ShiftLeft, ShiftRight, Xor};
+use super::assembler::Operation::{Add, AddWide, And, ShiftLeft, ShiftRight, Xor};
 use super::assembler::Size::{Byte, Double, Half, Word};
 use super::assembler::Test::{AnyBit, AtMost, Differs};
 use super::assembler::{Assembler, Register};
 use super::judge::judge;
 use super::value;
 
-/// Bytes of a key: address and port of the client, direction (two bytes each).
+/// Bytes of a key: address and port of the client, and two of zero.
 pub(super) const KEY: usize = 8;
 
 pub(super) const PACKET: Register = 6;
@@ -94,31 +94,34 @@ fn take_headers(code: &mut Assembler) {
 
 /// The client is the source, and the destination the service; or it is the destination, and the source its backend.
 fn find(code: &mut Assembler, map: i32) {
-    look_up(code, map, 0, (OLD + 12, OLD_TCP));
+    look_up(code, map, (OLD + 12, OLD_TCP));
     code.jump_if_null(0, "not from a client");
+    code.copy(FOUND, 0);
+    code.set(DIRECTION, 0);
     is_peer(code, (OLD + 16, OLD_TCP + 2));
     code.jump("found");
     code.label("not from a client");
-    look_up(code, map, 1, (OLD + 16, OLD_TCP + 2));
+    look_up(code, map, (OLD + 16, OLD_TCP + 2));
     code.jump_if_null(0, "pass");
+    code.copy(FOUND, 0);
+    code.calculate(AddWide, FOUND, value::VALUE as i32);
+    code.set(DIRECTION, 1);
     is_peer(code, (OLD + 12, OLD_TCP));
     code.label("found");
 }
 
-fn look_up(code: &mut Assembler, map: i32, direction: i32, (address, port): (i16, i16)) {
+fn look_up(code: &mut Assembler, map: i32, (address, port): (i16, i16)) {
     code.load(Word, 0, 10, address);
     code.store(Word, 10, KEY_AT, 0);
     code.load(Half, 0, 10, port);
     code.store(Half, 10, KEY_AT + 4, 0);
-    code.store_value(Half, 10, KEY_AT + 6, direction);
-    code.set(DIRECTION, direction);
+    code.store_value(Half, 10, KEY_AT + 6, 0);
     code.load_map(1, map);
     code.address(2, KEY_AT);
     code.call(LOOKUP);
 }
 
 fn is_peer(code: &mut Assembler, (address, port): (i16, i16)) {
-    code.copy(FOUND, 0);
     code.load(Word, 0, 10, address);
     code.load(Word, 1, FOUND, value::PEER);
     code.jump_if_differ(0, 1, "pass");
@@ -275,15 +278,13 @@ fn replace_sum(code: &mut Assembler, flags: i32) {
     code.jump_if(Differs, 0, 0, "drop");
 }
 
-/// Both directions are conntrack's again; who has a record must read it first, and ends it himself.
+/// The connection is conntrack's again; who has a record must read it first, and ends it himself.
 fn tear_down(code: &mut Assembler, map: i32) {
     code.label("begins or ends");
     code.load(Byte, 0, FOUND, value::KIND);
     code.jump_if(AnyBit, 0, value::RECORDED.into(), "pass");
-    for direction in [0, 1] {
-        code.store_value(Half, 10, KEY_AT + 6, direction);
-        code.load_map(1, map);
-        code.address(2, KEY_AT);
-        code.call(DELETE);
-    }
+    // The key with which it was found.
+    code.load_map(1, map);
+    code.address(2, KEY_AT);
+    code.call(DELETE);
 }

@@ -1,4 +1,5 @@
-//! What the map says of one direction of a connection: places in the value, shared by the program and its owner.
+//! What the map says of a connection: for each direction the same places, first those to the backend, then those to the client.
+//! Shared by the program and its owner.
 
 use std::net::SocketAddrV4;
 use std::time::Duration;
@@ -46,8 +47,10 @@ pub(super) const SHOW_EVERY: i16 = 64;
 pub(super) const REST: i16 = 72;
 /// One after the FIN.
 pub(super) const FIN_END: i16 = 76;
-/// Bytes of a value.
+/// Bytes of one direction.
 pub(super) const VALUE: usize = 80;
+/// Bytes of a value.
+pub(super) const BOTH: usize = 2 * VALUE;
 
 /// The segments of one direction that are taken, and how they are translated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -113,7 +116,7 @@ pub(super) fn passed(value: &[u8; VALUE]) -> Option<Passed> {
 }
 
 /// What is kept of a connection whose client is given, with the values of its two directions; `None`: conntrack has an entry of it.
-pub(super) fn kept(client: SocketAddrV4, [to_backend, to_client]: [&[u8; VALUE]; 2]) -> Option<Kept> {
+pub(super) fn kept(client: SocketAddrV4, [to_backend, to_client]: &[[u8; VALUE]; 2]) -> Option<Kept> {
     let [kind] = part(to_client, KIND);
     let address = |at, port| {
         let ip = std::net::Ipv4Addr::from(part::<4>(to_client, at));
@@ -137,6 +140,21 @@ pub(super) fn kept(client: SocketAddrV4, [to_backend, to_client]: [&[u8; VALUE];
     let closed = |value| passed(value).is_some_and(|passed| passed.fin);
     let ended = closed(to_backend) && closed(to_client);
     (kind & RECORDED != 0).then(|| Kept { entry, rest: number(REST), ended })
+}
+
+/// The two directions of a value.
+pub(super) fn split(both: &[u8; BOTH]) -> [[u8; VALUE]; 2] {
+    let half = |at: usize| both.get(at..).and_then(|rest| rest.first_chunk()).copied().unwrap_or([0; VALUE]);
+    [half(0), half(VALUE)]
+}
+
+/// And together.
+pub(super) fn join(directions: &[[u8; VALUE]; 2]) -> [u8; BOTH] {
+    let mut both = [0; BOTH];
+    for (to, from) in both.iter_mut().zip(directions.as_flattened()) {
+        *to = *from;
+    }
+    both
 }
 
 fn part<const N: usize>(value: &[u8; VALUE], at: i16) -> [u8; N] {
