@@ -1,6 +1,9 @@
-//! The beginning of a connection, which the fast path translates alone: no conntrack entry, no element of a set. Most connections
-//! end before they are older than that, and what the kernel keeps of each would cost more than its packets. What the fast path
-//! does not take comes to this daemon, which translates it and sends it on.
+//! The beginning of a connection on the userspace path, which the fast path translates alone: no conntrack entry, no element of
+//! a set. Most connections end before they are older than that, and what the kernel keeps of each would cost more than its
+//! packets. What the fast path does not take comes to this daemon, which translates it and sends it on.
+//!
+//! On the kernel path it would be spliced when it has perhaps become silent: conntrack believes any RST until it has seen what the
+//! server acknowledges, and a blind one would end it. So there conntrack has the connection from its beginning.
 //!
 //! It is found again by a daemon after this one, in the fast path's own map ([`Engine::handle_parked`]).
 
@@ -15,7 +18,7 @@ use crate::engine::Engine;
 use crate::flow::{Flow, Splice, State};
 use crate::parked::Parked;
 
-/// What lives longer goes on by way of conntrack, or in the set of queued flows, as configured. A few round trips.
+/// What lives longer goes on in the set of queued flows. A few round trips.
 const YOUTH: Duration = Duration::from_millis(250);
 
 impl Splice {
@@ -34,7 +37,7 @@ impl Core {
             && splice.lacks.is_none()
             && !flow.leg.odd_places
             && flow.leg.service.is_ipv4();
-        if !self.fast_path || !plain || flow.suspended {
+        if !self.fast_path || !plain || flow.suspended || self.prefers_kernel() {
             return false;
         }
         splice.young = Some(self.now + YOUTH);
@@ -52,8 +55,7 @@ impl Core {
         }
     }
 
-    /// Nothing goes past any more: it has ended, or goes on as configured. Of one that has closed on one side conntrack would not
-    /// learn that.
+    /// Nothing goes past any more: it has ended, or is queued from now on.
     fn grow_up(&mut self, flow: &mut Flow) {
         let State::Spliced(splice) = &mut flow.state else { return };
         splice.young = None;
@@ -61,11 +63,9 @@ impl Core {
         if closing.client_fin && closing.server_fin && splice.has_got_all(flow.leg.acked) {
             self.counters.count("connections_ended");
             flow.state = State::Gone;
-        } else if closing.client_fin || closing.server_fin {
+        } else if !closing.reset {
             self.suspend_packets(flow);
             self.park(flow);
-        } else if closing.deadline.is_none() {
-            self.settle(flow);
         }
     }
 }
