@@ -108,8 +108,7 @@ impl Batch {
 
 fn step(action: &Action) -> Option<(Client, Step)> {
     match action {
-        Action::Inspect { client, .. } => Some((*client, Step::Inspect)),
-        Action::Recall(client) => Some((*client, Step::Inspect)),
+        Action::Inspect { client, .. } | Action::Recall(client) => Some((*client, Step::Inspect)),
         Action::Suspend(client) => Some((*client, Step::Suspend)),
         Action::Unsplice(client) => Some((*client, Step::Unsplice)),
         Action::Splice(splice) => Some((splice.client, Step::Create)),
