@@ -281,7 +281,8 @@ impl World {
                 Action::Inspect { client, syn } => self.inspections.push((client, syn)),
                 Action::Tell(FromProxy::Ended { id, .. }) => *self.ended.entry(id).or_default() += 1,
                 Action::Tell(FromProxy::Read(rest)) => self.asked = Some(rest.logged),
-                Action::Tell(_) => {}
+                // There is no fast path here.
+                Action::Hasten(_) | Action::Recall(_) | Action::Tell(_) => {}
             }
         }
     }
