@@ -205,6 +205,25 @@ fn a_connection_that_is_opened_before_the_fence_holds_fails_with_the_one_before(
     assert_eq!((reports[0].2.ack_cl, reports[0].2.unacked.len()), (77_001, 500));
 }
 
+/// It died before it had said that the fence holds: its successor, which may have no fence, must not be taken at its word.
+#[test]
+fn the_next_logger_is_told_of_fences_before_it_is_asked_whether_they_hold() {
+    let mut world = World::new();
+    world.fences_are_slow = true;
+    let conn = conn(5000, b1());
+    let asked = half(&mut world, conn);
+    world.backend_flags(conn, Flags::FIN, 500, b"", asked).unwrap();
+    let mut again = vec![];
+    world.engine.fence_again(&mut again);
+    assert_eq!(again, [Action::Fence(conn.flow), Action::Barrier(1)]);
+    assert_eq!(world.reports().len(), 0);
+    world.fenced();
+    assert_eq!(world.reports().len(), 1);
+    again.clear();
+    world.engine.fence_again(&mut again);
+    assert_eq!(again, [Action::Fence(conn.flow)], "nothing is left to be asked");
+}
+
 /// It died between its fence and its report.
 #[test]
 fn what_a_predecessor_fenced_is_reported() {

@@ -63,6 +63,7 @@ impl World {
                 for message in [ToLogger::Judge, ToLogger::Fences] {
                     self.send(channel, End::Server, &Message::ToLogger(message));
                 }
+                self.fence_again();
             }
             Channel::Reports => {
                 self.manager.engine.handle_log_connected(recovery_manager::LoggerId(0));

@@ -175,10 +175,9 @@ impl World {
             Action::Fence(flow) => self.tell_logger(ToLogger::Fence(flow)),
             Action::LeaveOut(body) => self.tell_logger(ToLogger::LeaveOut(body)),
             Action::Barrier(barrier) => {
-                self.reader.unanswered.push_back(barrier);
-                self.tell_logger(ToLogger::Status);
-                if self.line(Channel::Judge).client.is_none() {
-                    self.all_barriers_hold();
+                if self.line(Channel::Judge).client.is_some() {
+                    self.reader.unanswered.push_back(barrier);
+                    self.tell_logger(ToLogger::Status);
                 }
             }
             Action::Failed(failure) => self.report(failure),
@@ -201,16 +200,16 @@ impl World {
         self.send(Channel::Judge, End::Server, &Message::ToLogger(message));
     }
 
-    fn all_barriers_hold(&mut self) {
-        let newest = self.logger.log.newest();
-        let unanswered = std::mem::take(&mut self.reader.unanswered);
-        self.reader.barriers.extend(unanswered.into_iter().map(|barrier| (barrier, newest)));
-        self.after(Duration::ZERO, Event::Read(self.reader.life));
+    /// The next logger is asked again, when it has been told of the fences.
+    pub(super) fn judge_link_lost(&mut self) {
+        self.reader.unanswered.clear();
+        self.reader.barriers.clear();
     }
 
-    /// A logger that is gone lets nothing pass: its queue drops. So do all barriers hold.
-    pub(super) fn judge_link_lost(&mut self) {
-        self.all_barriers_hold();
+    pub(super) fn fence_again(&mut self) {
+        let mut actions = Vec::new();
+        self.reader.engine.fence_again(&mut actions);
+        self.carry_out(actions);
     }
 
     fn report(&mut self, failure: Failure) {

@@ -119,12 +119,14 @@ impl Engine {
         out.push(Action::Fence(flow));
     }
 
-    /// The logger does not know any more, or was not there to be told, which backends are fenced.
+    /// The logger does not know any more, or was not there to be told, which backends are fenced, nor that it was asked whether
+    /// that is in force.
     pub fn fence_again(&self, out: &mut Vec<Action>) {
         let fenced = |entry: &Entry| entry.failing.is_some() || matches!(entry.state, State::Failed);
         out.extend(
             self.entries.iter().filter(|(_, entry)| fenced(entry)).map(|(flow, _)| Action::Fence(flow)),
         );
+        out.extend(self.failing.keys().map(|barrier| Action::Barrier(*barrier)));
     }
 
     /// The fences sent before this barrier hold, and all that passed before has been read from the log.

@@ -104,19 +104,12 @@ impl JudgeLink {
         }
     }
 
-    /// A logger that is gone lets nothing pass: its queue drops. So do all barriers hold.
+    /// What it was asked has to be asked of the next one, which may not have the fences.
     fn disconnect(&mut self, error: &ConnectionError) {
         tracing::warn!("lost the logger at {}: {error}", self.path.display());
         self.connection = None;
-        self.pass_all();
-    }
-
-    fn pass_all(&mut self) {
-        let barriers = self.unanswered.drain(..).filter_map(|asked| match asked {
-            Asked::Barrier(barrier) => Some(barrier),
-            Asked::Fences => None,
-        });
-        self.passed.extend(barriers);
+        self.unanswered.clear();
+        self.passed.clear();
     }
 
     /// Flows that the logger had fenced when the connection to it was made.
@@ -131,12 +124,11 @@ impl JudgeLink {
         }
     }
 
-    /// Asks the logger to say when everything sent so far is in force.
+    /// Asks the logger, if it is there, to say when everything sent so far is in force.
     pub(crate) fn send_barrier(&mut self, barrier: u64) {
-        self.unanswered.push_back(Asked::Barrier(barrier));
-        self.send(&ToLogger::Status);
-        if self.connection.is_none() {
-            self.pass_all();
+        if self.connection.is_some() {
+            self.unanswered.push_back(Asked::Barrier(barrier));
+            self.send(&ToLogger::Status);
         }
     }
 

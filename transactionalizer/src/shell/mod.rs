@@ -153,6 +153,10 @@ impl Shell {
 
     /// What passed before a fence held is in the log by now.
     fn note_barriers(&mut self) {
+        if self.link.interest().is_none() {
+            // The next logger is asked again.
+            self.barriers.clear();
+        }
         let passed = self.link.poll_passed();
         if !passed.is_empty() {
             let newest = self.log.newest();
