@@ -2,8 +2,8 @@
 //! a set. Most connections end before they are older than that, and what the kernel keeps of each would cost more than its
 //! packets. What the fast path does not take comes to this daemon, which translates it and sends it on.
 //!
-//! On the kernel path it would be spliced when it has perhaps become silent: conntrack believes any RST until it has seen what the
-//! server acknowledges, and a blind one would end it. So there conntrack has the connection from its beginning.
+//! On the kernel path conntrack has the connection from its beginning: one that it got later, and that was silent then, was ended by
+//! a blind RST, probably because conntrack believes any until it has seen what the server acknowledges.
 //!
 //! It is found again by a daemon after this one, in the fast path's own map ([`Engine::handle_parked`]).
 
