@@ -79,7 +79,7 @@ impl Batch {
         self.count == 0
     }
 
-    /// Empties it, after everything was executed; its memory stays.
+    /// Empties it, after everything was executed, but for packets that are still in `send`; its memory stays.
     pub fn clear(&mut self) {
         self.inspect.clear();
         self.recall.clear();
@@ -89,10 +89,9 @@ impl Batch {
         self.park.clear();
         self.hasten.clear();
         self.resume.clear();
-        self.send.clear();
         self.tell.clear();
         self.steps.clear();
-        self.count = 0;
+        self.count = self.send.len();
     }
 
     /// Notes the client's step; true if a later one of the same client would be executed first, or the same one twice.
@@ -147,15 +146,17 @@ mod tests {
         }
     }
 
-    /// What an executor does to each client, and the packets, in order.
-    fn execute(batch: &mut Batch, done: &mut HashMap<Client, Vec<u8>>, sent: &mut Vec<u8>) {
+    /// What an executor does to each client, and the packets, in order; they wait if something is refused.
+    fn execute(batch: &mut Batch, done: &mut HashMap<Client, Vec<u8>>, sent: &mut Vec<u8>, refused: bool) {
         let mut note = |client: Client, kind| done.entry(client).or_default().push(kind);
         batch.inspect.iter().for_each(|(client, _)| note(*client, 0));
         batch.suspend.iter().for_each(|client| note(*client, 1));
         batch.unsplice.iter().for_each(|client| note(*client, 2));
         batch.splice.iter().for_each(|splice| note(splice.client, 5));
         batch.resume.iter().for_each(|client| note(*client, 3));
-        sent.extend(batch.send.iter().flatten());
+        if !refused || batch.splice.is_empty() {
+            sent.extend(batch.send.drain(..).flatten());
+        }
         batch.clear();
     }
 
@@ -166,14 +167,15 @@ mod tests {
             let mut wanted: HashMap<Client, Vec<u8>> = HashMap::new();
             for (number, kind) in &actions {
                 if let Err(action) = batch.push(action(*number, *kind)) {
-                    execute(&mut batch, &mut done, &mut sent);
+                    execute(&mut batch, &mut done, &mut sent, number % 2 == 0);
                     prop_assert_eq!(batch.push(action), Ok(()));
                 }
                 if *kind != 4 {
                     wanted.entry(client(*number)).or_default().push(*kind);
                 }
             }
-            execute(&mut batch, &mut done, &mut sent);
+            execute(&mut batch, &mut done, &mut sent, true);
+            execute(&mut batch, &mut done, &mut sent, false);
             prop_assert!(batch.is_empty());
             prop_assert_eq!(done, wanted);
             let packets: Vec<u8> = actions.iter().filter(|(_, kind)| *kind == 4).map(|(number, _)| *number).collect();

@@ -115,6 +115,13 @@ impl Core {
         self.actions.push_back(action);
     }
 
+    /// What `decide` wants done is done before what was wanted earlier and is not done yet.
+    pub(crate) fn first(&mut self, decide: impl FnOnce(&mut Self)) {
+        let earlier = std::mem::take(&mut self.actions);
+        decide(self);
+        self.actions.extend(earlier);
+    }
+
     pub(crate) fn send(&mut self, packet: Vec<u8>) {
         self.act(Action::Send(packet));
     }

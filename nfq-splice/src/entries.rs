@@ -58,8 +58,11 @@ impl Engine {
                 splice.kernel = false;
                 splice.window = splice.window.or(window);
                 splice.idle = self.core.busy();
-                self.core.suspend_packets(&mut flow);
-                self.core.park(&mut flow);
+                // Before its bytes go: a daemon that died in between would let them be said again.
+                self.core.first(|core| {
+                    core.suspend_packets(&mut flow);
+                    core.park(&mut flow);
+                });
             }
             self.put(flow);
         }

@@ -224,6 +224,20 @@ fn the_next_logger_is_told_of_fences_before_it_is_asked_whether_they_hold() {
     assert_eq!(again, [Action::Fence(conn.flow)], "nothing is left to be asked");
 }
 
+/// A restarted transactionalizer takes a client's SYN to an earlier backend that was logged late for its move there: it may be
+/// wrong, and has fenced nothing.
+#[test]
+fn only_what_was_fenced_is_fenced_again() {
+    let mut world = World::starting();
+    let (refused, used) = (conn(5000, b2()), conn(5000, b1()));
+    world.open(used);
+    world.syn(refused);
+    world.engine.handle_live(world.now);
+    let mut again = vec![];
+    world.engine.fence_again(&mut again);
+    assert_eq!(again, []);
+}
+
 /// It died between its fence and its report.
 #[test]
 fn what_a_predecessor_fenced_is_reported() {

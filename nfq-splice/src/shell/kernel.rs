@@ -131,7 +131,8 @@ impl Kernel {
         Ok(self.conntrack.get(client, self.service)?.is_some_and(|status| status.entry.mark == SPLICED_MARK))
     }
 
-    /// Executes all but the messages to managers. What the kernel answers comes back.
+    /// Executes all but the messages to managers; packets stay in it where the kernel refused something. What the kernel answers
+    /// comes back.
     pub(super) fn execute(&mut self, batch: &mut Batch) -> Result<Vec<Answer>> {
         let mut answers = Vec::new();
         for (client, syn) in batch.inspect.drain(..) {
@@ -143,11 +144,16 @@ impl Kernel {
         batch.suspend.iter().chain(&batch.unsplice).try_for_each(|client| self.slow_down(*client))?;
         self.suspended.add(&batch.suspend).context("queueing flows")?;
         self.unsplice(&batch.unsplice)?;
+        let before = answers.len();
         self.splice(&batch.splice, &mut answers);
         self.park(&batch.park);
         self.hasten(&batch.hasten, &mut answers);
         self.suspended.delete(&batch.resume).context("un-queueing flows")?;
-        self.send(&mut batch.send, &mut answers);
+        // What the kernel refused is parked before its bytes go: a daemon that died in between would let them be said again.
+        if answers.len() == before {
+            self.send(&mut batch.send, &mut answers);
+            batch.send.clear();
+        }
         Ok(answers)
     }
 

@@ -312,7 +312,7 @@ impl Shard {
             while let Some(action) = self.engine.poll_action() {
                 if let Err(action) = self.batch.push(action) {
                     self.execute()?;
-                    // It is empty now.
+                    // At most packets are left, fewer than there is room for.
                     let _ = self.batch.push(action);
                 }
             }

@@ -101,6 +101,8 @@ pub(super) struct Entry {
     pub(super) late: Option<Box<Late>>,
     /// Its backend has been fenced under this barrier; it is reported when the fence holds.
     pub(super) failing: Option<u64>,
+    /// The logger was told to fence it.
+    pub(super) fenced: bool,
 }
 
 impl Entry {

@@ -8,7 +8,7 @@ use packet::Time;
 use crate::connection::updates_kept;
 use crate::spans::LogBytes;
 
-use super::entry::{Entry, State};
+use super::entry::State;
 use super::segments::LAPPED;
 use super::{Action, Engine, Failure};
 
@@ -106,7 +106,7 @@ impl Engine {
 
     fn fence(&mut self, flow: Flow, barrier: u64, out: &mut Vec<Action>) {
         let Some(entry) = self.entries.get_mut(&flow) else { return };
-        entry.failing = Some(barrier);
+        (entry.failing, entry.fenced) = (Some(barrier), true);
         entry.late = None;
         let held = std::mem::take(&mut entry.held);
         if let Some(backend) = self.backends.get_mut(&flow.backend) {
@@ -122,10 +122,8 @@ impl Engine {
     /// The logger does not know any more, or was not there to be told, which backends are fenced, nor that it was asked whether
     /// that is in force.
     pub fn fence_again(&self, out: &mut Vec<Action>) {
-        let fenced = |entry: &Entry| entry.failing.is_some() || matches!(entry.state, State::Failed);
-        out.extend(
-            self.entries.iter().filter(|(_, entry)| fenced(entry)).map(|(flow, _)| Action::Fence(flow)),
-        );
+        let fenced = self.entries.iter().filter(|(_, entry)| entry.fenced);
+        out.extend(fenced.map(|(flow, _)| Action::Fence(flow)));
         out.extend(self.failing.keys().map(|barrier| Action::Barrier(*barrier)));
     }
 

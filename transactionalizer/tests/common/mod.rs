@@ -217,11 +217,15 @@ impl World {
 
     /// SYN and SYN-ACK, which nobody has acknowledged yet.
     pub fn handshake(&mut self, conn: Conn) {
+        self.syn(conn);
+        self.syn_ack(conn);
+    }
+
+    pub fn syn(&mut self, conn: Conn) {
         let Flow { client, backend } = conn.flow;
         let mut syn = SegmentBuilder::new(client, backend);
         (syn.seq, syn.flags, syn.window, syn.syn) = (conn.client_isn, Flags::SYN, 65535, Some(OPTIONS));
         self.log(syn.build(), false, false);
-        self.syn_ack(conn);
     }
 
     pub fn syn_ack(&mut self, conn: Conn) {
