@@ -10,9 +10,12 @@ use lab::testing::{Curl, in_lab};
 use lab::{Fault, Node};
 
 const CLIENTS: usize = 50;
+/// All that they could ever fetch.
+const RING: u64 = 1 << 29;
 
 fn all_survive(path: Path, fault: Fault) -> Result<()> {
-    in_lab(&Settings { path, ..Settings::default() }, |lab| {
+    let set = vec![format!("logger.logger.ring_bytes={RING}")];
+    in_lab(&Settings { path, set, ..Settings::default() }, |lab| {
         let urls = ["/files/10m", "/chunked/10m"];
         let mut curls: Vec<(Curl, &str)> = Vec::new();
         for url in urls.into_iter().cycle().take(CLIENTS) {
