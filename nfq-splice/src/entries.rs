@@ -7,9 +7,8 @@ use packet::{TcpSegment, Time};
 
 use crate::action::{Action, Ended, EntryState, KernelSplice, Stage};
 use crate::engine::Engine;
-use crate::flow::{Closing, Flow, Splice, State};
+use crate::flow::{Flow, Splice, State};
 use crate::leg::ClientLeg;
-use crate::pass::Shortfall;
 
 /// A SYN may wait in its queue so long: what the kernel knew when it came is then no longer true of a younger splice.
 const FRESH_DELAY: Duration = Duration::from_secs(2);
@@ -85,7 +84,7 @@ impl Engine {
     /// An entry that was there when the daemon started.
     pub fn handle_restored(&mut self, now: Time, entry: &KernelSplice) {
         self.core.now = now;
-        let (client_scale, server_scale) = entry.window_scales.unwrap_or((0, 0));
+        let splice = Splice::of(entry, self.core.busy());
         let options = packet::SynOptions {
             mss: None,
             window_scale: entry.window_scales.map(|(client, _)| client),
@@ -93,36 +92,14 @@ impl Engine {
             timestamp: entry.timestamps.map(|_| 0),
         };
         let mut leg =
-            ClientLeg { announced_scale: server_scale, ..self.core.client_leg(entry.client, options) };
+            ClientLeg { announced_scale: splice.server_scale, ..self.core.client_leg(entry.client, options) };
         leg.overtake_forgotten();
-        let splice = Splice {
-            backend: entry.backend,
-            delta: entry.delta,
-            ts: entry.timestamps,
-            server_scale,
-            client_scale,
-            lacks: Shortfall::default(),
-            kernel: true,
-            debts: None,
-            closing: Closing::default(),
-            window: None,
-            idle: self.core.busy(),
-            young: None,
-        };
         self.core.counters.count("connections_restored");
         if entry.window_scales.is_some() {
-            self.core.learn_scale(server_scale);
+            self.core.learn_scale(splice.server_scale);
         }
         self.core.settings.routing.remember(entry.backend);
-        self.put(Flow {
-            leg,
-            resplices: 0,
-            suspended: false,
-            parked: false,
-            acted: 0,
-            state: State::Spliced(splice),
-            timer: None,
-        });
+        self.put(Flow::spliced(leg, splice));
     }
 
     /// A client whose packets an earlier daemon translated itself, and that nobody has restored: it is refused.

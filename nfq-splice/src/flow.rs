@@ -4,6 +4,7 @@ use cluster::control::{Client, RecoveryOrder};
 use packet::{Reassembly, Seq, Time};
 use std::net::SocketAddr;
 
+use crate::action::KernelSplice;
 use crate::bridge::Bridge;
 use crate::held::Held;
 use crate::leg::{BackendLeg, ClientLeg};
@@ -108,6 +109,27 @@ pub(crate) struct Splice {
     pub(crate) idle: Idle,
     /// Until then the fast path alone translates it.
     pub(crate) young: Option<Time>,
+}
+
+impl Splice {
+    /// What the kernel translates as this entry says.
+    pub(crate) fn of(entry: &KernelSplice, idle: Idle) -> Self {
+        let (client_scale, server_scale) = entry.window_scales.unwrap_or((0, 0));
+        Self {
+            backend: entry.backend,
+            delta: entry.delta,
+            ts: entry.timestamps,
+            server_scale,
+            client_scale,
+            lacks: Shortfall::default(),
+            kernel: true,
+            debts: None,
+            closing: Closing::default(),
+            window: None,
+            idle,
+            young: None,
+        }
+    }
 }
 
 /// Whether a connection that the proxy translates itself is still used; of the others conntrack keeps account.
@@ -223,6 +245,12 @@ impl Setup {
 }
 
 impl Flow {
+    /// One that an earlier daemon spliced.
+    pub(crate) fn spliced(leg: ClientLeg, splice: Splice) -> Self {
+        let state = State::Spliced(splice);
+        Self { leg, resplices: 0, suspended: false, parked: false, acted: 0, state, timer: None }
+    }
+
     pub(crate) fn client(&self) -> Client {
         self.leg.client
     }

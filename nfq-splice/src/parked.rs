@@ -8,7 +8,7 @@ use crate::action::{Action, KernelSplice};
 use crate::common::Core;
 use crate::ecn::Ecn;
 use crate::engine::Engine;
-use crate::flow::{Closing, Flow, Splice, State};
+use crate::flow::{Flow, Splice, State};
 use crate::leg::ClientLeg;
 use crate::pass::Shortfall;
 
@@ -119,30 +119,15 @@ impl Engine {
     pub fn handle_parked(&mut self, now: Time, parked: &Parked) {
         self.core.now = now;
         let entry = &parked.splice;
-        let (client_scale, server_scale) = entry.window_scales.unwrap_or((0, 0));
         let leg = self.core.client_leg(entry.client, parked.options);
         let ecn = if parked.ecn { Ecn::Promised } else { Ecn::NotAsked };
         let mut leg = ClientLeg { announced_scale: parked.announced_scale, ecn, ..leg };
         leg.overtake_forgotten();
-        let splice = Splice {
-            backend: entry.backend,
-            delta: entry.delta,
-            ts: entry.timestamps,
-            server_scale,
-            client_scale,
-            lacks: parked.lacks(),
-            kernel: false,
-            debts: None,
-            closing: Closing::default(),
-            window: None,
-            idle: self.core.busy(),
-            young: None,
-        };
+        let of_entry = Splice::of(entry, self.core.busy());
+        let splice = Splice { lacks: parked.lacks(), kernel: false, ..of_entry };
         self.core.counters.count("connections_restored");
         self.core.settings.routing.remember(entry.backend);
-        let state = State::Spliced(splice);
-        let mut flow =
-            Flow { leg, resplices: 0, suspended: false, parked: true, acted: 0, state, timer: None };
+        let mut flow = Flow { parked: true, ..Flow::spliced(leg, splice) };
         self.core.suspend_packets(&mut flow);
         self.core.park(&mut flow);
         self.put(flow);

@@ -13,7 +13,6 @@ pub(crate) struct Replays {
     expected: VecDeque<Replayed>,
     framer: ResponseFramer,
     /// Of the answer in progress.
-    status: u16,
     body: Xxh3,
     body_bytes: u64,
     /// Bytes of the alternate's stream.
@@ -28,7 +27,6 @@ impl Replays {
         let mut replays = Self {
             expected: expected.iter().cloned().collect(),
             framer: ResponseFramer::new(DEFAULT_MAX_HEAD),
-            status: 0,
             body: Xxh3::default(),
             body_bytes: 0,
             taken: 0,
@@ -85,7 +83,7 @@ impl Replays {
 
     /// The next request may be sent.
     fn allow_next(&mut self, requests: &[u8]) {
-        (self.status, self.body, self.body_bytes) = (0, Xxh3::default(), 0);
+        (self.body, self.body_bytes) = (Xxh3::default(), 0);
         let Some(next) = self.expected.front() else { return };
         let start = self.allowed;
         self.allowed = start.saturating_add(next.request_bytes);
@@ -109,7 +107,6 @@ impl Replays {
         if ends || !head.keep_alive {
             return Err(self.differs("is answered with the connection's end"));
         }
-        self.status = now;
         Ok(())
     }
 

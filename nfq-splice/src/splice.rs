@@ -79,7 +79,7 @@ impl Splice {
     }
 
     /// The kernel translates no window scales, cuts no segments, makes no timestamps, and miscalculates checksums of options on odd places.
-    pub(crate) fn fits_kernel(&self, leg: &ClientLeg) -> bool {
+    fn fits_kernel(&self, leg: &ClientLeg) -> bool {
         self.server_scale == leg.announced_scale
             && self.client_scale == leg.client_scale()
             && self.debts.is_none()

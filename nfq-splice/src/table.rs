@@ -29,8 +29,28 @@ pub(crate) struct Table {
     timers: Timers<Key>,
     /// Of the latest splices, in case that the kernel refuses one.
     windows: VecDeque<(Key, Window)>,
+    tally: Tally,
+}
+
+/// Connections in some states, and what they keep.
+#[derive(Default)]
+struct Tally {
     half_open: usize,
     recovering: usize,
+}
+
+impl Tally {
+    fn add(&mut self, core: &mut Core, flow: &Flow) {
+        self.half_open += usize::from(flow.is_half_open());
+        self.recovering += usize::from(flow.is_recovering());
+        core.setup_bytes += flow.setup_bytes();
+    }
+
+    fn remove(&mut self, core: &mut Core, flow: &Flow) {
+        self.half_open -= usize::from(flow.is_half_open());
+        self.recovering -= usize::from(flow.is_recovering());
+        core.setup_bytes -= flow.setup_bytes();
+    }
 }
 
 impl Table {
@@ -41,8 +61,7 @@ impl Table {
             entries: HashMap::new(),
             timers: Timers::new(),
             windows: VecDeque::new(),
-            half_open: 0,
-            recovering: 0,
+            tally: Tally::default(),
         }
     }
 
@@ -52,12 +71,12 @@ impl Table {
 
     /// Connections that are not established yet.
     pub(crate) fn half_open(&self) -> usize {
-        self.half_open
+        self.tally.half_open
     }
 
     /// Connections between two backends.
     pub(crate) fn recovering(&self) -> usize {
-        self.recovering
+        self.tally.recovering
     }
 
     /// Works on a client's connection where it is. `None`: there is none.
@@ -67,16 +86,14 @@ impl Table {
         client: Client,
         work: impl FnOnce(&mut Core, &mut Flow) -> T,
     ) -> Option<T> {
-        let Self { service, entries, timers, windows, half_open, recovering } = self;
+        let Self { service, entries, timers, windows, tally } = self;
         let key = Key::from(client);
         let entry = entries.get_mut(&key)?;
         if let Entry::Kernel(compact) = entry {
             *entry = Entry::Whole(Box::new(compact.expand(client, *service, core.now)));
         }
         let Entry::Whole(flow) = entry else { return None };
-        *half_open -= usize::from(flow.is_half_open());
-        *recovering -= usize::from(flow.is_recovering());
-        core.setup_bytes -= flow.setup_bytes();
+        tally.remove(core, flow);
         // A new connection of the same client may take the place of this one.
         let timer = flow.timer;
         let result = work(core, flow);
@@ -87,9 +104,7 @@ impl Table {
             core.stateless.spend(core.now, client);
             return Some(result);
         }
-        *half_open += usize::from(flow.is_half_open());
-        *recovering += usize::from(flow.is_recovering());
-        core.setup_bytes += flow.setup_bytes();
+        tally.add(core, flow);
         let wanted = flow.deadline();
         timers.set(key, &mut flow.timer, wanted);
         if let Some(compact) = Compact::of(flow) {
@@ -106,9 +121,7 @@ impl Table {
             Entry::Kernel(compact) => compact.expand(client, self.service, core.now),
             Entry::Whole(flow) => *flow,
         };
-        self.half_open -= usize::from(flow.is_half_open());
-        self.recovering -= usize::from(flow.is_recovering());
-        core.setup_bytes -= flow.setup_bytes();
+        self.tally.remove(core, &flow);
         self.timers.set(key, &mut flow.timer, None);
         Some(flow)
     }
@@ -119,9 +132,7 @@ impl Table {
             return core.stateless.spend(core.now, flow.client());
         }
         let key = Key::from(flow.client());
-        self.half_open += usize::from(flow.is_half_open());
-        self.recovering += usize::from(flow.is_recovering());
-        core.setup_bytes += flow.setup_bytes();
+        self.tally.add(core, &flow);
         let wanted = flow.deadline();
         self.timers.set(key, &mut flow.timer, wanted);
         let entry = match Compact::of(&flow) {
