@@ -7,8 +7,8 @@ use std::net::SocketAddr;
 
 use cluster::config::Cluster;
 use cluster::control::{
-    ClientWindow, ConnectionReport, Evidence, Flow, FromLog, FromProxy, Outcome, PartialResponse,
-    PendingRequest, RecoveryOrder, Tags, ToLog, ToProxy,
+    ConnectionReport, Evidence, Flow, FromLog, FromProxy, Outcome, PendingRequest, RecoveryOrder, Tags,
+    ToLog, ToProxy,
 };
 use packet::Time;
 use proptest::collection::vec;
@@ -88,22 +88,12 @@ fn report(client: u16, failed: u8, epoch: u32, update: bool) -> ConnectionReport
         bytes: b"X".to_vec(),
     };
     ConnectionReport {
-        flow: Flow { client: SocketAddr::from(([203, 0, 113, 5], client)), backend: backend(failed) },
-        client_isn: 0,
-        options: None,
-        t_l: 0,
-        ack_tl: 0,
-        ack_cl: 0,
-        client_window: ClientWindow::default(),
         client_next: epoch,
-        client_fin: false,
-        rest: None,
         pending: vec![request],
-        partial: PartialResponse::default(),
-        unacked: Vec::new(),
-        beyond: Vec::new(),
-        unrecoverable: None,
-        updates: None,
+        ..ConnectionReport::new(Flow {
+            client: SocketAddr::from(([203, 0, 113, 5], client)),
+            backend: backend(failed),
+        })
     }
 }
 

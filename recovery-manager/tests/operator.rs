@@ -6,8 +6,7 @@ use std::net::SocketAddr;
 
 use cluster::config::{BackendState, Cluster};
 use cluster::control::{
-    ClientWindow, ConnectionReport, Evidence, Flow, FromLog, FromProxy, PartialResponse, PendingRequest,
-    RecoveryOrder, Tags, ToProxy,
+    ConnectionReport, Evidence, Flow, FromLog, FromProxy, PendingRequest, RecoveryOrder, Tags, ToProxy,
 };
 use packet::Time;
 use recovery_manager::{Action, Limits, LoggerId, Manager, Now};
@@ -92,22 +91,14 @@ fn report(port: u16, failed: u8) -> ConnectionReport {
         bytes: b"GET /f HTTP/1.1\r\nHost: a\r\n\r\n".to_vec(),
     };
     ConnectionReport {
-        flow: Flow { client: SocketAddr::from(([203, 0, 113, 5], port)), backend: backend(failed) },
-        client_isn: 0,
-        options: None,
-        t_l: 0,
         ack_tl: 1,
         ack_cl: 1,
-        client_window: ClientWindow::default(),
         client_next: 1,
-        client_fin: false,
-        rest: None,
         pending: vec![request],
-        partial: PartialResponse::default(),
-        unacked: Vec::new(),
-        beyond: Vec::new(),
-        unrecoverable: None,
-        updates: None,
+        ..ConnectionReport::new(Flow {
+            client: SocketAddr::from(([203, 0, 113, 5], port)),
+            backend: backend(failed),
+        })
     }
 }
 

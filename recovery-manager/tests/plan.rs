@@ -6,8 +6,8 @@ use std::net::SocketAddr;
 
 use cluster::config::Recovery;
 use cluster::control::{
-    ClientWindow, ConnectionReport, Flow, LoggedRequest, PartialResponse, PendingRequest, Prefix, Rest,
-    Stretch, Tags, TakeIn,
+    ConnectionReport, Flow, LoggedRequest, PartialResponse, PendingRequest, Prefix, Rest, Stretch, Tags,
+    TakeIn,
 };
 use recovery_manager::{AlternateState, Plan, Refusal, Steps, plan};
 
@@ -25,25 +25,14 @@ fn alternate() -> SocketAddr {
 
 fn idle() -> ConnectionReport {
     ConnectionReport {
-        flow: Flow {
-            client: "203.0.113.5:40000".parse().unwrap(),
-            backend: "198.51.100.1:80".parse().unwrap(),
-        },
-        client_isn: 0,
-        options: None,
         t_l: 7,
         ack_tl: 1000,
         ack_cl: 1000,
-        client_window: ClientWindow::default(),
         client_next: 77,
-        client_fin: false,
-        pending: Vec::new(),
-        rest: None,
-        partial: PartialResponse::default(),
-        unacked: Vec::new(),
-        beyond: Vec::new(),
-        unrecoverable: None,
-        updates: None,
+        ..ConnectionReport::new(Flow {
+            client: "203.0.113.5:40000".parse().unwrap(),
+            backend: "198.51.100.1:80".parse().unwrap(),
+        })
     }
 }
 

@@ -7,8 +7,7 @@ use std::net::SocketAddr;
 
 use cluster::config::Recovery;
 use cluster::control::{
-    ClientWindow, ConnectionReport, Flow, PartialResponse, PendingRequest, Prefix, Stretch, TAIL_BYTES, Tags,
-    TakeIn,
+    ConnectionReport, Flow, PartialResponse, PendingRequest, Prefix, Stretch, TAIL_BYTES, Tags, TakeIn,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -73,22 +72,15 @@ fn world() -> impl Strategy<Value = World> {
             let p = partial.head.len() as u32 + partial.body_bytes as u32;
             let unacked = unacked.index(stream.len() + 1);
             let report = ConnectionReport {
-                flow: flow(),
-                client_isn: 0,
-                options: None,
                 t_l,
                 ack_tl,
                 ack_cl: ack_tl.wrapping_add(p).wrapping_sub(unacked as u32),
-                client_window: ClientWindow::default(),
                 client_next,
                 client_fin,
-                rest: None,
                 pending: number(requests, t_l, last_complete),
                 unacked: stream[stream.len() - unacked..].to_vec(),
-                beyond: Vec::new(),
-                unrecoverable: None,
-                updates: None,
                 partial,
+                ..ConnectionReport::new(flow())
             };
             World { body_offset: first + report.partial.body_bytes, report, stream }
         },

@@ -4,8 +4,7 @@
 
 use cluster::config::Recovery;
 use cluster::control::{
-    AnsweredUpdate, ClientWindow, ConnectionReport, Flow, PartialResponse, PendingRequest, Replayed, Stretch,
-    Tags, TakeIn, Updates,
+    AnsweredUpdate, ConnectionReport, Flow, PendingRequest, Replayed, Stretch, Tags, TakeIn, Updates,
 };
 use recovery_manager::{AlternateState, Plan, Steps, plan};
 
@@ -38,22 +37,13 @@ fn updated() -> ConnectionReport {
         bytes: b"GET /f HTTP/1.1\r\nHost: a\r\n\r\n".to_vec(),
     };
     ConnectionReport {
-        flow: Flow { client: "203.0.113.5:40000".parse().unwrap(), backend },
-        client_isn: 0,
-        options: None,
         t_l: 7,
         ack_tl: 1000,
         ack_cl: 1000,
-        client_window: ClientWindow::default(),
         client_next: 5000,
-        client_fin: false,
         updates: Some(Updates { answered, ran_at: vec![backend] }),
-        rest: None,
         pending: vec![request],
-        partial: PartialResponse::default(),
-        unacked: Vec::new(),
-        beyond: Vec::new(),
-        unrecoverable: None,
+        ..ConnectionReport::new(Flow { client: "203.0.113.5:40000".parse().unwrap(), backend })
     }
 }
 

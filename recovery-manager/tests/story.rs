@@ -6,8 +6,8 @@ use std::net::SocketAddr;
 
 use cluster::config::Cluster;
 use cluster::control::{
-    ClientWindow, ConnectionReport, Evidence, Flow, FromLog, FromProxy, Outcome, PartialResponse,
-    PendingRequest, Stretch, Tags, ToProxy,
+    ConnectionReport, Evidence, Flow, FromLog, FromProxy, Outcome, PartialResponse, PendingRequest, Stretch,
+    Tags, ToProxy,
 };
 use packet::Time;
 use recovery_manager::{Action, Limits, LoggerId, Manager, Now};
@@ -67,22 +67,15 @@ fn download() -> ConnectionReport {
         left_out: 0,
     };
     ConnectionReport {
-        flow: Flow { client: address("203.0.113.5:40001"), backend: address("198.51.100.1:80") },
-        client_isn: 0,
-        options: None,
         t_l: 4,
-        ack_tl: 0,
         ack_cl: (HEAD.len() as u64 + body_bytes) as u32 - 14_480,
-        client_window: ClientWindow::default(),
-        client_next: 0,
-        client_fin: false,
-        rest: None,
         pending: vec![request(5, "GET /files/10m", REQUEST, true)],
         partial,
         unacked: vec![0; 14_480],
-        beyond: Vec::new(),
-        unrecoverable: None,
-        updates: None,
+        ..ConnectionReport::new(Flow {
+            client: address("203.0.113.5:40001"),
+            backend: address("198.51.100.1:80"),
+        })
     }
 }
 

@@ -117,28 +117,10 @@ impl Recent {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use cluster::control::{ClientWindow, PartialResponse};
 
     fn report(port: u16) -> ConnectionReport {
         let address = |port| SocketAddr::from(([203, 0, 113, 5], port));
-        ConnectionReport {
-            flow: Flow { client: address(port), backend: address(80) },
-            client_isn: 0,
-            options: None,
-            t_l: 0,
-            ack_tl: 0,
-            ack_cl: 0,
-            client_window: ClientWindow::default(),
-            client_next: 0,
-            client_fin: false,
-            rest: None,
-            pending: Vec::new(),
-            partial: PartialResponse::default(),
-            unacked: Vec::new(),
-            beyond: Vec::new(),
-            unrecoverable: None,
-            updates: None,
-        }
+        ConnectionReport::new(Flow { client: address(port), backend: address(80) })
     }
 
     #[test]

@@ -22,18 +22,9 @@ pub(super) struct Failure {
 impl Failure {
     /// What the report holds on to.
     pub(super) fn bytes(&self) -> usize {
-        let report = &self.report;
-        let requests: usize = report.pending.iter().map(|request| request.bytes.len()).sum();
-        let updates = report.updates.iter().flat_map(|updates| &updates.answered);
-        let updates: usize = updates.map(|update| update.bytes.len()).sum();
-        let partial = &report.partial;
         // What was left out of the log comes from the alternate, and waits at the proxy as if it had been reported.
-        let left_out = usize::try_from(partial.left_out).unwrap_or(usize::MAX);
-        requests
-            + updates
-            + partial.head.len()
-            + partial.tail.len()
-            + report.unacked.len().saturating_add(left_out)
+        let left_out = usize::try_from(self.report.partial.left_out).unwrap_or(usize::MAX);
+        self.report.bytes().saturating_add(left_out)
     }
 }
 

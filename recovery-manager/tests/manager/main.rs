@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 
 use cluster::config::Cluster;
 use cluster::control::{
-    ClientWindow, ConnectionReport, Evidence, Flow, FromLog, FromProxy, LogStatus, Outcome, PartialResponse,
+    ConnectionReport, Evidence, Flow, FromLog, FromProxy, LogStatus, Outcome, PartialResponse,
     PendingRequest, RecoveryOrder, Stretch, Tags, TakeIn, ToLog, ToProxy,
 };
 use packet::Time;
@@ -70,22 +70,11 @@ fn report(port: u16, failed: u8) -> ConnectionReport {
         bytes: b"GET /f HTTP/1.1\r\nHost: a\r\n\r\n".to_vec(),
     };
     ConnectionReport {
-        flow: Flow { client: client(port), backend: backend(failed) },
-        client_isn: 0,
-        options: None,
-        t_l: 0,
         ack_tl: 1,
         ack_cl: 1,
-        client_window: ClientWindow::default(),
         client_next: 1,
-        client_fin: false,
-        rest: None,
         pending: vec![request],
-        partial: PartialResponse::default(),
-        unacked: Vec::new(),
-        beyond: Vec::new(),
-        unrecoverable: None,
-        updates: None,
+        ..ConnectionReport::new(Flow { client: client(port), backend: backend(failed) })
     }
 }
 

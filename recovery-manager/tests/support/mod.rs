@@ -15,8 +15,8 @@ use std::time::{Duration, Instant};
 
 use cluster::config::Cluster;
 use cluster::control::{
-    ClientWindow, ConnectionReport, Evidence, Flow, FromLog, FromProxy, LogStatus, ManagerStatus,
-    PartialResponse, PendingRequest, RecoveryOrder, Tags, ToLog, ToManager, ToProxy,
+    ConnectionReport, Evidence, Flow, FromLog, FromProxy, LogStatus, ManagerStatus, PendingRequest,
+    RecoveryOrder, Tags, ToLog, ToManager, ToProxy,
 };
 use cluster::frame;
 use cluster::identity::Identity;
@@ -235,22 +235,11 @@ pub(crate) fn report(port: u16) -> ConnectionReport {
         bytes: b"GET /files/1m HTTP/1.1\r\nHost: a\r\n\r\n".to_vec(),
     };
     ConnectionReport {
-        flow: Flow { client: client(port), backend: B1.parse().unwrap() },
-        client_isn: 0,
-        options: None,
-        t_l: 0,
         ack_tl: 1000,
         ack_cl: 1000,
-        client_window: ClientWindow::default(),
         client_next: 5000,
-        client_fin: false,
-        rest: None,
         pending: vec![request],
-        partial: PartialResponse::default(),
-        unacked: Vec::new(),
-        beyond: Vec::new(),
-        unrecoverable: None,
-        updates: None,
+        ..ConnectionReport::new(Flow { client: client(port), backend: B1.parse().unwrap() })
     }
 }
 

@@ -27,7 +27,6 @@ mod upload;
 
 pub use debt::{Measured, Owed};
 pub use segments::Payload;
-pub(crate) use updates::kept as updates_kept;
 pub use upload::Upload;
 
 use large::Large;

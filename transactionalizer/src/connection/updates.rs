@@ -18,6 +18,8 @@ pub(super) struct History {
     replaying: usize,
     /// Bytes of requests.
     bytes: usize,
+    /// What [`Updates::bytes`] would say: it is asked with each segment.
+    kept: usize,
     most_bytes: usize,
     most: usize,
     /// It is not complete, for this reason.
@@ -27,6 +29,7 @@ pub(super) struct History {
 impl History {
     fn push(&mut self, update: AnsweredUpdate) {
         self.bytes += update.bytes.len();
+        self.kept += update.bytes();
         self.updates.answered.push(update);
         if self.updates.answered.len() > self.most {
             self.lose("more updates were answered than recovery.replay_transactions");
@@ -38,14 +41,8 @@ impl History {
     fn lose(&mut self, reason: &'static str) {
         self.lost.get_or_insert(reason);
         self.updates.answered = Vec::new();
-        self.bytes = 0;
+        (self.bytes, self.kept) = (0, 0);
     }
-}
-
-/// Memory that answered updates take, about.
-pub(crate) fn kept(updates: &Updates) -> usize {
-    let each = |update: &AnsweredUpdate| size_of_val(update) + update.bytes.len() + update.summary.len();
-    updates.answered.iter().map(each).sum()
 }
 
 impl Connection {
@@ -56,6 +53,7 @@ impl Connection {
         self.updates = Some(Box::new(History {
             replaying: updates.answered.len(),
             bytes: updates.answered.iter().map(|update| update.bytes.len()).sum(),
+            kept: updates.bytes(),
             most_bytes: limits.replay_bytes,
             most: limits.replay_transactions,
             lost: None,
@@ -99,6 +97,6 @@ impl Connection {
     }
 
     pub(super) fn updates_kept(&self) -> usize {
-        self.updates.as_ref().map_or(0, |history| size_of::<History>() + kept(&history.updates))
+        self.updates.as_ref().map_or(0, |history| size_of::<History>() + history.kept)
     }
 }

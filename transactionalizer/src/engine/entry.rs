@@ -1,6 +1,6 @@
 //! What the engine keeps of a flow.
 
-use cluster::control::{ClientWindow, ConnectionReport, Flow, PartialResponse};
+use cluster::control::{ConnectionReport, Flow};
 use packet::{Seq, SynOptions, Time};
 
 use crate::connection::Connection;
@@ -28,22 +28,11 @@ impl Middle {
     /// That it cannot be recovered.
     pub(super) fn report(&self, flow: Flow) -> ConnectionReport {
         ConnectionReport {
-            flow,
-            client_isn: 0,
-            options: None,
-            t_l: 0,
             ack_tl: self.ack_cl.0,
             ack_cl: self.ack_cl.0,
-            client_window: ClientWindow::default(),
             client_next: self.client_next.0,
-            client_fin: false,
-            updates: None,
-            pending: vec![],
-            rest: None,
-            partial: PartialResponse::default(),
-            unacked: vec![],
-            beyond: Vec::new(),
             unrecoverable: Some("log began in mid-connection".to_owned()),
+            ..ConnectionReport::new(flow)
         }
     }
 }

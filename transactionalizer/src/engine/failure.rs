@@ -5,7 +5,6 @@ use std::net::SocketAddr;
 use cluster::control::{ConnectionReport, Evidence, Flow};
 use packet::Time;
 
-use crate::connection::updates_kept;
 use crate::spans::LogBytes;
 
 use super::entry::State;
@@ -208,10 +207,7 @@ fn batches(reports: Vec<ConnectionReport>) -> Vec<Vec<ConnectionReport>> {
     let mut batches: Vec<Vec<ConnectionReport>> = vec![];
     let mut bytes = 0;
     for report in reports {
-        let requests: usize = report.pending.iter().map(|request| request.bytes.len()).sum();
-        let updates = report.updates.as_ref().map_or(0, updates_kept);
-        let size =
-            requests + updates + report.unacked.len() + report.partial.head.len() + report.partial.tail.len();
+        let size = report.bytes();
         if let Some(batch) = batches.last_mut().filter(|_| bytes + size <= BATCH_BYTES) {
             batch.push(report);
         } else {

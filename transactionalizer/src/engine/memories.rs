@@ -7,7 +7,6 @@ use cluster::config::PoolState;
 use cluster::control::{Client, ConnectionReport, Flow, Updates};
 use packet::{Seq, Time};
 
-use crate::connection::updates_kept;
 use crate::kept::Share;
 
 use super::Engine;
@@ -92,7 +91,7 @@ impl Engine {
         let pending_bytes = kept.saturating_add(report.rest.map_or(0, |rest| rest.bytes as u32));
         // No more than the connection had.
         let mut share = self.kept.share();
-        share.set(report.updates.as_ref().map_or(0, updates_kept));
+        share.set(report.updates.as_ref().map_or(0, Updates::bytes));
         let memory = Memory {
             t_l: report.t_l,
             client_next: Seq(report.client_next),

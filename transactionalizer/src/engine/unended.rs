@@ -8,7 +8,6 @@ use std::time::Duration;
 use cluster::control::{Client, ConnectionReport, Evidence, Flow};
 use packet::Time;
 
-use crate::connection::updates_kept;
 use crate::spans::LogBytes;
 
 use crate::judge::End;
@@ -53,20 +52,14 @@ pub(super) struct Unended {
     bytes: usize,
 }
 
-fn bytes(report: &ConnectionReport) -> usize {
-    let requests: usize = report.pending.iter().map(|request| request.bytes.len()).sum();
-    let updates = report.updates.as_ref().map_or(0, updates_kept);
-    requests + updates + report.unacked.len() + report.partial.head.len() + report.partial.tail.len()
-}
-
 impl Unended {
     /// Keeps what a failure tells until its recovery ends, or `expires`.
     pub(super) fn keep(&mut self, failure: &Failure, expires: Time) {
         let Failure { evidence, since, backend_down, .. } = *failure;
         for report in &failure.connections {
             self.forget(report.flow.client);
-            if self.bytes + bytes(report) <= REPORT_BYTES {
-                self.bytes += bytes(report);
+            if self.bytes + report.bytes() <= REPORT_BYTES {
+                self.bytes += report.bytes();
                 let told = Told { report: report.clone(), evidence, since, backend_down, expires };
                 self.told.insert(report.flow.client, told);
             }
@@ -76,7 +69,7 @@ impl Unended {
     /// Its recovery has ended, or it has begun anew.
     pub(super) fn forget(&mut self, client: Client) {
         if let Some(told) = self.told.remove(&client) {
-            self.bytes = self.bytes.saturating_sub(bytes(&told.report));
+            self.bytes = self.bytes.saturating_sub(told.report.bytes());
         }
     }
 

@@ -88,6 +88,20 @@ pub struct Updates {
     pub ran_at: Vec<SocketAddr>,
 }
 
+impl Updates {
+    /// Memory that they take, about.
+    pub fn bytes(&self) -> usize {
+        self.answered.iter().map(AnsweredUpdate::bytes).sum()
+    }
+}
+
+impl AnsweredUpdate {
+    /// Memory that it takes, about.
+    pub fn bytes(&self) -> usize {
+        size_of_val(self) + self.bytes.len() + self.summary.len()
+    }
+}
+
 /// What has been logged of the response of T_L + 1: p = `head.len() + body_bytes`.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct PartialResponse {
@@ -177,4 +191,35 @@ pub struct ConnectionReport {
     pub beyond: Vec<(u64, Vec<u8>)>,
     /// Why this connection cannot be recovered, if so.
     pub unrecoverable: Option<String>,
+}
+
+impl ConnectionReport {
+    /// One of which nothing is known.
+    pub fn new(flow: Flow) -> Self {
+        Self {
+            flow,
+            client_isn: 0,
+            options: None,
+            t_l: 0,
+            ack_tl: 0,
+            ack_cl: 0,
+            client_window: ClientWindow::default(),
+            client_next: 0,
+            client_fin: false,
+            updates: None,
+            pending: Vec::new(),
+            rest: None,
+            partial: PartialResponse::default(),
+            unacked: Vec::new(),
+            beyond: Vec::new(),
+            unrecoverable: None,
+        }
+    }
+
+    /// Bytes of requests and responses in it, about: what it costs to keep it, or to send it.
+    pub fn bytes(&self) -> usize {
+        let requests: usize = self.pending.iter().map(|request| request.bytes.len()).sum();
+        let updates = self.updates.as_ref().map_or(0, Updates::bytes);
+        requests + updates + self.unacked.len() + self.partial.head.len() + self.partial.tail.len()
+    }
 }
