@@ -6,8 +6,10 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use cluster::config::{BackendState, Cluster, PoolState};
-use cluster::control::Evidence;
+use cluster::control::{ConnectionReport, Evidence};
 use packet::Time;
+
+use crate::equations::AlternateState;
 
 use super::LoggerId;
 
@@ -120,9 +122,10 @@ impl Alternates {
         }
     }
 
-    /// What an alternate of this backend has of the state of its connections.
-    pub(super) fn state_of(&self, backend: SocketAddr) -> PoolState {
-        self.backends.get(&backend).map_or(PoolState::Shared, |backend| backend.state)
+    /// What an alternate of this connection's backend has of its state.
+    pub(super) fn state_for(&self, report: &ConnectionReport) -> AlternateState {
+        let backend = self.backends.get(&report.flow.backend);
+        AlternateState::of(backend.map_or(PoolState::Shared, |backend| backend.state), report.t_l)
     }
 
     /// The backend that is not `excluded` and has, for its weight, the fewest connections to stand in for; turn by turn, by weight, among

@@ -11,7 +11,6 @@ use super::mismatches::kind;
 use super::recent::{Ended, Fingerprint, Respliced};
 use super::recovery::{Attempt, End, Failure, Recovery};
 use super::{Manager, Now};
-use crate::equations::AlternateState;
 use crate::plan::{Plan, Refusal, Steps, is_unanswered, plan, response_end, without_alternate};
 use crate::replay::{barred, runs_once};
 use crate::story::{SILENT, Story};
@@ -33,11 +32,12 @@ impl Manager {
         let Some(recovery) = self.active.get_mut(&client) else { return };
         let report = &recovery.failure.report;
         let failed = report.flow.backend;
-        let state = AlternateState::of(self.alternates.state_of(failed), report.t_l);
+        let state = self.alternates.state_for(report);
         let barred = barred(report, state).to_vec();
-        let mut choice = self.alternates.choose(failed, &[&barred, recovery.tried.as_slice()].concat(), now);
+        let excluded = |recovery: &Recovery| [&barred, recovery.tried.as_slice()].concat();
+        let mut choice = self.alternates.choose(failed, &excluded(recovery), now);
         if choice == Choice::Nobody && recovery.asks_again(&self.alternates) {
-            choice = self.alternates.choose(failed, &[&barred, recovery.tried.as_slice()].concat(), now);
+            choice = self.alternates.choose(failed, &excluded(recovery), now);
         }
         let alternate = match choice {
             Choice::Take(alternate) => Some(alternate),
@@ -76,7 +76,7 @@ impl Manager {
         let Some(recovery) = self.active.get_mut(&client) else { return };
         let report = &recovery.failure.report;
         let config = if whole { &self.whole } else { &self.config };
-        let state = AlternateState::of(self.alternates.state_of(report.flow.backend), report.t_l);
+        let state = self.alternates.state_for(report);
         match plan(report, state, alternates, config) {
             Plan::GiveUp(refusal) => self.give_up(now, client, refusal),
             Plan::Recover(steps) => {
@@ -122,7 +122,7 @@ impl Manager {
         }
         let report = &recovery.failure.report;
         let config = if attempt.whole { &self.whole } else { &self.config };
-        let state = AlternateState::of(self.alternates.state_of(report.flow.backend), report.t_l);
+        let state = self.alternates.state_for(report);
         if let Plan::Recover(steps) = plan(report, state, &[attempt.alternate], config) {
             self.send_order(client, *steps, attempt.id);
         }
@@ -131,28 +131,33 @@ impl Manager {
     /// The proxy could not use the alternate. If it was asked for a range, it may still serve the whole, unless it has run updates
     /// that must not run there twice.
     pub(super) fn retry(&mut self, now: Time, client: Client, why: &str) {
-        self.count("alternates_failed");
-        let Some(recovery) = self.active.get_mut(&client) else { return };
-        let Some(attempt) = recovery.give_up_attempt(why, now) else { return };
-        self.orders.remove(&attempt.id);
-        self.alternates.end(attempt.alternate);
+        let Some(attempt) = self.end_attempt(now, client, why) else { return };
         if attempt.ranged && !attempt.once {
             return self.order(now, client, &[attempt.alternate], true);
         }
-        recovery.tried.push(attempt.alternate);
+        if let Some(recovery) = self.active.get_mut(&client) {
+            recovery.tried.push(attempt.alternate);
+        }
         self.order_next(now, client);
+    }
+
+    /// The proxy is done with the alternate.
+    fn end_attempt(&mut self, now: Time, client: Client, why: &str) -> Option<Attempt> {
+        self.count("alternates_failed");
+        let attempt = self.active.get_mut(&client)?.give_up_attempt(why, now)?;
+        self.orders.remove(&attempt.id);
+        self.alternates.end(attempt.alternate);
+        Some(attempt)
     }
 
     /// The alternate did not answer. If nobody calls it down, the path may have lost the handshake: where no other is left, it is asked
     /// again until the recovery's time is over.
     pub(super) fn retry_silent(&mut self, now: Time, client: Client) {
-        self.count("alternates_failed");
-        let Some(recovery) = self.active.get_mut(&client) else { return };
-        let Some(attempt) = recovery.give_up_attempt(SILENT, now) else { return };
-        self.orders.remove(&attempt.id);
-        self.alternates.end(attempt.alternate);
-        recovery.tried.push(attempt.alternate);
-        recovery.silent.push(attempt.alternate);
+        let Some(attempt) = self.end_attempt(now, client, SILENT) else { return };
+        if let Some(recovery) = self.active.get_mut(&client) {
+            recovery.tried.push(attempt.alternate);
+            recovery.silent.push(attempt.alternate);
+        }
         self.order_next(now, client);
     }
 
