@@ -1,5 +1,6 @@
 //! Overload without a failure: no failure may be declared.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -29,8 +30,8 @@ pub(super) fn measure(lab: &Lab, length: Duration, progress: &mut dyn FnMut(&str
         thread::sleep(STEP.min(length.saturating_sub(started.elapsed())));
         let (complete, broken) = load.counts();
         // A transactionalizer that gets no processor is part of what an overload is.
-        match declared(lab) {
-            Ok(declared) => wrong = declared,
+        match counters(lab) {
+            Ok(counters) => wrong = declared(&counters)?,
             Err(error) => {
                 unanswered += 1;
                 progress(&format!("{error:#}"));
@@ -45,7 +46,8 @@ pub(super) fn measure(lab: &Lab, length: Duration, progress: &mut dyn FnMut(&str
     let (complete, broken) = load.counts();
     load.stop()?;
     drop(burners);
-    wrong = wrong.max(declared(lab)?);
+    let counters = counters(lab)?;
+    wrong = wrong.max(declared(&counters)?);
     if wrong > 0 {
         failures(lab)?.iter().for_each(|line| progress(line));
     }
@@ -56,18 +58,21 @@ pub(super) fn measure(lab: &Lab, length: Duration, progress: &mut dyn FnMut(&str
         progress(&format!("{broken} connections of {complete} responses broke"));
     }
     rows.push(single("responses a second meanwhile", "/s", complete as f64 / length.as_secs_f64(), None));
-    let pause = counter(lab, "longest_pause_us")? as f64 / 1e3;
+    let pause = counter(&counters, "longest_pause_us")? as f64 / 1e3;
     rows.push(single("longest time without a processor, transactionalizer", "ms", pause, None));
     rows.push(single("its status asked for in vain meanwhile", "", f64::from(unanswered), None));
     Ok(rows)
 }
 
-fn declared(lab: &Lab) -> Result<u64> {
-    COUNTERS.iter().map(|name| counter(lab, name)).sum()
+fn counters(lab: &Lab) -> Result<BTreeMap<String, u64>> {
+    Ok(lab.log_status().context("asking the transactionalizer")?.counters)
 }
 
-fn counter(lab: &Lab, name: &str) -> Result<u64> {
-    let counters = lab.log_status().context("asking the transactionalizer")?.counters;
+fn declared(counters: &BTreeMap<String, u64>) -> Result<u64> {
+    COUNTERS.iter().map(|name| counter(counters, name)).sum()
+}
+
+fn counter(counters: &BTreeMap<String, u64>, name: &str) -> Result<u64> {
     counters.get(name).copied().with_context(|| format!("the transactionalizer has no counter {name}"))
 }
 
