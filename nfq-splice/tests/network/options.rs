@@ -164,7 +164,7 @@ fn sack_edges_and_duplicate_sack_are_translated_beside_timestamps() {
     }
 }
 
-/// The kernel would write wrong checksums (`same_translation.rs` shows it): such a client is translated here.
+/// The kernel would write wrong checksums (`same_translation` shows it): such a client is translated here.
 #[test]
 fn timestamps_on_an_odd_place_take_the_userspace_path() {
     for v6 in [false, true] {
