@@ -94,6 +94,10 @@ impl Core {
         }
         let owed = splice.debts.as_ref().map(|debts| debts.to_backend.clone());
         let supply = complete(&mut order, owed.as_ref());
+        if Seq(order.client_next).before(Seq(order.client_known)) {
+            flow.state = State::Spliced(splice);
+            return self.client_bytes_lost(flow, &order);
+        }
         let next = Seq(order.client_next);
         let held = match &splice.debts {
             Some(debts) => debts.held.moved_to(next),
@@ -135,6 +139,14 @@ impl Core {
         flow.state = State::Recovering(Box::new(recovery));
         self.pay_from_log(flow);
         self.ask_client(flow);
+    }
+
+    /// The client had them acknowledged and does not repeat them, and neither the log nor this proxy has them.
+    fn client_bytes_lost(&mut self, flow: &mut Flow, order: &RecoveryOrder) {
+        let lost = Seq(order.client_known).since(Seq(order.client_next));
+        self.counters.count("client_bytes_lost");
+        self.tell(order.id, Outcome::Gone(format!("{lost} bytes of its requests are not in the log again")));
+        self.abort(flow, flow.server_next());
     }
 
     /// Logged bytes go behind those that are still owed from an earlier recovery.

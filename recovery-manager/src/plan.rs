@@ -72,6 +72,7 @@ impl Steps {
             options: report.options,
             client_window: report.client_window,
             client_next: report.client_next,
+            client_known: report.client_next,
             client_fin: report.client_fin,
             replayed: self.replayed,
             replay: self.replay,

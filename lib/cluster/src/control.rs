@@ -237,6 +237,9 @@ pub struct RecoveryOrder {
     pub client_window: ClientWindow,
     /// S: the client's next sequence number as logged.
     pub client_next: u32,
+    /// S as an earlier report had it, if that lies beyond: a replay that the log has not seen whole again. The proxy owes what is
+    /// between them, or the connection is lost.
+    pub client_known: u32,
     /// The client's FIN was logged at `client_next`: it follows the replay, the client may not repeat it.
     pub client_fin: bool,
     /// Transactions of `[T_R, T_L]` that run again first, one after the other.

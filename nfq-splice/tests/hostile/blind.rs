@@ -253,6 +253,7 @@ fn recovering() -> Spliced {
         alternate: backend(12),
         options: None,
         client_next: (ISN + 1 + R).0,
+        client_known: (ISN + 1 + R).0,
         client_fin: false,
         rest: None,
         replay: REQUEST.to_vec(),

@@ -100,3 +100,53 @@ fn what_a_client_repeats_itself_counts_as_sent() {
         assert_eq!(sent.unwrap().seq(), repeated + 1300);
     }
 }
+
+/// The alternate has taken, and the log has seen, only so much of the replay when it fails, too.
+fn fail_again(world: &mut World, logged: usize, known: Seq) -> Vec<Vec<u8>> {
+    fail(world);
+    let syn_ack = world.syn_ack(2, ALTERNATE_ISN, CLIENT_ISN + 1, OFFER).build();
+    world.receive(&syn_ack, Stage::Raw);
+    let mut order = world.order(2, 2, 3, ALTERNATE_ISN + 1, Vec::new());
+    order.client_next = (CLIENT_ISN + 1 + logged as u32).0;
+    order.client_known = known.0;
+    order.replay = LOGGED[..logged].to_vec();
+    world.engine.handle_order(world.now, order);
+    world.sent();
+    let syn_ack = world.syn_ack(3, ALTERNATE_ISN, CLIENT_ISN + 1, OFFER).build();
+    world.receive(&syn_ack, Stage::Raw)
+}
+
+#[test]
+fn what_the_log_has_not_seen_again_comes_from_the_proxy() {
+    for (v6, kernel) in crate::world::ALL {
+        for logged in [0, 5000] {
+            let mut world = World::new(v6, kernel);
+            let mut sent = fail_again(&mut world, logged, next());
+            let mut got = Vec::new();
+            while got.len() < LOGGED.len() {
+                let before = got.len();
+                for segment in segments(&sent).iter().filter(|sent| sent.destination() == world.backend(3)) {
+                    if segment.seq() == CLIENT_ISN + 1 + got.len() as u32 {
+                        got.extend_from_slice(segment.payload());
+                    }
+                }
+                assert!(got.len() > before);
+                let ack = Some(CLIENT_ISN + 1 + got.len() as u32);
+                let segment = world.backend_segment(3, ALTERNATE_ISN + 1, b"", 2000);
+                sent = world.receive(&SegmentBuilder { ack, ..segment }.build(), Stage::Raw);
+            }
+            assert!(got == LOGGED);
+            assert_eq!(world.state().unwrap(), if kernel { "spliced-kernel" } else { "spliced-userspace" });
+        }
+    }
+}
+
+/// Neither the log nor the proxy has them, and the client does not repeat them.
+#[test]
+fn a_client_whose_acknowledged_bytes_are_lost_is_reset() {
+    for (v6, kernel) in crate::world::ALL {
+        let mut world = World::new(v6, kernel);
+        fail_again(&mut world, 5000, next() + 1);
+        assert_eq!(world.state(), None);
+    }
+}

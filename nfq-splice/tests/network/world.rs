@@ -233,6 +233,7 @@ impl World {
             alternate: self.backend(alternate),
             options: Some(OFFER),
             client_next: (CLIENT_ISN + 1 + REQUEST.len() as u32).0,
+            client_known: (CLIENT_ISN + 1).0,
             client_fin: false,
             rest: None,
             replayed: Vec::new(),

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use cluster::config::GiveUp;
-use cluster::control::{Client, Flow, Mismatch, Outcome, TakeIn, ToLog, ToProxy};
+use cluster::control::{Client, Flow, Mismatch, Outcome, RecoveryOrder, TakeIn, ToLog, ToProxy};
 use packet::Time;
 
 use super::alternates::Choice;
@@ -109,6 +109,7 @@ impl Manager {
         let Some(recovery) = self.active.get(&client) else { return };
         let logger = self.loggers.get(recovery.failure.logger.0).map_or("", |logger| logger.name.as_str());
         let order = steps.into_order(id, &recovery.failure.report, logger);
+        let order = RecoveryOrder { client_known: recovery.client_known, ..order };
         self.ask_to_recover(order);
     }
 
@@ -245,7 +246,9 @@ impl Manager {
             _ => None,
         };
         let on_it = recovery.attempt.filter(|attempt| Some(attempt.alternate) == backend);
-        let respliced = on_it.map(|attempt| Respliced::new(attempt.client_isn, &recovery.failure.report));
+        let respliced = on_it.map(|attempt| {
+            Respliced::new(attempt.client_isn, recovery.failure.report.t_l, recovery.client_known)
+        });
         self.count_end(end);
         self.note_mismatch(&recovery, end);
         let record = recovery.into_record(end, now);

@@ -137,7 +137,8 @@ impl Manager {
         let full = self.active.len() >= self.limits.recoveries || bytes > self.limits.report_bytes;
         let contradiction = self.recent.contradicts(&failure.report);
         self.report_bytes = bytes;
-        self.active.insert(client, Recovery::new(failure, now, deadline));
+        let client_known = self.recent.client_known(&failure.report);
+        self.active.insert(client, Recovery::new(failure, client_known, now, deadline));
         self.deadlines.insert((deadline, client));
         self.tell_noticed(client);
         if full {

@@ -37,22 +37,18 @@ pub(super) struct Respliced {
     /// The client's initial sequence number at the alternate: another one is of another connection.
     client_isn: u32,
     t_l: u32,
-    /// S.
-    client_next: u32,
+    /// S, as far as it was ever known.
+    client_known: u32,
 }
 
 impl Respliced {
-    pub(super) fn new(client_isn: u32, report: &ConnectionReport) -> Self {
-        Self { client_isn, t_l: report.t_l, client_next: report.client_next }
+    pub(super) fn new(client_isn: u32, t_l: u32, client_known: u32) -> Self {
+        Self { client_isn, t_l, client_known }
     }
 
     /// What of a later report of that connection cannot be.
     fn goes_back(&self, report: &ConnectionReport) -> Option<String> {
-        if report.t_l < self.t_l {
-            return Some(format!("T_L goes back from {} to {}", self.t_l, report.t_l));
-        }
-        let back = Seq(self.client_next).since(Seq(report.client_next));
-        (back > 0).then(|| format!("the client's stream is {back} bytes shorter than before"))
+        (report.t_l < self.t_l).then(|| format!("T_L goes back from {} to {}", self.t_l, report.t_l))
     }
 }
 
@@ -98,13 +94,24 @@ impl Recent {
         (ended.fingerprint == Fingerprint::of(report)).then_some(*ended)
     }
 
-    /// Why this report cannot be of the connection that it names, as that was re-spliced.
-    pub(super) fn contradicts(&self, report: &ConnectionReport) -> Option<String> {
+    /// The re-splice that this report's connection began with.
+    fn respliced(&self, report: &ConnectionReport) -> Option<Respliced> {
         let ended = self.ended.get(&report.flow.client)?;
         let same = |respliced: &Respliced| {
             ended.backend == Some(report.flow.backend) && respliced.client_isn == report.client_isn
         };
-        ended.respliced.filter(same)?.goes_back(report)
+        ended.respliced.filter(same)
+    }
+
+    /// Why this report cannot be of the connection that it names, as that was re-spliced.
+    pub(super) fn contradicts(&self, report: &ConnectionReport) -> Option<String> {
+        self.respliced(report)?.goes_back(report)
+    }
+
+    /// S of this report, or of an earlier one where that lies beyond: the log need not have seen all of a replay again.
+    pub(super) fn client_known(&self, report: &ConnectionReport) -> u32 {
+        let reported = Seq(report.client_next);
+        self.respliced(report).map_or(reported, |before| reported.max(Seq(before.client_known))).0
     }
 
     /// The ended recovery whose last order was `id`.

@@ -59,6 +59,8 @@ pub(crate) enum End {
 #[derive(Debug)]
 pub(super) struct Recovery {
     pub(super) failure: Failure,
+    /// S, as far as any report of the connection had it.
+    pub(super) client_known: u32,
     pub(super) started: Now,
     pub(super) deadline: Time,
     pub(super) attempt: Option<Attempt>,
@@ -77,9 +79,10 @@ pub(super) struct Recovery {
 }
 
 impl Recovery {
-    pub(super) fn new(failure: Failure, started: Now, deadline: Time) -> Self {
+    pub(super) fn new(failure: Failure, client_known: u32, started: Now, deadline: Time) -> Self {
         Self {
             failure,
+            client_known,
             started,
             deadline,
             attempt: None,

@@ -176,8 +176,9 @@ fn continued(order: &RecoveryOrder, failed: u8, t_l: u32, more: u32) -> Connecti
     report
 }
 
-/// T_L of the first failure is 5; what is reported of the connection that it went on with, and why that is refused.
-fn reported_later(t_l: u32, more: u32, other_connection: bool) -> Option<String> {
+/// T_L of the first failure is 5; what is reported of the connection that it went on with: how far the client's stream is known then,
+/// beyond the first S, or why the report is refused.
+fn reported_later(t_l: u32, more: u32, other_connection: bool) -> Result<u32, String> {
     let mut bench = Bench::new();
     let mut first = ConnectionReport { t_l: 5, ..report(1, 1) };
     first.pending.iter_mut().for_each(|request| request.ordinal = 6);
@@ -189,28 +190,34 @@ fn reported_later(t_l: u32, more: u32, other_connection: bool) -> Option<String>
     let mut second = continued(&order, failed, t_l, more);
     second.client_isn = second.client_isn.wrapping_add(u32::from(other_connection));
     bench.fail(2, false, failed, vec![second]);
-    let reason = match bench.told(2).0.as_slice() {
-        [ToProxy::Recover(_)] => None,
-        [ToProxy::Reset { reason, .. }] => Some(reason.clone()),
+    let known = match bench.told(2).0.as_slice() {
+        [ToProxy::Recover(orders)] => Ok(orders[0].client_known.wrapping_sub(order.client_next)),
+        [ToProxy::Reset { reason, .. }] => Err(reason.clone()),
         other => panic!("{other:?}"),
     };
-    assert_eq!(bench.counter("reports_going_back"), u64::from(reason.is_some()));
-    reason
+    assert_eq!(bench.counter("reports_going_back"), u64::from(known.is_err()));
+    known
 }
 
 #[test]
-fn t_l_and_the_clients_stream_never_go_back_on_a_respliced_connection() {
+fn t_l_never_goes_back_on_a_respliced_connection() {
     for (t_l, more) in [(5, 0), (6, 100), (900, 1 << 30)] {
-        assert_eq!(reported_later(t_l, more, false), None);
+        assert_eq!(reported_later(t_l, more, false), Ok(more));
     }
     let prefix = "the log's report contradicts an earlier one: ";
-    assert_eq!(reported_later(4, 0, false), Some(format!("{prefix}T_L goes back from 5 to 4")));
-    let shorter = format!("{prefix}the client's stream is 1 bytes shorter than before");
-    assert_eq!(reported_later(5, u32::MAX, false), Some(shorter));
+    assert_eq!(reported_later(4, 0, false), Err(format!("{prefix}T_L goes back from 5 to 4")));
+}
+
+/// The alternate failed before the log had seen all of the replay again: the proxy has the rest.
+#[test]
+fn the_clients_stream_is_remembered_where_the_log_has_not_seen_all_of_a_replay_again() {
+    for less in [1_u32, 17] {
+        assert_eq!(reported_later(5, less.wrapping_neg(), false), Ok(0));
+    }
 }
 
 /// The same client, port and backend.
 #[test]
 fn another_connection_begins_with_ordinals_of_its_own() {
-    assert_eq!(reported_later(0, 17, true), None);
+    assert_eq!(reported_later(0, 17, true), Ok(17));
 }

@@ -80,6 +80,8 @@ fn order(world: &World, from: usize, to: usize, input: &mut Input<'_>) -> Recove
         },
         _ => TakeIn::Prefix(prefix(choices, input)),
     };
+    let client_next = world.client_number(from, input);
+    let back = if choices & 0x90 == 0x90 { 700 } else { 0 };
     RecoveryOrder {
         id: world.next_order(),
         flow: Flow { client: client(from), backend: world.backend_of(from).unwrap_or(backend(to)) },
@@ -90,7 +92,8 @@ fn order(world: &World, from: usize, to: usize, input: &mut Input<'_>) -> Recove
         } else {
             ClientWindow { now: 9, most: 1200 }
         },
-        client_next: world.client_number(from, input).0,
+        client_next: client_next.0,
+        client_known: (client_next + back).0,
         client_fin: choices & 64 != 0,
         replayed: Vec::new(),
         replay,
