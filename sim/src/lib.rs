@@ -30,6 +30,7 @@ pub mod content;
 pub mod control;
 mod echoes;
 pub mod events;
+pub mod fast_path;
 pub mod hosts;
 pub mod kernel;
 pub mod log;

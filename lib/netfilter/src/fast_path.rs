@@ -12,6 +12,7 @@ mod assembler;
 mod judge;
 mod program;
 mod syscalls;
+mod trial;
 mod value;
 
 use std::net::{SocketAddr, SocketAddrV4};
@@ -21,6 +22,7 @@ use std::time::Duration;
 use crate::Error;
 use crate::conntrack::SpliceEntry;
 use program::KEY;
+pub use trial::Frame;
 use value::{BOTH, Direction, VALUE};
 
 /// The map, and the program that reads it.

@@ -37,10 +37,10 @@ const STEPS: usize = 1 << 22;
 const NAME: &[u8] = b"resplice_fast";
 
 /// `union bpf_attr`, filled in place by place.
-struct Attributes([u8; 128]);
+pub(super) struct Attributes([u8; 128]);
 
 impl Attributes {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self([0; 128])
     }
 
@@ -51,24 +51,29 @@ impl Attributes {
         self
     }
 
-    fn word(self, at: usize, value: u32) -> Self {
+    pub(super) fn word(self, at: usize, value: u32) -> Self {
         self.bytes(at, &value.to_ne_bytes())
     }
 
-    fn pointer(self, at: usize, value: *const u8) -> Self {
+    pub(super) fn pointer(self, at: usize, value: *const u8) -> Self {
         self.bytes(at, &(value as u64).to_ne_bytes())
+    }
+
+    /// What the kernel answered in place.
+    pub(super) fn word_at(&self, at: usize) -> u32 {
+        crate::netlink::read(&self.0, at).map(u32::from_ne_bytes).unwrap_or_default()
     }
 
     /// # Safety
     /// What pointers in it point to is alive and as long as the kernel will read or write there.
-    unsafe fn call(&mut self, command: i64) -> io::Result<i32> {
+    pub(super) unsafe fn call(&mut self, command: i64) -> io::Result<i32> {
         // SAFETY: the attributes are alive and of the length given; for what they point to the caller answers.
         let result = unsafe { libc::syscall(libc::SYS_bpf, command, self.0.as_mut_ptr(), self.0.len()) };
         if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result as i32) }
     }
 }
 
-fn raw(fd: BorrowedFd<'_>) -> u32 {
+pub(super) fn raw(fd: BorrowedFd<'_>) -> u32 {
     fd.as_raw_fd() as u32
 }
 

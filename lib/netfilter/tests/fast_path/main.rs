@@ -1,0 +1,134 @@
+//! The fast path's program, run by the kernel on any packets, beside what is promised of it (`sim::fast_path`): equal verdicts,
+//! equal bytes, equal records. What was found once is in `corpus`, a file a case.
+
+#![allow(clippy::disallowed_methods, reason = "a test of real systems owns sockets and a clock")]
+#![allow(missing_docs, clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod case;
+#[path = "../common/mod.rs"]
+mod common;
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use case::{Case, Packet};
+use common::Net;
+use netfilter::fast_path::{FastPath, Frame};
+use proptest::prelude::*;
+use proptest::test_runner::TestRunner;
+use sim::fast_path::FastPath as Reference;
+
+/// Of both wires, bytes.
+const MTU: usize = 1500;
+/// What has an entry is shown to conntrack once a second: what takes longer here may see that or not.
+const QUICK: Duration = Duration::from_millis(900);
+
+struct Interface {
+    number: u32,
+    address: [u8; 6],
+    neighbour: [u8; 6],
+}
+
+/// A router between client and server that knows both as neighbours.
+struct Router {
+    net: Net,
+    interfaces: [Interface; 2],
+    fast: FastPath,
+}
+
+fn address(text: &str) -> [u8; 6] {
+    let bytes: Vec<u8> = text.trim().split(':').map(|byte| u8::from_str_radix(byte, 16).unwrap()).collect();
+    bytes.try_into().unwrap()
+}
+
+/// To both.
+fn add(fast: &FastPath, reference: &mut Reference, case: &Case) -> (bool, bool) {
+    let entry = &case.entry;
+    match &case.recorded {
+        Some(recorded) => {
+            (fast.add_recorded(entry, recorded).unwrap(), reference.add_recorded(entry, recorded))
+        }
+        None => (fast.add(entry).unwrap(), reference.add(entry)),
+    }
+}
+
+impl Router {
+    fn up(name: &str) -> Option<Self> {
+        let net = Net::up(name)?;
+        let interface = |node: &str, neighbour: &str| {
+            let show = |what| net.run("r", &format!("cat /sys/class/net/r{node}/{what}"));
+            let of_host = net.run(node, "cat /sys/class/net/eth0/address");
+            let permanent =
+                format!("ip neigh replace {neighbour} lladdr {} dev r{node} nud permanent", of_host.trim());
+            net.run("r", &permanent);
+            Interface {
+                number: show("ifindex").trim().parse().unwrap(),
+                address: address(&show("address")),
+                neighbour: address(&of_host),
+            }
+        };
+        let interfaces = [interface("c", "10.0.1.2"), interface("s", "10.0.2.2")];
+        let fast = FastPath::open(10).unwrap();
+        Some(Self { net, interfaces, fast })
+    }
+
+    /// What leaves, to that host, if anything.
+    fn pass(&self, packet: &Packet, to_server: bool) -> Option<Vec<u8>> {
+        let [client, server] = &self.interfaces;
+        let (from, to) = if to_server { (client, server) } else { (server, client) };
+        let mut bytes = [&from.address[..], &from.neighbour, &[8, 0]].concat();
+        bytes.extend(&packet.bytes);
+        let frame = Frame { bytes: &bytes, interface: from.number, segment: packet.segment };
+        let sent = self.fast.try_out(&frame).unwrap()?;
+        assert_eq!(sent[..14], [&to.neighbour[..], &to.address, &[8, 0]].concat(), "the Ethernet header");
+        Some(sent[14..].to_vec())
+    }
+
+    fn agrees(&self, case: &Case) -> Result<(), TestCaseError> {
+        let begun = Instant::now();
+        let client: SocketAddr = case.entry.client;
+        let mut reference = Reference::default();
+        for (number, packet) in case.packets.iter().enumerate() {
+            if number == 0 || number == case.again {
+                let added = add(&self.fast, &mut reference, case);
+                prop_assert_eq!(added.0, added.1);
+            }
+            let mut expected = packet.bytes.clone();
+            let goes = |length| {
+                if packet.segment == 0 { length <= MTU } else { packet.segment as usize + 52 <= MTU }
+            };
+            let taken = reference.receive(case.now, &mut expected, goes);
+            let got = self.pass(packet, packet.to_server);
+            if begun.elapsed() > QUICK {
+                break;
+            }
+            prop_assert_eq!(got, taken.then_some(expected), "{:?}", packet);
+            prop_assert_eq!(
+                self.fast.passed(client).unwrap(),
+                reference.passed(client),
+                "after {:?}",
+                packet
+            );
+        }
+        self.fast.remove(client).unwrap();
+        Ok(())
+    }
+}
+
+#[test]
+fn the_program_does_what_is_promised() {
+    let Some(router) = Router::up("tp") else { return };
+    let agrees = |bytes: Vec<u8>| router.agrees(&Case::of(&bytes));
+    router.net.inside("r", || {
+        let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fast_path/corpus");
+        for file in std::fs::read_dir(corpus).unwrap() {
+            let file = file.unwrap().path();
+            agrees(std::fs::read(&file).unwrap()).unwrap_or_else(|why| panic!("{}: {why}", file.display()));
+        }
+        let cases = std::env::var("CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(2000);
+        let mut runner =
+            TestRunner::new(ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() });
+        runner.run(&prop::collection::vec(any::<u8>(), 0..400), agrees).unwrap();
+    });
+}

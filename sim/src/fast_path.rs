@@ -1,0 +1,309 @@
+//! What the fast path's program does (`lib/netfilter/src/fast_path`), written a second time, in another way, from what is promised of it
+//! (`docs/network.md`). The real program must give equal bytes for any packet: `lib/netfilter/tests/fast_path.rs`.
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::ops::Range;
+use std::time::Duration;
+
+use netfilter::conntrack::SpliceEntry;
+use netfilter::fast_path::{Kept, Passed, Recorded, Rescale};
+
+/// IPv4 without options, TCP with timestamps alone.
+const HEADERS: usize = 20 + 32;
+const SUM_OF_IP: usize = 10;
+const SUM_OF_TCP: usize = 36;
+const FLAGS: usize = 33;
+const FIN: u8 = 0x01;
+const SYN_OR_RST: u8 = 0x06;
+const ACK: u8 = 0x10;
+const URG: u8 = 0x20;
+/// Two of padding, then timestamps.
+const STAMPS: [u8; 4] = [1, 1, 8, 10];
+/// What has an entry is shown to conntrack so often.
+const SHOWN_EVERY: Duration = Duration::from_secs(1);
+
+/// The map, and the program.
+#[derive(Debug, Default, Clone)]
+pub struct FastPath {
+    elements: BTreeMap<SocketAddrV4, Element>,
+}
+
+#[derive(Debug, Clone)]
+struct Element {
+    entry: SpliceEntry,
+    rescale: Rescale,
+    /// `None`: conntrack has an entry of it.
+    recorded: Option<Recorded>,
+    sides: [Side; 2],
+}
+
+/// What changes.
+#[derive(Debug, Clone, Copy)]
+struct Side {
+    show_at: Duration,
+    /// As conntrack was shown it last.
+    ack: u32,
+    passed: Option<Passed>,
+    fin_end: Option<u32>,
+}
+
+/// Translation of one direction.
+struct Way {
+    from_server: bool,
+    new: SocketAddrV4,
+    add: [u32; 4],
+    scales: (u8, u8),
+}
+
+impl FastPath {
+    /// Of a connection that conntrack has an entry of; false if it cannot be here.
+    pub fn add(&mut self, entry: &SpliceEntry) -> bool {
+        self.put(entry, [(0, 0); 2], None, Duration::ZERO)
+    }
+
+    /// Of one that somebody else translates where this does not. Not anew if it is here already.
+    pub fn add_recorded(&mut self, entry: &SpliceEntry, recorded: &Recorded) -> bool {
+        let there = v4(entry.client).and_then(|client| self.elements.get(&client));
+        let same = |there: &Element| {
+            let kind = there.recorded.map(|recorded| recorded.to_its_end);
+            let says = |entry: &SpliceEntry| {
+                (
+                    entry.service,
+                    entry.backend,
+                    entry.server_offset,
+                    entry.client_offset,
+                    entry.timestamp_offset,
+                )
+            };
+            says(&there.entry) == says(entry)
+                && there.entry.sack_permitted == entry.sack_permitted
+                && kind == Some(false)
+                && there.rescale == recorded.rescale
+        };
+        let stays = !recorded.to_its_end && entry.has_timestamps && there.is_some_and(same);
+        stays || self.put(entry, recorded.rescale, Some(*recorded), recorded.show.0)
+    }
+
+    fn put(
+        &mut self,
+        entry: &SpliceEntry,
+        rescale: Rescale,
+        recorded: Option<Recorded>,
+        show_at: Duration,
+    ) -> bool {
+        let addresses = [entry.client, entry.service, entry.backend].map(v4);
+        let ([Some(client), Some(_), Some(_)], true) = (addresses, entry.has_timestamps) else {
+            return false;
+        };
+        let side = Side { show_at, ack: 0, passed: None, fin_end: None };
+        self.elements.insert(client, Element { entry: *entry, rescale, recorded, sides: [side; 2] });
+        true
+    }
+
+    pub fn has(&self, client: SocketAddr) -> bool {
+        v4(client).is_some_and(|client| self.elements.contains_key(&client))
+    }
+
+    /// What was recorded of the client and of the server.
+    pub fn passed(&self, client: SocketAddr) -> [Option<Passed>; 2] {
+        let element = v4(client).and_then(|client| self.elements.get(&client));
+        element.map_or([None; 2], |element| element.sides.map(Side::record))
+    }
+
+    /// The same, and it is removed.
+    pub fn take(&mut self, client: SocketAddr) -> [Option<Passed>; 2] {
+        let passed = self.passed(client);
+        self.remove(client);
+        passed
+    }
+
+    pub fn remove(&mut self, client: SocketAddr) {
+        v4(client).map(|client| self.elements.remove(&client));
+    }
+
+    pub fn clients(&self) -> impl Iterator<Item = SocketAddr> {
+        self.elements.keys().map(|client| SocketAddr::V4(*client))
+    }
+
+    /// What a daemon after this one finds of connections without entries.
+    pub fn kept(&self) -> Vec<Kept> {
+        let kept = |element: &Element| {
+            let Recorded { rest, .. } = element.recorded?;
+            let [(_, client_scale), (server_scale, _)] = element.rescale;
+            let window_scales = Some((client_scale, server_scale));
+            let entry =
+                SpliceEntry { mark: 0, timeout_s: 0, client_offset: 0, window_scales, ..element.entry };
+            let ended = element.sides.iter().all(|side| side.record().is_some_and(|passed| passed.fin));
+            Some(Kept { entry, rest, ended })
+        };
+        self.elements.values().filter_map(kept).collect()
+    }
+
+    /// A packet comes in. True: it was translated and goes on to its receiver, if `goes`, told whether a packet of so many bytes
+    /// does, allows. Otherwise it goes the long way, as it came.
+    pub fn receive(&mut self, now: Duration, packet: &mut [u8], goes: impl FnOnce(usize) -> bool) -> bool {
+        if packet.len() < 40 || !is_whole_tcp(packet) {
+            return false;
+        }
+        let Some((client, from_server)) = self.find(packet) else { return false };
+        let Some(element) = self.elements.get_mut(&client) else { return false };
+        if element.ends_it(packet[FLAGS]) {
+            if element.recorded.is_none() {
+                self.elements.remove(&client);
+            }
+            return false;
+        }
+        if !is_plain(packet) || element.shows(now, packet, from_server) {
+            return false;
+        }
+        if element.recorded.is_some() {
+            element.sides[usize::from(from_server)].note(packet, from_server);
+        }
+        let way = element.way(from_server);
+        goes(usize::from(half(packet, 2))) && {
+            way.translate(packet);
+            true
+        }
+    }
+
+    /// Whose it is, and whether it comes from the server; the other address must be that connection's.
+    fn find(&self, packet: &[u8]) -> Option<(SocketAddrV4, bool)> {
+        let (source, destination) = (address(packet, 12, 20), address(packet, 16, 22));
+        let (client, from_server) =
+            if self.elements.contains_key(&source) { (source, false) } else { (destination, true) };
+        let entry = &self.elements.get(&client)?.entry;
+        let (peer, expected) =
+            if from_server { (source, entry.backend) } else { (destination, entry.service) };
+        (SocketAddr::V4(peer) == expected).then_some((client, from_server))
+    }
+}
+
+impl Element {
+    fn ends_it(&self, flags: u8) -> bool {
+        let takes_fin = self.recorded.is_some_and(|recorded| recorded.to_its_end);
+        flags & SYN_OR_RST != 0 || flags & FIN != 0 && !takes_fin
+    }
+
+    /// Whoever has the connection otherwise is shown this one.
+    fn shows(&mut self, now: Duration, packet: &[u8], from_server: bool) -> bool {
+        let side = &mut self.sides[usize::from(from_server)];
+        let ack = word(packet, 28);
+        if self.recorded.is_none() && from_server && std::mem::replace(&mut side.ack, ack) != ack {
+            return true;
+        }
+        let due = side.show_at < now;
+        if due {
+            side.show_at = now + self.recorded.map_or(SHOWN_EVERY, |recorded| recorded.show.1);
+        }
+        due
+    }
+
+    fn way(&self, from_server: bool) -> Way {
+        let entry = &self.entry;
+        let (sent, got) = (entry.client_offset, entry.server_offset);
+        let (new, add) = if from_server {
+            (entry.service, [got, sent.wrapping_neg(), entry.timestamp_offset.wrapping_neg(), 0])
+        } else {
+            (entry.backend, [sent, got.wrapping_neg(), 0, entry.timestamp_offset])
+        };
+        let new = v4(new).unwrap_or(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0));
+        Way { from_server, new, add, scales: self.rescale[usize::from(from_server)] }
+    }
+}
+
+impl Side {
+    fn record(self) -> Option<Passed> {
+        self.passed.map(|passed| Passed { fin: self.fin_end == Some(passed.end), ..passed })
+    }
+
+    /// Of the server the newest of each number stays, of the client the latest.
+    fn note(&mut self, packet: &[u8], from_server: bool) {
+        let fin = packet[FLAGS] & FIN != 0;
+        let end = word(packet, 24).wrapping_add((packet.len() - HEADERS) as u32).wrapping_add(u32::from(fin));
+        if fin {
+            self.fin_end = Some(end);
+        }
+        let ack = word(packet, 28);
+        let (window, timestamps) = (half(packet, 34), (word(packet, 44), word(packet, 48)));
+        let latest = Passed { end, fin: false, ack, window, timestamps };
+        let old = |new: u32, known: u32| (new.wrapping_sub(known) as i32) < 0;
+        self.passed = Some(match self.passed.filter(|_| from_server) {
+            None => latest,
+            Some(known) => {
+                let newest = if old(ack, known.ack) { known } else { latest };
+                Passed { end: if old(end, known.end) { known.end } else { end }, ..newest }
+            }
+        });
+    }
+}
+
+impl Way {
+    fn translate(&self, packet: &mut [u8]) {
+        let before: Vec<u8> = packet[..HEADERS].to_vec();
+        packet[8] -= 1;
+        let (ip, port) = if self.from_server { (12, 20) } else { (16, 22) };
+        packet[ip..ip + 4].copy_from_slice(&self.new.ip().octets());
+        packet[port..port + 2].copy_from_slice(&self.new.port().to_be_bytes());
+        for (at, add) in [24, 28, 44, 48].into_iter().zip(self.add) {
+            let sum = word(packet, at).wrapping_add(add);
+            packet[at..at + 4].copy_from_slice(&sum.to_be_bytes());
+        }
+        let window = rescaled(half(packet, 34), self.scales);
+        packet[34..36].copy_from_slice(&window.to_be_bytes());
+        correct(packet, &before, SUM_OF_IP, 0..20);
+        correct(packet, &before, SUM_OF_TCP, 12..HEADERS);
+    }
+}
+
+/// Rounded down, but never from some to none.
+fn rescaled(window: u16, (from, to): (u8, u8)) -> u16 {
+    let bytes = u32::from(window) << from.min(14);
+    let least = u32::from(window.min(1));
+    (bytes >> to.min(14)).clamp(least, 0xffff) as u16
+}
+
+/// RFC 1624, equation 3: a wrong sum stays wrong.
+fn correct(packet: &mut [u8], before: &[u8], place: usize, changed: Range<usize>) {
+    let mut sum = u64::from(!half(packet, place));
+    for at in changed.step_by(2).filter(|at| *at != place) {
+        sum += u64::from(!half(before, at)) + u64::from(half(packet, at));
+    }
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    packet[place..place + 2].copy_from_slice(&(!(sum as u16)).to_be_bytes());
+}
+
+fn is_whole_tcp(packet: &[u8]) -> bool {
+    let fragment = half(packet, 6) & 0x3fff;
+    packet[0] == 0x45 && packet[9] == 6 && fragment == 0
+}
+
+/// Timestamps as the only option, an acknowledgement, nothing urgent, a hop left.
+fn is_plain(packet: &[u8]) -> bool {
+    packet.len() >= HEADERS
+        && packet[FLAGS] & (ACK | URG) == ACK
+        && packet[32] & 0xf0 == 0x80
+        && packet[8] > 1
+        && packet[40..44] == STAMPS
+}
+
+fn v4(address: SocketAddr) -> Option<SocketAddrV4> {
+    match address {
+        SocketAddr::V4(address) => Some(address),
+        SocketAddr::V6(_) => None,
+    }
+}
+
+fn address(packet: &[u8], ip: usize, port: usize) -> SocketAddrV4 {
+    SocketAddrV4::new(Ipv4Addr::from_bits(word(packet, ip)), half(packet, port))
+}
+
+fn half(packet: &[u8], at: usize) -> u16 {
+    u16::from_be_bytes([packet[at], packet[at + 1]])
+}
+
+fn word(packet: &[u8], at: usize) -> u32 {
+    u32::from(half(packet, at)) << 16 | u32::from(half(packet, at + 2))
+}
