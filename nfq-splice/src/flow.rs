@@ -171,6 +171,8 @@ pub(crate) struct Closing {
 /// A recovery being executed (paper §4.3).
 pub(crate) struct Recovery {
     pub(crate) order: RecoveryOrder,
+    /// Alternates that were asked.
+    pub(crate) tried: Vec<SocketAddr>,
     /// The failed backend's, as in [`Splice::delta`].
     pub(crate) delta: u32,
     pub(crate) arrived: Time,

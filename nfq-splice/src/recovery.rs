@@ -20,6 +20,8 @@ use crate::supply::Supply;
 
 /// First retransmission timeout of logged bytes: longer than any round trip, the receiver is not known.
 const RESEND_TIMEOUT: Duration = Duration::from_millis(300);
+/// Alternates of one recovery that are remembered.
+const TRIED: usize = 64;
 
 impl Recovery {
     /// Notes that `step` is done.
@@ -54,13 +56,13 @@ impl Core {
                 );
             }
             // A manager that was restarted does not know that its predecessor's order has been carried out.
-            State::Spliced(splice) if flow.resplices > 0 && splice.backend == order.alternate => {
+            State::Spliced(splice) => {
+                self.tell(id, Outcome::Elsewhere(splice.backend));
                 flow.state = State::Spliced(splice);
-                self.tell(id, Outcome::Respliced { resent: 0, taken_in: 0, steps: Vec::new() });
             }
             other => {
                 flow.state = other;
-                let reason = format!("the connection is {} on another backend", flow.state_name());
+                let reason = format!("the connection is {}", flow.state_name());
                 self.tell(id, Outcome::Gone(reason));
             }
         }
@@ -135,6 +137,7 @@ impl Core {
             owed,
             supply,
             order,
+            tried: Vec::new(),
         };
         flow.state = State::Recovering(Box::new(recovery));
         self.pay_from_log(flow);
@@ -179,10 +182,16 @@ impl Core {
 
     /// The alternate failed: the same recovery with the next one.
     fn try_again(&mut self, flow: &mut Flow, mut recovery: Recovery, order: RecoveryOrder) {
-        let failed = order.flow.backend;
-        let alternate_failed = recovery.order.alternate == failed && recovery.order.flow.backend != failed;
+        recovery.deadline = self.now + self.settings.recovery_timeout;
+        // A manager that was restarted may know of the failure of an alternate only, which the client never was on.
+        let never_there = recovery.order.flow.backend != order.flow.backend;
+        if never_there && recovery.is_at_work_with(order.alternate) {
+            recovery.order.id = order.id;
+            flow.state = State::Recovering(Box::new(recovery));
+            return;
+        }
         self.reset_alternate(flow.leg.client, &recovery);
-        if alternate_failed {
+        if never_there {
             let id = recovery.order.id;
             self.tell(id, Outcome::AlternateFailed("it failed as well".to_owned()));
             recovery.order.id = order.id;
@@ -190,7 +199,6 @@ impl Core {
         } else {
             recovery.follow(order);
         }
-        recovery.deadline = self.now + self.settings.recovery_timeout;
         flow.state = State::Recovering(Box::new(recovery));
         self.connect_alternate(flow);
     }
@@ -200,6 +208,7 @@ impl Core {
         let now = self.now;
         let State::Recovering(recovery) = &mut flow.state else { return };
         recovery.attempt = Attempt::Connecting(Repeat::after(now, SYN_TIMEOUT));
+        recovery.note_tried();
         let ecn = flow.leg.ecn == Ecn::Promised;
         let packet = leg::syn(&flow.leg, recovery.order.alternate, recovery.isn(), ecn);
         self.send(packet);
@@ -327,6 +336,18 @@ impl Recovery {
         self.held = self.held.moved_to(Seq(self.order.client_next));
     }
 
+    /// The last [`TRIED`] alternates are remembered.
+    fn note_tried(&mut self) {
+        self.tried.retain(|tried| *tried != self.order.alternate);
+        self.tried.push(self.order.alternate);
+        let forgotten = self.tried.len().saturating_sub(TRIED);
+        self.tried.drain(..forgotten);
+    }
+
+    fn is_at_work_with(&self, alternate: SocketAddr) -> bool {
+        self.order.alternate == alternate && !matches!(self.attempt, Attempt::Waiting)
+    }
+
     /// The alternate's view of the client's initial sequence number: S − R − 1.
     pub(crate) fn isn(&self) -> Seq {
         Seq(self.order.client_next) - self.order.replay.len() as u32 - self.supply.bytes() as u32 - 1
@@ -374,6 +395,7 @@ pub(crate) fn connects_to(setup: &Setup, backend: SocketAddr) -> bool {
     setup.connect.as_ref().is_some_and(|connect| connect.backend == backend)
 }
 
+/// The client is, or would have been, on this backend.
 pub(crate) fn concerns(recovery: &Recovery, backend: SocketAddr) -> bool {
-    recovery.order.flow.backend == backend || recovery.order.alternate == backend
+    recovery.order.flow.backend == backend || recovery.tried.contains(&backend)
 }

@@ -260,9 +260,10 @@ fn recovery_settings(cluster: &Cluster) -> (config::Recovery, config::Recovery) 
     (config.clone(), config::Recovery { range_from_bytes: u64::MAX, ..config })
 }
 
-const COUNTERS: [&str; 19] = [
+const COUNTERS: [&str; 20] = [
     "alternates_failed",
     "answers",
+    "clients_elsewhere",
     "clients_gone",
     "log_messages_dropped",
     "log_messages_old",

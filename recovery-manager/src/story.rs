@@ -194,6 +194,7 @@ fn outcome_in_words(alternate: SocketAddr, outcome: &Outcome) -> String {
         Outcome::AlternateFailed(why) => format!("alternate {alternate} failed: {why}"),
         Outcome::AlternateSilent => format!("alternate {alternate} failed: {SILENT}"),
         Outcome::Gone(why) => format!("client gone: {why}"),
+        Outcome::Elsewhere(backend) => format!("the client is on {backend} already"),
         Outcome::Mismatch { at, logged, alternate: other, .. } => format!(
             "reset: {alternate} answers differently at response byte {at}: the client was sent \"{}\", it has \"{}\"",
             logged.escape_ascii(),

@@ -338,6 +338,8 @@ pub enum Outcome {
     },
     /// The proxy does not know this connection (any more), or the client is gone.
     Gone(String),
+    /// The client is not on the backend that failed but on this one: its failure was dealt with, or it never was there.
+    Elsewhere(SocketAddr),
     /// As [`Self::AlternateFailed`], but that one has said nothing at all: the handshake's segments may have been lost.
     AlternateSilent,
 }

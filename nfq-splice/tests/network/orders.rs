@@ -113,10 +113,38 @@ fn an_order_that_has_been_carried_out_is_told_so_again() {
         let syn_ack = world.syn_ack(2, ALTERNATE_ISN, CLIENT_ISN + 1 + REQUEST.len() as u32, OFFER).build();
         world.receive(&syn_ack, Stage::Raw);
         let state = world.state();
-        let order = world.order(7, 1, 2, BACKEND_ISN + 1, Vec::new());
-        world.engine.handle_order(world.now, order);
-        let respliced = Outcome::Respliced { resent: 0, taken_in: 0, steps: Vec::new() };
-        assert_eq!(told(&mut world), FromProxy::Ended { id: 7, outcome: respliced });
-        assert_eq!(world.state(), state);
+        for (id, alternate) in [(7, 2), (8, 3)] {
+            let order = world.order(id, 1, alternate, BACKEND_ISN + 1, Vec::new());
+            world.engine.handle_order(world.now, order);
+            let outcome = Outcome::Elsewhere(world.backend(2));
+            assert_eq!(told(&mut world), FromProxy::Ended { id, outcome });
+            assert_eq!(world.state(), state);
+        }
+    }
+}
+
+/// The manager is restarted in mid-recovery, and hears only of the alternate that failed meanwhile: the client has nothing of it.
+#[test]
+fn a_recovery_goes_on_for_a_manager_that_knows_only_of_an_alternates_failure() {
+    for (v6, kernel) in ALL {
+        for last in [2, 3, 4] {
+            let mut world = World::new(v6, kernel);
+            world.splice(OFFER, OFFER);
+            let logged = b"logged".to_vec();
+            for (id, alternate) in [(1, 2), (2, 3)] {
+                let order = world.order(id, 1, alternate, BACKEND_ISN + 1, logged.clone());
+                world.engine.handle_order(world.now, order);
+            }
+            let failed = if last == 2 { 3 } else { 2 };
+            let order = world.order(9, failed, last, BACKEND_ISN + 70_000, Vec::new());
+            world.engine.handle_order(world.now, order);
+            let isn = CLIENT_ISN + 1 + REQUEST.len() as u32;
+            let syn_ack = world.syn_ack(last, ALTERNATE_ISN, isn, OFFER).build();
+            world.receive(&syn_ack, Stage::Raw);
+            assert_eq!(world.state().as_deref(), Some("spliced-userspace"));
+            let data = world.backend_segment(last, ALTERNATE_ISN + 1, b"on", 1200).build();
+            let passed = world.receive(&data, Stage::Raw);
+            assert_eq!(segments(&passed)[0].seq(), world.iss + 1 + logged.len() as u32);
+        }
     }
 }

@@ -243,6 +243,7 @@ impl Manager {
         let fingerprint = Fingerprint::of(&recovery.failure.report);
         let backend = match end {
             End::Order(alternate, Outcome::Respliced { .. }) => Some(*alternate),
+            End::Order(_, Outcome::Elsewhere(backend)) => Some(*backend),
             _ => None,
         };
         let on_it = recovery.attempt.filter(|attempt| Some(attempt.alternate) == backend);
@@ -270,6 +271,7 @@ impl Manager {
         self.count(match end {
             End::Order(_, Outcome::Respliced { .. }) => "resplices",
             End::Order(_, Outcome::Gone(_)) => "clients_gone",
+            End::Order(_, Outcome::Elsewhere(_)) => "clients_elsewhere",
             End::Answer(..) => "answers",
             End::Superseded => "recoveries_superseded",
             End::Reset(_) | End::Order(..) => "resets",

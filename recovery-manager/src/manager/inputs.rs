@@ -222,8 +222,8 @@ impl Manager {
             _ if !present => self.count("proxy_messages_unknown"),
             Outcome::AlternateFailed(why) => self.retry(now.monotonic, client, &why),
             Outcome::AlternateSilent => self.retry_silent(now.monotonic, client),
-            Outcome::Gone(_) if self.begin_newer(now, client) => {}
-            Outcome::Mismatch { .. } | Outcome::Gone(_) => {
+            Outcome::Gone(_) | Outcome::Elsewhere(_) if self.begin_newer(now, client) => {}
+            Outcome::Mismatch { .. } | Outcome::Gone(_) | Outcome::Elsewhere(_) => {
                 self.finish(now.monotonic, client, &End::Order(alternate, outcome));
             }
         }

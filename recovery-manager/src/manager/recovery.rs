@@ -163,7 +163,7 @@ impl Recovery {
             p: p(&report),
             request: report.pending.first().map(|request| request.summary.clone()),
             outcome: crate::story::in_words(end),
-            ok: matches!(end, End::Order(_, Outcome::Respliced { .. })),
+            ok: matches!(end, End::Order(_, Outcome::Respliced { .. } | Outcome::Elsewhere(_))),
             steps: self.steps,
         }
     }

@@ -162,7 +162,7 @@ fn an_alternate_that_fails_just_after_the_re_splice_is_a_new_failure() {
     let third = bench.order(2);
     assert_eq!(third.flow.backend, first.alternate);
     assert!(matches!(third.take_in, TakeIn::Range { .. }), "the newer report counts");
-    bench.end(3, second.id, Outcome::Gone("on another backend".to_owned()));
+    bench.end(3, second.id, Outcome::Elsewhere(backend(3)));
     assert_eq!(bench.told(3), (vec![], vec![]));
     bench.end(4, third.id, respliced());
     assert!(bench.last().ok);
@@ -195,7 +195,7 @@ fn a_backend_that_the_proxy_had_chosen_itself_and_that_failed_is_not_lost() {
     let second = bench.order(1);
     bench.end(2, first.id, Outcome::Gone("it was still connecting".to_owned()));
     assert_eq!(bench.told(2), (vec![], vec![]));
-    bench.end(3, second.id, Outcome::Gone("on another backend".to_owned()));
+    bench.end(3, second.id, Outcome::Elsewhere(backend(3)));
     let (proxy, log) = bench.told(3);
     let [third] = <[_; 1]>::try_from(orders(&proxy)).unwrap();
     assert_eq!((third.flow.backend, third.flow.client), (backend(chosen), client(1)));
@@ -217,7 +217,7 @@ fn a_re_splice_that_was_never_told_of_is_not_lost_with_its_alternate() {
     let second = bench.order(1);
     bench.fail(1, false, chosen, vec![far(1, chosen)]);
     assert_eq!(bench.told(1).0, []);
-    bench.end(3, second.id, Outcome::Gone("on another backend".to_owned()));
+    bench.end(3, second.id, Outcome::Elsewhere(backend(3)));
     let third = bench.order(3);
     assert_eq!((third.flow.backend, third.alternate), (backend(chosen), second.alternate));
     bench.end(4, third.id, respliced());
@@ -331,4 +331,16 @@ fn clients_that_cannot_be_helped_are_answered_where_that_is_possible() {
     update.flow.client = client(9);
     bench.fail(0, false, 1, vec![update]);
     assert!(bench.reset(0).starts_with("update in flight"));
+}
+
+/// The manager's predecessor had ordered it, as the proxy says: the log forgets the failure, not where the client is.
+#[test]
+fn a_client_that_is_elsewhere_already_stays_there() {
+    let mut bench = Bench::new();
+    bench.fail(0, false, 1, vec![report(1, 1)]);
+    let order = bench.order(0);
+    bench.end(1, order.id, Outcome::Elsewhere(backend(4)));
+    assert_eq!(bench.told(1), (vec![], ended(1, Some(backend(4)))));
+    assert!(bench.last().ok);
+    assert_eq!((bench.counter("clients_elsewhere"), bench.counter("recoveries_running")), (1, 0));
 }

@@ -314,7 +314,10 @@ impl World {
             Outcome::Mismatch { .. } => {
                 self.checks.fail(format!("mismatch between equal backends: {outcome:?}"));
             }
-            Outcome::AlternateFailed(_) | Outcome::AlternateSilent | Outcome::Gone(_) => {}
+            Outcome::AlternateFailed(_)
+            | Outcome::AlternateSilent
+            | Outcome::Gone(_)
+            | Outcome::Elsewhere(_) => {}
         }
     }
 }
