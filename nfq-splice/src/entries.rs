@@ -91,9 +91,8 @@ impl Engine {
             sack_permitted: entry.sack_permitted,
             timestamp: entry.timestamps.map(|_| 0),
         };
-        let mut leg =
+        let leg =
             ClientLeg { announced_scale: splice.server_scale, ..self.core.client_leg(entry.client, options) };
-        leg.overtake_forgotten();
         self.core.counters.count("connections_restored");
         if entry.window_scales.is_some() {
             self.core.learn_scale(splice.server_scale);

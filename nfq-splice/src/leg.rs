@@ -23,8 +23,6 @@ const MAX_WINDOW: u32 = 1 << 30;
 const UNDER_WAY_MILLIS: u32 = 2000;
 /// More than the one-way delay of a SYN-ACK and the drift of two clocks in a connection's life, milliseconds.
 const UNSEEN_MILLIS: u32 = 2000;
-/// More than the recoveries that one connection had under an earlier daemon, times the former, milliseconds.
-const FORGOTTEN_MILLIS: u32 = 60_000;
 
 fn default_mss(address: SocketAddr) -> u16 {
     if address.is_ipv4() { DEFAULT_MSS.0 } else { DEFAULT_MSS.1 }
@@ -96,11 +94,6 @@ impl ClientLeg {
         self.clock_offset = self.clock_offset.wrapping_add(since);
         self.raise_floor(clock.wrapping_add(since));
         clock.wrapping_sub(backend.ts_recent.wrapping_sub(since))
-    }
-
-    /// An earlier daemon may have jumped already, several times.
-    pub(crate) fn overtake_forgotten(&mut self) {
-        self.clock_offset = self.clock_offset.wrapping_add(FORGOTTEN_MILLIS);
     }
 
     /// The client has been sent this timestamp.

@@ -121,8 +121,7 @@ impl Engine {
         let entry = &parked.splice;
         let leg = self.core.client_leg(entry.client, parked.options);
         let ecn = if parked.ecn { Ecn::Promised } else { Ecn::NotAsked };
-        let mut leg = ClientLeg { announced_scale: parked.announced_scale, ecn, ..leg };
-        leg.overtake_forgotten();
+        let leg = ClientLeg { announced_scale: parked.announced_scale, ecn, ..leg };
         let of_entry = Splice::of(entry, self.core.busy());
         let splice = Splice { lacks: parked.lacks(), kernel: false, ..of_entry };
         self.core.counters.count("connections_restored");

@@ -6,18 +6,36 @@ use std::net::SocketAddr;
 use packet::Seq;
 use siphasher::sip::SipHasher24;
 
+/// By so much each daemon's clock is ahead of that of the one before, milliseconds. More than what may be forgotten with a daemon: clocks
+/// jump by a few seconds with each recovery of a connection.
+const LEAD_MILLIS: u32 = 60_000;
+
 /// A key that nobody outside knows. It outlives the daemon, so that set-ups and clocks go on after a restart.
 #[derive(Clone)]
-pub struct Secret([u8; 16]);
+pub struct Secret {
+    key: [u8; 16],
+    life: u32,
+}
 
 impl Secret {
     /// `key` must come from the operating system's random source (a simulation may give any).
     pub fn new(key: [u8; 16]) -> Self {
-        Self(key)
+        Self::of_life(key, 0)
+    }
+
+    /// `life`: how many daemons had this key before.
+    pub fn of_life(key: [u8; 16], life: u32) -> Self {
+        Self { key, life }
+    }
+
+    /// What is to be added to clocks beside their offsets, milliseconds: the clock that a client sees never goes back, whatever
+    /// earlier daemons added to it. It wraps, as timestamps do.
+    pub(crate) fn lead(&self) -> u32 {
+        self.life.wrapping_mul(LEAD_MILLIS)
     }
 
     fn hash(&self, purpose: u8, about: impl Hash) -> u64 {
-        let mut hasher = SipHasher24::new_with_key(&self.0);
+        let mut hasher = SipHasher24::new_with_key(&self.key);
         hasher.write_u8(purpose);
         about.hash(&mut hasher);
         hasher.finish()

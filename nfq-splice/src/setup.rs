@@ -54,7 +54,7 @@ impl Setup {
 
 impl Core {
     pub(crate) fn client_leg(&self, client: Client, options: SynOptions) -> ClientLeg {
-        let clock_offset = self.secret.timestamp_offset(client);
+        let clock_offset = self.secret.timestamp_offset(client).wrapping_add(self.secret.lead());
         ClientLeg {
             client,
             service: self.settings.service,

@@ -127,3 +127,39 @@ fn what_lacks_is_known_after_a_restart() {
     let sent = world.receive(&data.build(), Stage::Raw);
     assert!(longest(&sent) <= 1000 && whole(&sent) == DATA[..1448]);
 }
+
+/// No daemon knows by how much those before it had moved a client's clock with each recovery.
+#[test]
+fn timestamps_go_on_over_any_number_of_restarts() {
+    use nfq_splice::{Action, Engine, Secret};
+    let mut world = World::new(false, true);
+    let syn = world.syn(OFFER).build();
+    world.request(&syn);
+    let without = SynOptions { timestamp: None, ..OFFER };
+    let mut syn_ack = world.syn_ack(1, BACKEND_ISN, CLIENT_ISN + 1, without).build();
+    world.engine.handle_packet(world.now, &mut syn_ack, Stage::Tracked);
+    let (mut on, mut last) = (1, None::<u32>);
+    for life in 1..9 {
+        let mut parked = None;
+        for id in 0..4 {
+            let alternate = 3 - on;
+            let order = world.order(life * 10 + id, on, alternate, BACKEND_ISN + 1, Vec::new());
+            world.engine.handle_order(world.now, order);
+            let mut syn_ack = world.syn_ack(alternate, BACKEND_ISN, NEXT, without).build();
+            world.engine.handle_packet(world.now, &mut syn_ack, Stage::Raw);
+            on = alternate;
+        }
+        while let Some(action) = world.engine.poll_action() {
+            if let Action::Park(found) = action {
+                parked = Some(found);
+            }
+        }
+        let bare = world.backend_segment(on, BACKEND_ISN + 1, b"abc", 0);
+        let sent = world.receive(&SegmentBuilder { timestamps: None, ..bare }.build(), Stage::Raw);
+        let (value, _) = segments(&sent)[0].timestamps().unwrap();
+        assert!(last.is_none_or(|last| value.wrapping_sub(last) as i32 > 0), "{last:?} {value}");
+        last = Some(value);
+        world.engine = Engine::new(world.settings.clone(), Secret::of_life([7; 16], life as u32));
+        world.engine.handle_parked(world.now, &parked.unwrap());
+    }
+}

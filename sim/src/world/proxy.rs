@@ -30,7 +30,7 @@ pub(super) struct Proxy {
 impl Proxy {
     pub(super) fn new(scenario: &Scenario) -> Self {
         Self {
-            engine: engine(scenario),
+            engine: engine(scenario, 0),
             kernel: Kernel::default(),
             down: false,
             life: 0,
@@ -62,14 +62,36 @@ fn in_date(requests: &[Request], at: u64) -> bool {
     })
 }
 
+/// What the engine sends while it has a packet of a backend in hand.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Inherited {
+    /// The packet's.
+    echo: Option<u32>,
+    born: u64,
+    /// Of all packets of backends so far.
+    youngest: u64,
+}
+
+impl Inherited {
+    /// A piece of the packet is as old as that; all else may carry the time of any packet before.
+    fn born_of(&self, sent: &[u8]) -> u64 {
+        let piece = self.echo.is_some() && echo(sent) == self.echo;
+        if piece { self.born } else { self.youngest }
+    }
+}
+
+fn echo(packet: &[u8]) -> Option<u32> {
+    TcpSegment::parse(packet).ok().and_then(|segment| segment.timestamps()).map(|(_, echo)| echo)
+}
+
 fn has_date(piece: &[u8]) -> bool {
     let text = String::from_utf8_lossy(piece);
     ["Date: ", " 2026 ", "GMT"].iter().any(|part| text.contains(part))
 }
 
 /// The key is on disk.
-fn engine(scenario: &Scenario) -> Engine {
-    Engine::new(Settings::new(&scenario.cluster), Secret::new(KEY))
+fn engine(scenario: &Scenario, life: u64) -> Engine {
+    Engine::new(Settings::new(&scenario.cluster), Secret::of_life(KEY, life as u32))
 }
 
 impl World {
@@ -94,7 +116,7 @@ impl World {
 
     /// As the shell starts: the table from conntrack; of others nobody's packets are queued before it.
     pub(super) fn proxy_starts(&mut self) {
-        self.proxy.engine = engine(&self.scenario);
+        self.proxy.engine = engine(&self.scenario, self.proxy.life);
         self.proxy.down = false;
         self.proxy.subscribers.clear();
         let Proxy { engine, kernel, .. } = &mut self.proxy;
@@ -188,13 +210,14 @@ impl World {
             return self.note(|| format!("no proxy for {}", show(&packet.bytes)));
         }
         self.note(|| format!("queued {stage:?} {}", show(&packet.bytes)));
+        let echo = echo(&packet.bytes);
         let verdict = self.proxy.engine.handle_packet(self.now, &mut packet.bytes, stage);
         if self.dies(Daemon::Proxy) {
             return;
         }
-        // What the engine sends meanwhile may carry the time of any packet of a backend before.
         self.proxy.youngest = self.proxy.youngest.max(packet.born);
-        let inherited = packet.from_backend.map(|_| self.proxy.youngest);
+        let inherited =
+            packet.from_backend.map(|_| Inherited { echo, born: packet.born, youngest: self.proxy.youngest });
         match verdict {
             Verdict::Rewritten if stage == Stage::Tracked => {
                 self.checks.fail("a packet was rewritten after conntrack".to_owned());
@@ -233,7 +256,7 @@ impl World {
     }
 
     /// Executes the engine's actions.
-    pub(super) fn act(&mut self, inherited: Option<u64>) {
+    pub(super) fn act(&mut self, inherited: Option<Inherited>) {
         while let Some(action) = self.proxy.engine.poll_action() {
             if self.dies(Daemon::Proxy) {
                 return;
@@ -242,12 +265,12 @@ impl World {
         }
     }
 
-    fn act_one(&mut self, action: Action, inherited: Option<u64>) {
+    fn act_one(&mut self, action: Action, inherited: Option<Inherited>) {
         let kernel = &mut self.proxy.kernel;
         match action {
             Action::Send(bytes) => {
                 self.serial += 1;
-                let born = inherited.unwrap_or(self.serial);
+                let born = inherited.map_or(self.serial, |inherited| inherited.born_of(&bytes));
                 self.note(|| format!("engine sends {}", show(&bytes)));
                 self.route(Packet { bytes, born, from_backend: None, departed: 0, window: None });
             }

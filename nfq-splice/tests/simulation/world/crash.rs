@@ -36,10 +36,11 @@ impl World {
         if self.scenario.differs() || !self.dated.is_empty() {
             self.excuse_unknown();
         }
-        self.engine = Engine::new(Settings::new(&self.scenario.cluster), Secret::new(KEY));
+        self.session += 1;
+        let secret = Secret::of_life(KEY, self.session as u32);
+        self.engine = Engine::new(Settings::new(&self.scenario.cluster), secret);
         self.deferred = false;
         self.down = true;
-        self.session += 1;
         self.schedule(self.now + down, Event::Restart);
         self.schedule(self.now + self.scenario.control_delay, Event::Disconnected);
     }
