@@ -102,8 +102,9 @@ impl Condition {
         Self::Lan
     }
 
-    /// The lab in which it holds. Small send buffers: what a kernel still sends for a killed process is little, so that places
-    /// near the end of a response are hit as well. A healed server is used again soon: there is much to do.
+    /// The lab in which it holds. Send buffers are small: what a kernel still sends for a killed process is little, so that places
+    /// near the end of a response are hit as well. But not smaller than some of nginx's output buffers, one of which would else
+    /// be under way at a time. A healed server is used again soon: there is much to do.
     pub(super) fn settings(self, front: Front) -> Settings {
         let (loss, reorder) = if self == Self::Lossy { (0.01, 0.005) } else { (0.0, 0.0) };
         let link = LinkSettings { rtt: self.rtt(), loss, reorder, seed: 1, ..LinkSettings::default() };
@@ -112,7 +113,7 @@ impl Condition {
             nodes: nodes(&[], link.active()),
             link,
             front,
-            send_buffer: (!self.far()).then_some(32 << 10),
+            send_buffer: (!self.far()).then_some(128 << 10),
             php: true,
             set: set.map(str::to_owned).to_vec(),
             ..Settings::default()

@@ -26,8 +26,8 @@ pub(super) struct Performed {
     pub(super) fate: Fate,
     /// Bytes of bodies, both ways.
     pub(super) bytes: u64,
-    /// When the client waited for bytes, and how long.
-    pub(super) waits: Vec<Wait>,
+    /// When the client waited for bytes, and how long; of each exchange, as far as it came.
+    pub(super) waits: Vec<Vec<Wait>>,
     /// Updates that were answered.
     pub(super) acknowledged: Vec<String>,
     /// An update that was sent, and not answered.
@@ -50,6 +50,7 @@ struct Run<'a> {
     documents: &'a dyn Fn(&str) -> Vec<u8>,
     observer: &'a mut dyn Observer,
     bytes: u64,
+    waits: Vec<Vec<Wait>>,
     acknowledged: Vec<String>,
     unanswered: Option<String>,
 }
@@ -80,6 +81,7 @@ pub(super) fn perform(
         documents,
         observer,
         bytes: 0,
+        waits: Vec::new(),
         acknowledged: Vec::new(),
         unanswered: None,
     };
@@ -88,7 +90,7 @@ pub(super) fn perform(
         client: Some(client),
         fate,
         bytes: run.bytes,
-        waits: run.connection.take_waits(),
+        waits: run.waits,
         acknowledged: run.acknowledged,
         unanswered: run.unanswered,
         took: started.elapsed(),
@@ -167,7 +169,9 @@ impl Run<'_> {
         let response = self.connection.receive(false, &mut |bytes| {
             observer.progressed(base + bytes);
             Ok(())
-        })?;
+        });
+        self.waits.push(self.connection.take_waits());
+        let response = response?;
         self.bytes += response.body_bytes;
         let answer = exchange.answer(&self.transfer.session, self.documents);
         let fate = judge(exchange, &response, &answer);

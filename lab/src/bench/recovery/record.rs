@@ -42,8 +42,9 @@ pub(super) struct Transferred {
     pub(super) took_ms: f64,
     /// The longest wait for a byte that ended after the failure.
     pub(super) stall_ms: f64,
-    /// The longest that ended before it.
-    pub(super) usual_ms: f64,
+    /// What is left of the waits after the failure when that is taken off which the same answers make a client wait where nothing
+    /// fails: an application's own time. The longest.
+    pub(super) added_ms: f64,
     /// Updates applied more than once, or answered and not applied.
     pub(super) miscounted: Vec<String>,
     /// What the recovery manager did for it.

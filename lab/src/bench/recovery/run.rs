@@ -9,10 +9,10 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result, anyhow, bail};
 use cluster::control::RecoveryRecord;
 
-use super::case::Case;
+use super::case::{Case, Condition};
 use super::client::{Observer, Performed, perform};
 use super::record::{Fate, Record, Recovered, Transferred};
-use super::transfer::Kind;
+use super::transfer::{Kind, Transfer};
 use crate::faults::Fault;
 use crate::http::Wait;
 use crate::lab::Lab;
@@ -24,6 +24,9 @@ use crate::topology::{Node, SERVICE_PORT};
 const RETURN: Duration = Duration::from_secs(20);
 /// Time in which a recovery that the client has seen end is on record.
 const ON_RECORD: Duration = Duration::from_secs(2);
+
+/// Shorter stalls are not compared with the waits of the same transfer where nothing fails.
+const WORTH_COMPARING: Duration = Duration::from_millis(3);
 
 /// The documents, whole: they are compared with in many threads.
 #[derive(Debug, Default)]
@@ -106,14 +109,21 @@ fn outcome(lab: &Lab, front: Front, case: &Case, documents: &Documents) -> Resul
     let applied = Php::updates(lab);
     let judged = case.transfers.iter().zip(performed).map(|(transfer, performed)| {
         let recoveries = of_client(&recoveries, performed.client, failed.node);
-        let waits = |after: bool| longest(&performed.waits, failed.since, after);
+        let waits = after(&performed.waits, failed.since);
+        let stall = longest(&waits);
+        // Only near clients are asked about to the millisecond.
+        let usual = if case.condition == Condition::Lan && stall > WORTH_COMPARING && !recoveries.is_empty() {
+            usual(lab, transfer, documents)
+        } else {
+            Vec::new()
+        };
         Transferred {
             kind: transfer.kind,
             client: performed.client.map(|client| client.to_string()).unwrap_or_default(),
             bytes: performed.bytes,
             took_ms: millis(performed.took),
-            stall_ms: millis(waits(true)),
-            usual_ms: millis(waits(false)),
+            stall_ms: millis(stall),
+            added_ms: millis(beyond(&waits, &usual)),
             miscounted: miscounted(&transfer.session, &performed, &applied),
             fate: explained(transfer.kind, performed.fate, &recoveries),
             recoveries,
@@ -184,10 +194,32 @@ fn fail(lab: &Lab, front: Front, fault: Fault, told: &Receiver<Told>) -> Result<
     Ok(Failed { node, since })
 }
 
-/// The longest wait that ended after, or before, a moment.
-fn longest(waits: &[Wait], moment: Instant, after: bool) -> Duration {
-    let wanted = waits.iter().filter(|wait| (wait.since + wait.length > moment) == after);
-    wanted.map(|wait| wait.length).max().unwrap_or_default()
+/// The longest wait of each exchange of those that ended after a moment.
+fn after(waits: &[Vec<Wait>], moment: Instant) -> Vec<Duration> {
+    let longest = |waits: &Vec<Wait>| {
+        let later = waits.iter().filter(|wait| wait.since + wait.length > moment);
+        later.map(|wait| wait.length).max().unwrap_or_default()
+    };
+    waits.iter().map(longest).collect()
+}
+
+fn longest(waits: &[Duration]) -> Duration {
+    waits.iter().copied().max().unwrap_or_default()
+}
+
+/// What the waits have beyond the usual ones of the same exchanges.
+fn beyond(waits: &[Duration], usual: &[Duration]) -> Duration {
+    let usual = usual.iter().copied().chain(std::iter::repeat(Duration::ZERO));
+    waits.iter().zip(usual).map(|(wait, usual)| wait.saturating_sub(usual)).max().unwrap_or_default()
+}
+
+/// How long the answers of a transfer are waited for where nothing fails.
+fn usual(lab: &Lab, transfer: &Transfer, documents: &Documents) -> Vec<Duration> {
+    let since = Instant::now();
+    let mut nobody = Trigger { at: u64::MAX, tell: None };
+    let performed = perform(lab, &transfer.again(), &|name| documents.get(name), &mut nobody);
+    // What goes wrong here is no usual wait.
+    if performed.fate == Fate::Right { after(&performed.waits, since) } else { Vec::new() }
 }
 
 fn millis(duration: Duration) -> f64 {
@@ -295,15 +327,22 @@ mod tests {
     }
 
     #[test]
-    fn waits_before_and_after_a_failure_are_told_apart() {
+    fn waits_that_end_after_a_failure_are_found() {
         let now = Instant::now();
         let wait = |at: u64, length: u64| Wait {
             since: now + Duration::from_millis(at),
             length: Duration::from_millis(length),
         };
-        let waits = [wait(0, 5), wait(10, 3), wait(18, 4), wait(30, 2)];
+        let waits = [vec![wait(0, 5), wait(10, 3)], vec![wait(14, 9), wait(30, 2)], vec![wait(40, 7)]];
         let moment = now + Duration::from_millis(20);
-        assert_eq!(longest(&waits, moment, false), Duration::from_millis(5));
-        assert_eq!(longest(&waits, moment, true), Duration::from_millis(4));
+        assert_eq!(after(&waits, moment), [0, 9, 7].map(Duration::from_millis));
+        assert_eq!(longest(&after(&waits, moment)), Duration::from_millis(9));
+    }
+
+    #[test]
+    fn only_what_the_same_answer_does_not_usually_take_is_added() {
+        let [waits, usual] = [[0, 9, 7], [3, 8, 1]].map(|each| each.map(Duration::from_millis));
+        assert_eq!(beyond(&waits, &usual), Duration::from_millis(6));
+        assert_eq!(beyond(&waits, &usual[..1]), Duration::from_millis(9));
     }
 }

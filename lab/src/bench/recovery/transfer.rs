@@ -119,6 +119,20 @@ impl Transfer {
         self.exchanges.iter().map(of).sum()
     }
 
+    /// The same once more, by another session.
+    pub(super) fn again(&self) -> Self {
+        let session = format!("again-{}", self.session);
+        let renamed = |exchange: &Exchange| Exchange {
+            head: exchange.head.replace(&self.session, &session),
+            ..exchange.clone()
+        };
+        Self {
+            exchanges: self.exchanges.iter().map(renamed).collect(),
+            session: session.clone(),
+            ..self.clone()
+        }
+    }
+
     /// All requests are sent before the first answer is read.
     pub(super) fn pipelined(&self) -> bool {
         self.kind == Kind::Pipelined
