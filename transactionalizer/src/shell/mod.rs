@@ -30,6 +30,7 @@ use managers::Managers;
 use neighbours::Neighbours;
 use pauses::Pauses;
 use prober::Prober;
+use wait::{Drained, MUCH};
 
 /// Records read before the sockets are looked at again.
 const RECORDS_AT_ONCE: usize = 512;
@@ -102,7 +103,7 @@ impl Shell {
             self.note_barriers();
             let drained = self.read_log();
             self.pass_barriers();
-            if drained {
+            if drained != Drained::No {
                 self.engine.handle_live(now());
                 // Not before: what is held before the old records are read would be judged as one of them.
                 if self.link.poll(now()) {
@@ -130,12 +131,17 @@ impl Shell {
         }
     }
 
-    /// Reads a while; `true` if all has been read.
-    fn read_log(&mut self) -> bool {
+    /// Reads a while; says whether all has been read, and whether that was much.
+    fn read_log(&mut self) -> Drained {
+        let mut bytes = 0;
         for _ in 0..RECORDS_AT_ONCE {
             match self.log.next() {
-                Read::End => return true,
-                Read::Record(logged) => self.engine.handle_record(&logged, &self.bytes, &mut self.actions),
+                Read::End if bytes >= MUCH => return Drained::Much,
+                Read::End => return Drained::Little,
+                Read::Record(logged) => {
+                    bytes += logged.packet.len();
+                    self.engine.handle_record(&logged, &self.bytes, &mut self.actions);
+                }
                 Read::Lapped(records) => self.engine.handle_lapped(records, &mut self.actions),
                 Read::Lost(reason) => {
                     tracing::warn!("{reason}");
@@ -148,7 +154,7 @@ impl Shell {
                 self.act();
             }
         }
-        false
+        Drained::No
     }
 
     /// What passed before a fence held is in the log by now.

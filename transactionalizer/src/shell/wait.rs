@@ -25,11 +25,32 @@ struct Ready {
     probes: Vec<bool>,
 }
 
+/// What has been read of the log since the last sleep.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Drained {
+    /// There is more to read.
+    No,
+    /// All of it, and that was little.
+    Little,
+    /// All of it, and that was so much that there will be more in a moment.
+    Much,
+}
+
+/// So many bytes are much.
+pub(super) const MUCH: usize = 32 << 10;
+/// Under bulk traffic the log is read so often: to be woken by each of its batches costs more than to read them. It is short against
+/// the time in which a failure must be noticed.
+const NAP: Duration = Duration::from_micros(100);
+
 impl Shell {
     /// Sleeps until something happens, or not at all if there is more to read; `true`: stop.
-    pub(super) fn wait(&mut self, drained: bool) -> Result<bool> {
-        let timeout = if drained { self.sleep() } else { Duration::ZERO };
-        let ready = self.poll(drained, timeout)?;
+    pub(super) fn wait(&mut self, drained: Drained) -> Result<bool> {
+        let timeout = match drained {
+            Drained::No => Duration::ZERO,
+            Drained::Little => self.sleep(),
+            Drained::Much => self.sleep().min(NAP),
+        };
+        let ready = self.poll(drained == Drained::Little, timeout)?;
         self.handle_probes(&ready.probes);
         if ready.neighbours {
             self.handle_neighbours();
@@ -50,10 +71,10 @@ impl Shell {
         Ok(ready.stop)
     }
 
-    fn poll(&mut self, drained: bool, timeout: Duration) -> Result<Ready> {
+    fn poll(&mut self, woken: bool, timeout: Duration) -> Result<Ready> {
         let mut interest: Vec<(BorrowedFd<'_>, PollFlags)> = vec![];
         let stop = extend(&mut interest, [(self.stop.as_fd(), PollFlags::IN)]);
-        let log = self.log.waker().filter(|_| drained);
+        let log = self.log.waker().filter(|_| woken);
         extend(&mut interest, log.map(|waker| (waker.arm(self.log.last()), PollFlags::IN)));
         let configuration = extend(&mut interest, [(self.configuration.as_fd(), PollFlags::IN)]);
         let lost = self.neighbours.iter().map(|neighbours| (neighbours.as_fd(), PollFlags::IN));
@@ -65,7 +86,7 @@ impl Shell {
         let (before, asleep) = (self.looked, now());
         let ready = poll_ready(&interest, timeout)?;
         self.looked = now();
-        if let Some(waker) = self.log.waker().filter(|_| drained) {
+        if let Some(waker) = self.log.waker().filter(|_| woken) {
             waker.disarm();
         }
         // What kept us asleep shows only beyond the time that we wanted to sleep.
