@@ -181,9 +181,10 @@ http {{
         location /files/ {{ alias {documents}/files/; }}
         location /chunked/ {{
             alias {documents}/files/;
+            sendfile off;
             output_buffers 1 32k;
-            sub_filter "a string that no document contains" "";
-            sub_filter_types *;
+            add_after_body /files/0;
+            addition_types *;
         }}
         location /differs/ {{ alias {documents}/differs/{node}/; }}
         location /padded/ {{ alias {documents}/files/; add_header X-Padding "{padding}"; }}
