@@ -30,6 +30,8 @@ counters! {
     not_ours,
     /// Dropped: of a fenced flow.
     fenced_dropped,
+    /// Of these, clients' data, which was logged for their recovery.
+    fenced_logged,
     /// Let pass unlogged: resets without data from the client's side to a fenced backend.
     fenced_resets,
     /// Flows fenced.

@@ -61,6 +61,8 @@ pub enum Decision {
     },
     /// Log it with these flags and this hold number; no verdict yet.
     Hold(Flags, u64),
+    /// Log it with these flags, then drop it: what the client sends into a fence is wanted for its recovery.
+    Swallow(Flags),
     /// Do not log it; drop it.
     Drop,
     /// Do not log it, let it pass: it carries no byte.
@@ -120,7 +122,7 @@ impl Engine {
     /// Decides on a packet from the queue.
     pub fn handle_packet(&mut self, now: Time, arrival: Arrival<'_>) -> Decision {
         let Some((segment, flow, from_backend)) = self.examine(&arrival) else { return Decision::Drop };
-        if let Some(decision) = self.fenced(&segment, flow, from_backend) {
+        if let Some(decision) = self.fenced(&segment, flow, from_backend, arrival.gso) {
             return decision;
         }
         let ending = ending(&segment).filter(|_| from_backend && !self.judges.is_empty());
@@ -167,7 +169,13 @@ impl Engine {
     }
 
     /// The decision on a segment of a fenced flow; `None` if it is not, or not any more.
-    fn fenced(&mut self, segment: &TcpSegment<'_>, flow: Flow, from_backend: bool) -> Option<Decision> {
+    fn fenced(
+        &mut self,
+        segment: &TcpSegment<'_>,
+        flow: Flow,
+        from_backend: bool,
+        gso: bool,
+    ) -> Option<Decision> {
         if !self.fences.contains(&flow) {
             return None;
         }
@@ -182,7 +190,11 @@ impl Engine {
             return Some(Decision::PassUnlogged);
         }
         self.counters.fenced_dropped += 1;
-        Some(Decision::Drop)
+        if from_backend || flags.syn() || flags.rst() || segment.payload().is_empty() {
+            return Some(Decision::Drop);
+        }
+        self.counters.fenced_logged += 1;
+        Some(Decision::Swallow(Flags::SWALLOWED.with(Flags::GSO, gso)))
     }
 
     /// What is to be noted of it, and logged instead of its payload, if that is left out.

@@ -89,7 +89,12 @@ impl Observer {
         let opening = !from_backend && flags.syn() && !flags.ack() && !flags.rst() && !flags.fin();
         if self.fenced.contains(&flow) {
             match decision {
-                Decision::Drop => {}
+                Decision::Drop => {
+                    assert!(from_backend || !flags.ack() || flags.syn() || flags.rst() || length == 0);
+                }
+                Decision::Swallow(logged) => {
+                    assert!(logged == Flags::SWALLOWED && !from_backend && length > 0 && !flags.rst());
+                }
                 Decision::PassUnlogged => assert!(flags.rst() && !from_backend && length == 0),
                 Decision::Accept(_) => assert!(opening && self.fenced.remove(&flow)),
                 Decision::Hold(..) | Decision::AcceptLeavingOut { .. } => {
@@ -97,7 +102,7 @@ impl Observer {
                 }
             }
         } else {
-            assert_ne!(decision, Decision::PassUnlogged);
+            assert!(!matches!(decision, Decision::PassUnlogged | Decision::Swallow(_)));
         }
         let ending = from_backend && (flags.fin() || flags.rst()) && !self.judges.is_empty();
         match decision {
@@ -114,7 +119,7 @@ impl Observer {
                 assert!(!logged.contains(Flags::HELD));
             }
             Decision::AcceptLeavingOut { .. } => panic!("nobody told it to"),
-            Decision::Drop | Decision::PassUnlogged => {}
+            Decision::Swallow(_) | Decision::Drop | Decision::PassUnlogged => {}
         }
         assert!(self.verdicts.insert(self.bench.id));
     }

@@ -46,6 +46,7 @@ mod splice;
 mod stateless;
 mod supply;
 mod surplus;
+mod swallowed;
 mod table;
 pub mod take_in;
 mod timers;

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use cluster::config::BackendState;
-use cluster::control::{FromProxy, LoggedPiece, Outcome, RecoveryOrder};
+use cluster::control::{FromProxy, LoggedPiece, Outcome, RecoveryOrder, Swallowed};
 use packet::{Seq, Time};
 
 use crate::action::Action;
@@ -45,6 +45,15 @@ impl Engine {
         self.core.now = now;
         if let Some(mut flow) = self.take(piece.logged.flow.client) {
             self.core.take_piece(&mut flow, piece);
+            self.put(flow);
+        }
+    }
+
+    /// What a client sent into the fence of its failed backend, which `alternate` stands in for.
+    pub fn handle_swallowed(&mut self, now: Time, alternate: SocketAddr, swallowed: &Swallowed) {
+        self.core.now = now;
+        if let Some(mut flow) = self.take(swallowed.flow.client) {
+            self.core.take_swallowed(&mut flow, alternate, swallowed);
             self.put(flow);
         }
     }

@@ -10,6 +10,7 @@ mod pieces;
 mod recent;
 mod recovery;
 mod resets;
+mod swallowed;
 mod waiting;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -260,7 +261,7 @@ fn recovery_settings(cluster: &Cluster) -> (config::Recovery, config::Recovery) 
     (config.clone(), config::Recovery { range_from_bytes: u64::MAX, ..config })
 }
 
-const COUNTERS: [&str; 20] = [
+const COUNTERS: [&str; 22] = [
     "alternates_failed",
     "answers",
     "clients_elsewhere",
@@ -281,4 +282,6 @@ const COUNTERS: [&str; 20] = [
     "resets",
     "resplices",
     "resets_given_up",
+    "swallowed_passed",
+    "swallowed_dropped",
 ];

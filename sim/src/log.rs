@@ -16,6 +16,8 @@ pub struct Entry {
     /// The number under which the logger holds it.
     pub hold: Option<u64>,
     pub from_backend: bool,
+    /// A fence dropped it.
+    pub swallowed: bool,
     pub packet: Vec<u8>,
     /// Of the packet only the headers are here.
     pub left_out: Option<LeftOut>,

@@ -17,6 +17,7 @@ use crate::config::BackendState;
 
 mod report;
 mod status;
+mod swallowed;
 
 pub use report::{
     AnsweredUpdate, BEYOND_BYTES, ClientWindow, ConnectionReport, LEFT_OUT_BYTES, LoggedRequest, PIECE_BYTES,
@@ -26,6 +27,8 @@ pub use status::{
     BackendHealth, BackendStatus, ConnectionStatus, HealthState, LogStatus, LoggerStatus, ManagerStatus,
     Mismatch, Mismatches, ProxyStatus, RecoveryRecord,
 };
+
+pub use swallowed::{SWALLOWED_BYTES, Swallowed};
 
 /// A client's address and port: with the service, the name of a connection everywhere.
 pub type Client = SocketAddr;
@@ -126,6 +129,8 @@ pub enum FromLog {
         /// At least one, or none when only the backend's state changed.
         connections: Vec<ConnectionReport>,
     },
+    /// What a client sent into the fence of a failed backend; it follows the report.
+    Swallowed(Swallowed),
     /// The backend answers again and may get new connections.
     BackendUp {
         /// Which one.
@@ -291,6 +296,13 @@ pub enum ToProxy {
     },
     /// Answer to [`FromProxy::Read`].
     Piece(LoggedPiece),
+    /// What the client sent into the failed backend's fence, as if it came from the client now. It follows the order; idempotent.
+    Swallowed {
+        /// The order's alternate.
+        alternate: SocketAddr,
+        /// What it sent.
+        swallowed: Swallowed,
+    },
     /// New connections avoid, or may use again, a backend.
     Backend {
         /// Which one.

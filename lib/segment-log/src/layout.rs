@@ -26,8 +26,8 @@ pub use crate::control::{Committed, Control, Mark};
 
 /// First bytes of every segment log.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"resplog\n");
-/// Changes with every change of this file.
-pub const VERSION: u32 = 2;
+/// Changes with every change of this file, and of what [`Flags`](crate::Flags) say.
+pub const VERSION: u32 = 3;
 /// Bytes before the ring.
 pub const HEADER_BYTES: u64 = 4096;
 /// Where [`Control`] is.

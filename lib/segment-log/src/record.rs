@@ -23,14 +23,17 @@ impl Flags {
     pub const FROM_BACKEND: Self = Self(16);
     /// Headers only: [`Record::left_out`] stands for the payload.
     pub const PAYLOAD_LEFT_OUT: Self = Self(32);
+    /// A client's, dropped by the fence of its failed backend: no backend has got it.
+    pub const SWALLOWED: Self = Self(64);
 
-    const NAMES: [(Self, &'static str); 6] = [
+    const NAMES: [(Self, &'static str); 7] = [
         (Self::RETRANSMISSION, "retransmission"),
         (Self::OUT_OF_ORDER, "out-of-order"),
         (Self::HELD, "held"),
         (Self::GSO, "gso"),
         (Self::FROM_BACKEND, "from-backend"),
         (Self::PAYLOAD_LEFT_OUT, "payload-left-out"),
+        (Self::SWALLOWED, "swallowed"),
     ];
 
     /// All of `other` are set.

@@ -40,9 +40,12 @@ impl Stream {
         Self { side, direction: None, left_out: 0 }
     }
 
-    /// What `view`, a record of the connection, adds.
+    /// What `view`, a record of the connection, adds. What a fence swallowed is not of the connection with its backend.
     pub fn follow(&mut self, view: &View<'_>) -> Option<Piece> {
         let segment = &view.segment;
+        if view.is_swallowed() {
+            return None;
+        }
         let ours = view.from_backend() == (self.side == Side::Backend);
         if segment.flags().syn() && ours {
             return self.begin(segment.seq());

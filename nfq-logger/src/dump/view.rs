@@ -44,6 +44,11 @@ impl<'a> View<'a> {
         self.record.flags().contains(Flags::FROM_BACKEND)
     }
 
+    /// No backend has got it.
+    pub fn is_swallowed(&self) -> bool {
+        self.record.flags().contains(Flags::SWALLOWED)
+    }
+
     /// Whose connection it belongs to.
     pub fn flow(&self) -> Flow {
         let (source, destination) = (self.segment.source(), self.segment.destination());

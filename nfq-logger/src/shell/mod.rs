@@ -18,7 +18,7 @@ use nfq_logger::{Arrival, Decision, Engine, Limits};
 use nft_rules::LOGGER_QUEUE;
 use packet::Time;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use segment_log::{RecordMeta, Slots, Writer};
+use segment_log::{Flags, RecordMeta, Slots, Writer};
 
 use reload::Installing;
 
@@ -176,7 +176,7 @@ impl Shell {
             packet: self.writer.slot(slot).get(meta.payload.clone()).unwrap_or_default(),
         };
         let (flags, hold, left_out) = match self.engine.handle_packet(time, arrival) {
-            Decision::Accept(flags) => (flags, 0, None),
+            Decision::Accept(flags) | Decision::Swallow(flags) => (flags, 0, None),
             Decision::AcceptLeavingOut { flags, headers, left_out } => (flags, 0, Some((headers, left_out))),
             Decision::Hold(flags, hold) => (flags, hold, None),
             Decision::Drop => return Ok(self.queue.verdict(meta.id, Verdict::Drop)?),
@@ -191,7 +191,9 @@ impl Shell {
             None => self.writer.commit_slot(record, slot, packet),
         };
         committed.context("logging a segment")?;
-        if hold == 0 {
+        if flags.contains(Flags::SWALLOWED) {
+            self.queue.verdict(meta.id, Verdict::Drop)?;
+        } else if hold == 0 {
             self.accepted.push(meta.id);
         }
         Ok(())

@@ -269,6 +269,7 @@ impl Shell {
             | ToProxy::Reset { .. }
             | ToProxy::Answer { .. }
             | ToProxy::Piece(_)
+            | ToProxy::Swallowed { .. }
             | ToProxy::Backend { .. }
                 if !self.subscribers.contains(&peer) =>
             {
@@ -285,6 +286,9 @@ impl Shell {
                 self.post(flow.client, ToProxy::Answer { order, status, reason });
             }
             ToProxy::Piece(piece) => self.post(piece.logged.flow.client, ToProxy::Piece(piece)),
+            ToProxy::Swallowed { alternate, swallowed } => {
+                self.post(swallowed.flow.client, ToProxy::Swallowed { alternate, swallowed });
+            }
             ToProxy::Backend { backend, up } => {
                 tracing::info!(%backend, up, "backend state changed");
                 for shard in &self.shards {

@@ -255,6 +255,9 @@ impl Shard {
                 self.engine.handle_answer_order(now(), *order, status, &reason);
             }
             ToProxy::Piece(piece) => self.engine.handle_piece(now(), piece),
+            ToProxy::Swallowed { alternate, swallowed } => {
+                self.engine.handle_swallowed(now(), alternate, &swallowed);
+            }
             ToProxy::Backend { backend, up } => self.engine.handle_backend_state(backend, up),
             ToProxy::Want { backend, state } => {
                 self.engine.handle_backend_order(&backend, state);

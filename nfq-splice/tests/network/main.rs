@@ -13,6 +13,7 @@ mod options;
 mod orders;
 mod promises;
 mod replays;
+mod swallowed;
 mod take_in;
 mod uploads;
 mod windows;

@@ -111,6 +111,7 @@ impl Manager {
         let order = steps.into_order(id, &recovery.failure.report, logger);
         let order = RecoveryOrder { client_known: recovery.client_known, ..order };
         self.ask_to_recover(order);
+        self.pass_kept_swallowed(client);
     }
 
     /// The same order again, for a proxy that may not have got it. If it did and was restarted, the alternate may have run updates
@@ -202,7 +203,7 @@ impl Manager {
             self.waiting.remove(place);
         }
         self.deadlines.remove(&(recovery.deadline, client));
-        self.report_bytes = self.report_bytes.saturating_sub(recovery.failure.bytes());
+        self.report_bytes = self.report_bytes.saturating_sub(recovery.bytes());
         for (id, _) in recovery.replaced.iter().copied().chain(recovery.attempt.map(|a| (a.id, a.alternate)))
         {
             self.orders.remove(&id);

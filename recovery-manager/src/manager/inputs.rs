@@ -73,6 +73,7 @@ impl Manager {
                     self.leave_alternate(now, backend);
                 }
             }
+            FromLog::Swallowed(swallowed) => self.take_swallowed(swallowed),
             FromLog::BackendUp { backend } => self.set_backend(backend, None),
             FromLog::Piece(piece) => self.pass_piece(logger, piece),
             FromLog::Status(status) => self.reconcile(logger, &status),

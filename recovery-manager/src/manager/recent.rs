@@ -94,6 +94,13 @@ impl Recent {
         (ended.fingerprint == Fingerprint::of(report)).then_some(*ended)
     }
 
+    /// Where the client went whose last recovery began with this failure, unless that was no re-splice.
+    pub(super) fn went_to(&self, flow: Flow, client_next: u32) -> Option<SocketAddr> {
+        let ended = self.ended.get(&flow.client)?;
+        let same = ended.fingerprint.flow == flow && ended.fingerprint.client_next == client_next;
+        ended.backend.filter(|_| same)
+    }
+
     /// The re-splice that this report's connection began with.
     fn respliced(&self, report: &ConnectionReport) -> Option<Respliced> {
         let ended = self.ended.get(&report.flow.client)?;

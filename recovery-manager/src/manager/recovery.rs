@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use cluster::control::{ConnectionReport, Evidence, Outcome, RecoveryRecord};
+use cluster::control::{ConnectionReport, Evidence, Outcome, RecoveryRecord, Swallowed};
 use packet::Time;
 
 use super::alternates::Alternates;
@@ -76,6 +76,8 @@ pub(super) struct Recovery {
     /// The alternate's failure, in case that the client is there after all.
     pub(super) newer: Option<Box<Failure>>,
     pub(super) steps: Vec<(String, u64)>,
+    /// What the client sent into the failed backend's fence: it follows each order.
+    pub(super) swallowed: Vec<Swallowed>,
 }
 
 impl Recovery {
@@ -93,7 +95,17 @@ impl Recovery {
             replaced: Vec::new(),
             newer: None,
             steps: Vec::new(),
+            swallowed: Vec::new(),
         }
+    }
+
+    /// What it holds on to.
+    pub(super) fn bytes(&self) -> usize {
+        self.failure.bytes().saturating_add(self.swallowed_bytes())
+    }
+
+    pub(super) fn swallowed_bytes(&self) -> usize {
+        self.swallowed.iter().map(|swallowed| swallowed.bytes.len()).sum()
     }
 
     /// Microseconds since the failure notice arrived.

@@ -6,6 +6,7 @@ mod alternates;
 mod peers;
 mod pieces;
 mod replay;
+mod swallowed;
 
 use std::net::SocketAddr;
 

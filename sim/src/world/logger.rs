@@ -75,6 +75,10 @@ impl World {
         let decision = self.logger.engine.handle_packet(self.now, arrival);
         match decision {
             Decision::Drop => return self.note(|| format!("logger drops {}", show(&packet.bytes))),
+            Decision::Swallow(flags) => {
+                self.note(|| format!("logger swallows {}", show(&packet.bytes)));
+                return self.commit(&packet, flags, None, None);
+            }
             Decision::PassUnlogged => self.check_unlogged(&packet),
             Decision::Accept(flags) => {
                 self.commit(&packet, flags, None, None);
@@ -107,6 +111,7 @@ impl World {
         left_out: Option<(usize, LeftOut)>,
     ) {
         let from_backend = flags.contains(Flags::FROM_BACKEND);
+        let swallowed = flags.contains(Flags::SWALLOWED);
         let (writer, time) = (self.logger.writer, self.now);
         let mut bytes = packet.bytes.clone();
         bytes.truncate(left_out.map_or(usize::MAX, |(headers, _)| headers));
@@ -117,6 +122,7 @@ impl World {
             time,
             hold,
             from_backend,
+            swallowed,
             packet: bytes,
             left_out,
         });

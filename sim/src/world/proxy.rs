@@ -161,6 +161,12 @@ impl World {
                 self.proxy.engine.handle_answer_order(self.now, *order, status, &reason);
             }
             ToProxy::Piece(piece) => self.proxy.engine.handle_piece(self.now, piece),
+            ToProxy::Swallowed { alternate, swallowed } => {
+                self.note(|| {
+                    format!("SWALLOWED {} {}+{}", swallowed.flow.client, swallowed.seq, swallowed.bytes.len())
+                });
+                self.proxy.engine.handle_swallowed(self.now, alternate, &swallowed);
+            }
             ToProxy::Backend { backend, up } => self.proxy.engine.handle_backend_state(backend, up),
             ToProxy::Subscribe { .. } => {
                 self.proxy.subscribers.insert(session);

@@ -116,6 +116,7 @@ impl World {
                     time: entry.time,
                     hold: entry.hold,
                     from_backend: entry.from_backend,
+                    swallowed: entry.swallowed,
                     packet: &entry.packet,
                     left_out: entry.left_out,
                 };
@@ -181,6 +182,7 @@ impl World {
                 }
             }
             Action::Failed(failure) => self.report(failure),
+            Action::Swallowed(swallowed) => self.tell_managers(&FromLog::Swallowed(swallowed)),
             Action::BackendUp(backend) => {
                 self.note(|| format!("{backend} answers again"));
                 self.tell_managers(&FromLog::BackendUp { backend });

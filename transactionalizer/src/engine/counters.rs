@@ -55,6 +55,10 @@ pub struct Counters {
     pub upload_pieces: u64,
     /// Pieces that could not be given: the log was overwritten, or their connection is forgotten.
     pub upload_pieces_lost: u64,
+    /// Segments that clients sent into a fence, and of which recoveries were told.
+    pub swallowed: u64,
+    /// Those of which they were not, because there were too many: the client repeats them.
+    pub swallowed_limit_dropped: u64,
     /// Connections that became unrecoverable because all together kept more than `recovery.kept_bytes`.
     pub kept_bytes_limit_lost: u64,
     /// Connections that failed with no manager to tell.

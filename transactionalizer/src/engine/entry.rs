@@ -6,6 +6,8 @@ use packet::{Seq, SynOptions, Time};
 use crate::connection::Connection;
 use crate::judge::End;
 
+use super::swallowed::Swallowing;
+
 /// A SYN that has not been answered.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Embryo {
@@ -92,6 +94,8 @@ pub(super) struct Entry {
     pub(super) failing: Option<u64>,
     /// The logger was told to fence it.
     pub(super) fenced: bool,
+    /// What the client sends into the fence; absent before there is something, or a report.
+    pub(super) swallowing: Option<Box<Swallowing>>,
 }
 
 impl Entry {

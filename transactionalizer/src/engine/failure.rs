@@ -154,6 +154,7 @@ impl Engine {
             self.unended.keep(&failure, now + self.recovery_patience());
             out.push(Action::Failed(failure));
         }
+        failing.flows.iter().for_each(|flow| self.tell_swallowed(*flow, now, out));
     }
 
     /// `None` if the flow has been opened anew since it was fenced.
@@ -186,6 +187,7 @@ impl Engine {
             State::Unseen | State::Failed => return None,
         };
         entry.failing = None;
+        self.expect_swallowed(&report);
         self.remember(&report, now);
         self.note_end(flow, now);
         Some(report)

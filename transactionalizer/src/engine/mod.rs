@@ -10,6 +10,7 @@
 //! * [`timers`]: silence, probes, heartbeats.
 //! * [`late`]: applications that are later than they ever were.
 //! * [`health`]: backends as operators see and want them.
+//! * [`swallowed`]: what clients send into a fence.
 //! * [`uploads`]: requests of failed connections that are replayed from the log.
 //! * [`unended`]: failures that nobody has dealt with yet.
 
@@ -17,7 +18,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::net::SocketAddr;
 
 use cluster::config::Cluster;
-use cluster::control::{Client, ConnectionReport, Evidence, Flow, LargeBody};
+use cluster::control::{Client, ConnectionReport, Evidence, Flow, LargeBody, Swallowed};
 use cluster::tags::TagRules;
 use packet::Time;
 use segment_log::LeftOut;
@@ -39,6 +40,7 @@ mod holds;
 mod late;
 mod memories;
 mod segments;
+mod swallowed;
 mod table;
 mod timers;
 mod unended;
@@ -50,6 +52,7 @@ use backends::BackendEntry;
 use entries::Entries;
 use failure::Failing;
 use memories::Memory;
+use swallowed::Passed;
 use unended::Unended;
 use uploads::Uploads;
 
@@ -66,6 +69,8 @@ pub struct Logged<'a> {
     pub hold: Option<u64>,
     /// From a backend to a client.
     pub from_backend: bool,
+    /// A client's, dropped by a fence.
+    pub swallowed: bool,
     /// The whole IP packet, or its headers.
     pub packet: &'a [u8],
     /// What stands for its payload, if the log has its headers only.
@@ -88,6 +93,8 @@ pub enum Action {
     Barrier(u64),
     /// To the managers.
     Failed(Failure),
+    /// To the managers.
+    Swallowed(Swallowed),
     /// To the managers.
     BackendUp(SocketAddr),
     /// Send this packet to a backend: its kernel has to answer on the connection.
@@ -139,6 +146,8 @@ pub struct Engine {
     last_barrier: u64,
     unended: Unended,
     uploads: Uploads,
+    /// What clients sent into fences, and was passed on lately.
+    passed: Passed,
     writer: Option<u32>,
     /// Since when the log is read as it is written; before, old records are caught up with and nothing is done.
     live: Option<Time>,
@@ -176,6 +185,7 @@ impl Engine {
             last_barrier: 0,
             unended: Unended::default(),
             uploads: Uploads::default(),
+            passed: Passed::default(),
             writer: None,
             live: None,
             next_probe: 0,

@@ -31,6 +31,9 @@ impl Engine {
         let Some(seen) = self.see(logged) else {
             return self.release(logged.hold, out);
         };
+        if logged.swallowed {
+            return self.handle_swallowed(&seen, out);
+        }
         if let Some(backend) = self.backends.get_mut(&seen.flow.backend).filter(|_| logged.from_backend) {
             backend.health.handle_heard(logged.time);
         }

@@ -126,6 +126,7 @@ impl SegmentLog {
             time: Time::from_nanos(record.time_ns()),
             hold: Some(record.hold()).filter(|hold| *hold != 0 && record.flags().contains(Flags::HELD)),
             from_backend: record.flags().contains(Flags::FROM_BACKEND),
+            swallowed: record.flags().contains(Flags::SWALLOWED),
             packet: record.payload(),
             left_out: record.left_out(),
         })

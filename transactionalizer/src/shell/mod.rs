@@ -202,6 +202,7 @@ impl Shell {
                 self.managers.tell(&message);
                 story::tell(&message);
             }
+            Action::Swallowed(swallowed) => self.managers.tell(&FromLog::Swallowed(swallowed)),
             Action::BackendUp(backend) => {
                 tracing::info!("backend {backend} answers again");
                 self.managers.tell(&FromLog::BackendUp { backend });

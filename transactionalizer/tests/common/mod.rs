@@ -134,7 +134,12 @@ impl World {
     }
 
     pub fn log(&mut self, packet: Vec<u8>, from_backend: bool, is_held: bool) -> Option<u64> {
-        self.log_record(packet, from_backend, is_held, None)
+        self.log_record(packet, from_backend, is_held, None, false)
+    }
+
+    /// The logger's fence drops it.
+    pub fn swallow(&mut self, packet: Vec<u8>) {
+        self.log_record(packet, false, false, None, true);
     }
 
     fn log_record(
@@ -143,6 +148,7 @@ impl World {
         from_backend: bool,
         is_held: bool,
         left_out: Option<LeftOut>,
+        swallowed: bool,
     ) -> Option<u64> {
         let hold = is_held.then_some(self.next_hold);
         self.next_hold += u64::from(is_held);
@@ -150,8 +156,9 @@ impl World {
         self.log.0.push(packet);
         let record = Record { position: None, number };
         let packet = self.log.0.last().unwrap().clone();
+        let time = self.now;
         let logged =
-            Logged { record, writer: 1, time: self.now, hold, from_backend, packet: &packet, left_out };
+            Logged { record, writer: 1, time, hold, from_backend, swallowed, packet: &packet, left_out };
         let mut out = vec![];
         self.engine.handle_record(&logged, &self.log, &mut out);
         self.take(out);
@@ -257,7 +264,7 @@ impl World {
         let mut segment = SegmentBuilder::new(conn.flow.backend, conn.flow.client);
         (segment.seq, segment.ack) = (conn.backend_isn + 1 + at, Some(conn.client_isn + 1 + ack));
         segment.window = 60_000;
-        self.log_record(segment.build(), true, false, Some(left_out));
+        self.log_record(segment.build(), true, false, Some(left_out), false);
     }
 
     /// FIN and RST are held.

@@ -122,7 +122,9 @@ fn follow(request: &str, response: &str) -> Result<f64> {
             number += 1;
             let record = Record { position: None, number };
             let (hold, left_out, from_backend) = (None, None, *from_backend);
-            let logged = Logged { record, writer: 1, time: now, hold, from_backend, packet, left_out };
+            let swallowed = false;
+            let logged =
+                Logged { record, writer: 1, time: now, hold, from_backend, swallowed, packet, left_out };
             engine.handle_record(&logged, &Nothing, &mut actions);
         }
         took += begin.elapsed().as_secs_f64();

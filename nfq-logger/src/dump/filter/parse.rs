@@ -174,6 +174,7 @@ fn property(word: &str) -> Option<Expression> {
         "out-of-order" => Expression::Logged(Flags::OUT_OF_ORDER),
         "held" => Expression::Logged(Flags::HELD),
         "gso" => Expression::Logged(Flags::GSO),
+        "swallowed" => Expression::Logged(Flags::SWALLOWED),
         "ip" => Expression::Version(false),
         "ip6" => Expression::Version(true),
         "tcp" => Expression::Any,

@@ -47,6 +47,9 @@ impl World {
                 self.engine.handle_answer_order(self.now, *order, status, &reason);
             }
             ToProxy::Piece(piece) => self.engine.handle_piece(self.now, piece),
+            ToProxy::Swallowed { alternate, swallowed } => {
+                self.engine.handle_swallowed(self.now, alternate, &swallowed);
+            }
             ToProxy::Backend { backend, up } => self.engine.handle_backend_state(backend, up),
             ToProxy::Subscribe { .. } | ToProxy::Status | ToProxy::Want { .. } | ToProxy::Reload => {}
         }
