@@ -59,6 +59,12 @@ impl Splice {
         self.closing.deadline.is_some() && (beyond && self.has_got_all(acked) || self.closing.reset)
     }
 
+    /// This SYN-ACK does not begin what the backend has sent so far.
+    fn is_of_another_process(&self, syn_ack: &TcpSegment<'_>) -> bool {
+        let first = syn_ack.seq() + 1 + self.delta;
+        self.window.is_some_and(|window| !(0..OWED_SPAN).contains(&window.server_end.since(first)))
+    }
+
     /// Both sides have acknowledged all that there is; `acked`: the client's acknowledgement.
     pub(crate) fn has_got_all(&self, acked: Seq) -> bool {
         self.window.is_some_and(|window| {
@@ -257,16 +263,21 @@ impl Core {
         Pass::No
     }
 
-    /// The backend repeats its SYN-ACK: our ACK with the request was lost. Acknowledge it; the client repeats the data.
+    /// The backend repeats its SYN-ACK: our ACK with the request was lost. Acknowledge it; the client repeats the data. With another
+    /// number it is of a later process, which has got a late copy of our SYN and knows nothing of the connection. Acknowledging what
+    /// the client has acknowledged makes it reset itself (RFC 9293 §3.10.7.4), as it would have answered any later segment.
     fn repeated_syn_ack(&mut self, flow: &mut Flow, segment: &TcpSegment<'_>) -> Pass {
+        let State::Spliced(splice) = &flow.state else { return Pass::No };
+        let another = splice.is_of_another_process(segment);
+        let next = if another { flow.leg.acked - splice.delta } else { segment.seq() + 1 };
         // After a restart this is the only one of the client's timestamps that is known: with another one the backend drops the
         // acknowledgement, and with it all that the client sends (RFC 7323 §5.3).
         if let Some((_, echo)) = segment.timestamps() {
             flow.leg.note_timestamp(echo);
         }
         let to = crate::leg::BackendLeg::new(&flow.leg, segment);
-        let packet =
-            to.segment(&flow.leg, segment.ack(), segment.seq() + 1, flow.leg.window.unwrap_or(0)).build();
+        let packet = to.segment(&flow.leg, segment.ack(), next, flow.leg.window.unwrap_or(0)).build();
+        self.counters.count(if another { "syn_ack_of_another" } else { "syn_ack_repeated" });
         self.send(packet);
         Pass::No
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::addresses::router;
 use crate::echoes::Echoes;
 use crate::wire::Wire;
-use packet::{SegmentBuilder, Seq, TcpSegment, Time};
+use packet::{Flags, SegmentBuilder, Seq, TcpSegment, Time};
 use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
 use smoltcp::socket::tcp::{self, State};
 use smoltcp::time::Instant;
@@ -137,7 +137,8 @@ impl Host {
         Some((*self.sent.get(&key)?, *self.peer_next.get(&key)?))
     }
 
-    /// smoltcp takes data with an acknowledgement of what it sent long ago, or never; other stacks do not (RFC 5961 §5).
+    /// smoltcp takes data with an acknowledgement of what it sent long ago, or never; other stacks do not (RFC 5961 §5). One that is
+    /// half open answers it with a reset, as all do.
     fn is_blind(&self, packet: &[u8]) -> bool {
         let Ok(segment) = TcpSegment::parse(packet) else { return false };
         let flags = segment.flags();
@@ -145,7 +146,7 @@ impl Host {
         if !flags.ack() || flags.syn() || flags.rst() || !segment.checksums_valid() {
             return false;
         }
-        let Some(sent) = self.sent.get(&key) else { return false };
+        let Some(sent) = self.sent.get(&key).filter(|_| !self.is_half_open(key.1)) else { return false };
         sent.before(segment.ack()) || sent.since(segment.ack()) > 1 << 24
     }
 
@@ -161,7 +162,7 @@ impl Host {
         {
             return;
         }
-        let packet = self.within_window(packet);
+        let packet = self.for_its_socket(self.within_window(packet));
         if let Ok(segment) = TcpSegment::parse(&packet)
             && segment.checksums_valid()
             && segment.flags().ack()
@@ -211,15 +212,19 @@ impl Host {
         self.syns.insert(segment.source(), segment.seq()) == Some(segment.seq()) && taken
     }
 
+    /// The peer's SYN has been answered, and no more.
+    fn is_half_open(&self, peer: SocketAddr) -> bool {
+        self.sockets.iter().any(|(_, socket)| {
+            let smoltcp::socket::Socket::Tcp(socket) = socket;
+            let remote = socket.remote_endpoint().map(|end| SocketAddr::from((end.addr, end.port)));
+            socket.state() == State::SynReceived && remote == Some(peer)
+        })
+    }
+
     /// smoltcp does not look at it.
     fn is_wrong_echo(&self, packet: &[u8]) -> bool {
         let Ok(segment) = TcpSegment::parse(packet) else { return false };
-        let half_open = self.sockets.iter().any(|(_, socket)| {
-            let smoltcp::socket::Socket::Tcp(socket) = socket;
-            let remote = socket.remote_endpoint().map(|end| SocketAddr::from((end.addr, end.port)));
-            socket.state() == State::SynReceived && remote == Some(segment.source())
-        });
-        half_open && self.echoes.is_wrong(&segment)
+        self.is_half_open(segment.source()) && self.echoes.is_wrong(&segment)
     }
 
     /// smoltcp takes a FIN even if it had no room for the data before it.
@@ -230,6 +235,29 @@ impl Host {
         segment.flags().fin() && edge.is_some_and(|(edge, _)| edge.before(end))
     }
 
+    /// It has had the other end's SYN.
+    fn is_open(&self, (host, peer): (SocketAddr, SocketAddr)) -> bool {
+        self.sockets.iter().any(|(_, socket)| {
+            let smoltcp::socket::Socket::Tcp(socket) = socket;
+            let remote = socket.remote_endpoint().map(|end| SocketAddr::from((end.addr, end.port)));
+            let local = socket.local_endpoint().map(|end| SocketAddr::from((end.addr, end.port)));
+            !matches!(socket.state(), State::SynSent) && (local, remote) == (Some(host), Some(peer))
+        })
+    }
+
+    /// smoltcp gives a reset without an acknowledgement to a listening socket, if there is one before, and that swallows it.
+    fn for_its_socket(&self, packet: Vec<u8>) -> Vec<u8> {
+        let Ok(segment) = TcpSegment::parse(&packet) else { return packet };
+        let bare = segment.flags().rst() && !segment.flags().ack() && segment.checksums_valid();
+        let key = (segment.destination(), segment.source());
+        if !bare || !self.is_open(key) {
+            return packet;
+        }
+        let ack = self.sent.get(&key).copied().or(Some(Seq(0)));
+        SegmentBuilder { seq: segment.seq(), ack, flags: Flags::RST, ..SegmentBuilder::new(key.1, key.0) }
+            .build()
+    }
+
     /// smoltcp believes any reset inside the window; other stacks challenge it unless it is exact (RFC 5961 §3.2).
     fn is_inexact_reset(&mut self, packet: &[u8]) -> bool {
         let Ok(segment) = TcpSegment::parse(packet) else { return false };
@@ -237,12 +265,7 @@ impl Host {
             return false;
         }
         let key = (segment.destination(), segment.source());
-        let open = self.sockets.iter().any(|(_, socket)| {
-            let smoltcp::socket::Socket::Tcp(socket) = socket;
-            let remote = socket.remote_endpoint().map(|end| SocketAddr::from((end.addr, end.port)));
-            let local = socket.local_endpoint().map(|end| SocketAddr::from((end.addr, end.port)));
-            !matches!(socket.state(), State::SynSent) && (local, remote) == (Some(key.0), Some(key.1))
-        });
+        let open = self.is_open(key);
         let expected = self.syns.get(&key.1).map(|isn| *isn + 1);
         let next = self.peer_next.get(&key).copied().or(expected);
         let exact = next.is_none_or(|next| next == segment.seq());

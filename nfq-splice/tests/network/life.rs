@@ -219,3 +219,23 @@ fn numbers_wrap_while_the_backend_is_replaced() {
         }
     }
 }
+
+/// Only the backend's own number is acknowledged: of a later process, which a late copy of the SYN has reached, a handshake must not
+/// succeed. It answers with a reset, as the connection's backend is gone.
+#[test]
+fn a_syn_ack_of_another_process_does_not_open_a_connection() {
+    for (v6, _) in ALL {
+        let mut world = World::new(v6, false);
+        world.splice(OFFER, OFFER);
+        for far in [1, 1 << 30, 1 << 31, u32::MAX - (64 << 20)] {
+            let other = BACKEND_ISN + far;
+            for (isn, ack) in [(BACKEND_ISN, BACKEND_ISN + 1), (other, BACKEND_ISN + 1)] {
+                let syn_ack = world.syn_ack(1, isn, CLIENT_ISN + 1, OFFER).build();
+                let sent = world.receive(&syn_ack, Stage::Raw);
+                let [sent] = <[_; 1]>::try_from(segments(&sent)).unwrap();
+                assert_eq!((sent.destination(), sent.ack()), (world.backend(1), ack), "{far}");
+                assert!(!sent.flags().rst());
+            }
+        }
+    }
+}

@@ -8,7 +8,7 @@ use super::*;
 use crate::addresses::{backend_number, service};
 use crate::content::{Request, Variant, date_range};
 use crate::kernel::{Kernel, Path};
-use crate::net::show;
+use crate::net::{AGE_UNKNOWN, show};
 
 const KEY: [u8; 16] = *b"simulation key 1";
 
@@ -60,28 +60,6 @@ fn in_date(requests: &[Request], at: u64) -> bool {
             found
         })
     })
-}
-
-/// What the engine sends while it has a packet of a backend in hand.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Inherited {
-    /// The packet's.
-    echo: Option<u32>,
-    born: u64,
-    /// Of all packets of backends so far.
-    youngest: u64,
-}
-
-impl Inherited {
-    /// A piece of the packet is as old as that; all else may carry the time of any packet before.
-    fn born_of(&self, sent: &[u8]) -> u64 {
-        let piece = self.echo.is_some() && echo(sent) == self.echo;
-        if piece { self.born } else { self.youngest }
-    }
-}
-
-fn echo(packet: &[u8]) -> Option<u32> {
-    TcpSegment::parse(packet).ok().and_then(|segment| segment.timestamps()).map(|(_, echo)| echo)
 }
 
 fn has_date(piece: &[u8]) -> bool {
@@ -216,14 +194,15 @@ impl World {
             return self.note(|| format!("no proxy for {}", show(&packet.bytes)));
         }
         self.note(|| format!("queued {stage:?} {}", show(&packet.bytes)));
-        let echo = echo(&packet.bytes);
         let verdict = self.proxy.engine.handle_packet(self.now, &mut packet.bytes, stage);
         if self.dies(Daemon::Proxy) {
             return;
         }
+        // What the engine sends meanwhile may carry the time of any packet of a backend before, or is a piece of this one.
+        let late = packet.born < self.proxy.youngest;
         self.proxy.youngest = self.proxy.youngest.max(packet.born);
-        let inherited =
-            packet.from_backend.map(|_| Inherited { echo, born: packet.born, youngest: self.proxy.youngest });
+        let age = if late { AGE_UNKNOWN } else { self.proxy.youngest };
+        let inherited = packet.from_backend.map(|_| age);
         match verdict {
             Verdict::Rewritten if stage == Stage::Tracked => {
                 self.checks.fail("a packet was rewritten after conntrack".to_owned());
@@ -262,7 +241,7 @@ impl World {
     }
 
     /// Executes the engine's actions.
-    pub(super) fn act(&mut self, inherited: Option<Inherited>) {
+    pub(super) fn act(&mut self, inherited: Option<u64>) {
         while let Some(action) = self.proxy.engine.poll_action() {
             if self.dies(Daemon::Proxy) {
                 return;
@@ -271,12 +250,12 @@ impl World {
         }
     }
 
-    fn act_one(&mut self, action: Action, inherited: Option<Inherited>) {
+    fn act_one(&mut self, action: Action, inherited: Option<u64>) {
         let kernel = &mut self.proxy.kernel;
         match action {
             Action::Send(bytes) => {
                 self.serial += 1;
-                let born = inherited.map_or(self.serial, |inherited| inherited.born_of(&bytes));
+                let born = inherited.unwrap_or(self.serial);
                 self.note(|| format!("engine sends {}", show(&bytes)));
                 self.route(Packet { bytes, born, from_backend: None, departed: 0, window: None });
             }
