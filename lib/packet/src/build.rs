@@ -49,22 +49,27 @@ impl SegmentBuilder<'_> {
 
     fn options(&self) -> Vec<u8> {
         let mut field = Vec::with_capacity(40);
-        if let Some(syn) = self.syn {
-            if let Some(mss) = syn.mss {
-                field.extend([kind::MSS, 4]);
-                field.extend(mss.to_be_bytes());
-            }
-            if syn.sack_permitted {
-                field.extend([kind::NOP, kind::NOP, kind::SACK_PERMITTED, 2]);
-            }
-            if let Some(scale) = syn.window_scale {
-                field.extend([kind::NOP, kind::WINDOW_SCALE, 3, scale]);
-            }
+        let sack_permitted = self.syn.is_some_and(|syn| syn.sack_permitted);
+        if let Some(mss) = self.syn.and_then(|syn| syn.mss) {
+            field.extend([kind::MSS, 4]);
+            field.extend(mss.to_be_bytes());
+        }
+        // In the order of Linux, which pads with what is there.
+        if sack_permitted && self.timestamps.is_none() {
+            field.extend([kind::NOP, kind::NOP]);
+        }
+        if sack_permitted {
+            field.extend([kind::SACK_PERMITTED, 2]);
+        } else if self.timestamps.is_some() {
+            field.extend([kind::NOP, kind::NOP]);
         }
         if let Some((value, echo)) = self.timestamps {
-            field.extend([kind::NOP, kind::NOP, kind::TIMESTAMPS, 10]);
+            field.extend([kind::TIMESTAMPS, 10]);
             field.extend(value.to_be_bytes());
             field.extend(echo.to_be_bytes());
+        }
+        if let Some(scale) = self.syn.and_then(|syn| syn.window_scale) {
+            field.extend([kind::NOP, kind::WINDOW_SCALE, 3, scale]);
         }
         if let Some((first, end)) = self.sack {
             field.extend([kind::NOP, kind::NOP, kind::SACK, 10]);
