@@ -8,27 +8,39 @@
 //! Call order: [`FastPath::open`], [`FastPath::kept`] and [`FastPath::add`] what an earlier owner spliced, [`FastPath::attach`]. Then `add` after an
 //! entry was created, or [`FastPath::add_recorded`], and [`FastPath::remove`] *before* an entry is deleted or its packets are to be queued.
 
+mod answers;
 mod assembler;
+mod handshake;
 mod judge;
 mod program;
+mod siphash;
 mod syscalls;
 mod trial;
 mod value;
 
 use std::net::{SocketAddr, SocketAddrV4};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::Duration;
 
 use crate::Error;
 use crate::conntrack::SpliceEntry;
+pub use answers::{Answered, Answers};
 use program::KEY;
 pub use trial::Frame;
 use value::{BOTH, Direction, VALUE};
 
-/// The map, and the program that reads it.
+/// The maps, and the program that reads them.
 pub struct FastPath {
-    map: OwnedFd,
+    maps: Maps<OwnedFd>,
     program: OwnedFd,
+}
+
+/// Connections by client; how new ones are answered; how often that happened.
+#[derive(Debug, Clone, Copy)]
+struct Maps<T> {
+    connections: T,
+    answers: T,
+    counts: T,
 }
 
 /// What went by of one side of a connection: as its segments said it themselves, before translation.
@@ -80,12 +92,11 @@ impl FastPath {
     /// Room for `connections`; the program does nothing yet.
     pub fn open(connections: u32) -> Result<Self, Error> {
         let system = |what| move |error| Error::system(what, error);
-        let map = syscalls::create_map(KEY, BOTH, connections.max(1)).map_err(system("make a BPF map"))?;
-        let code =
-            cfg!(target_endian = "little").then(|| program::program(std::os::fd::AsRawFd::as_raw_fd(&map)));
+        let maps = Maps::create(connections.max(1)).map_err(system("make BPF maps"))?;
+        let code = cfg!(target_endian = "little").then(|| program::program(maps.raw()));
         let code = code.flatten().ok_or(Error::Answer("assemble the BPF program"))?;
         let program = syscalls::load(&code).map_err(system("load the BPF program"))?;
-        Ok(Self { map, program })
+        Ok(Self { maps, program })
     }
 
     /// Puts the program to all Ethernet interfaces of this network namespace, in the place of an earlier owner's. Gives their number.
@@ -157,21 +168,100 @@ impl FastPath {
 
     fn get(&self, get: syscalls::Get, client: SocketAddrV4) -> Result<Option<[[u8; VALUE]; 2]>, Error> {
         let mut both = [0; BOTH];
-        let found = syscalls::get(self.map.as_fd(), get, &key(client), &mut both);
+        let found = syscalls::get(self.maps.connections.as_fd(), get, &key(client), &mut both);
         let found = found.map_err(|error| Error::system("read a BPF map", error))?;
         Ok(found.then(|| value::split(&both)))
     }
 
     fn put(&self, client: SocketAddrV4, directions: &[[u8; VALUE]; 2]) -> Result<(), Error> {
-        syscalls::update(self.map.as_fd(), &key(client), &value::join(directions))
+        syscalls::update(self.maps.connections.as_fd(), &key(client), &value::join(directions))
             .map_err(|error| Error::system("add to a BPF map", error))
+    }
+
+    /// From now on the program answers SYNs to the service so, of clients that have no connection on the fast path.
+    pub fn answer(&self, answers: &Answers) -> Result<(), Error> {
+        let written = syscalls::update(self.maps.answers.as_fd(), &ONLY, &answers.bytes());
+        written.map_err(|error| Error::system("write a BPF map", error))
+    }
+
+    /// How often it did.
+    pub fn answered(&self) -> Result<Answered, Error> {
+        let mut counts = [0; answers::COUNTS];
+        let read = syscalls::get(self.maps.counts.as_fd(), syscalls::Get::Look, &ONLY, &mut counts);
+        read.map_err(|error| Error::system("read a BPF map", error))?;
+        Ok(answers::answered(&counts))
+    }
+
+    /// This client's packets are queued before conntrack: its segments go on as they are, and so do its SYNs.
+    pub fn keep_off(&self, client: SocketAddr) -> Result<(), Error> {
+        let SocketAddr::V4(client) = client else { return Ok(()) };
+        self.put_in_its_place(client, value::QUEUED)
+    }
+
+    /// Where there is no room, at least nothing is translated.
+    fn put_in_its_place(&self, client: SocketAddrV4, kind: u8) -> Result<(), Error> {
+        self.put(client, &value::kept_off(kind)).or_else(|_| self.remove(client.into()))
+    }
+
+    /// They are no longer; unless it has a connection on the fast path now, its SYNs are answered.
+    pub fn let_begin(&self, client: SocketAddr) -> Result<(), Error> {
+        let SocketAddr::V4(address) = client else { return Ok(()) };
+        let found = self.get(syscalls::Get::Look, address)?;
+        if found == Some(value::kept_off(value::QUEUED)) { self.remove(client) } else { Ok(()) }
+    }
+
+    /// What was recorded of a connection that ends, or is to be fenced: its segments go on as they are from now on, and so do
+    /// SYNs of this client.
+    pub fn set_aside(&self, client: SocketAddr) -> Result<[Option<Passed>; 2], Error> {
+        self.displace(client, value::in_its_place)
+    }
+
+    /// A connection has ended, or its entry is to be deleted. SYNs of a client whose packets are queued are not answered yet.
+    pub fn withdraw(&self, client: SocketAddr) -> Result<(), Error> {
+        let queued = |kind| value::in_its_place(kind).filter(|kind| *kind == value::QUEUED);
+        self.displace(client, queued).map(drop)
+    }
+
+    fn displace(
+        &self,
+        client: SocketAddr,
+        place: impl Fn(u8) -> Option<u8>,
+    ) -> Result<[Option<Passed>; 2], Error> {
+        let SocketAddr::V4(client) = client else { return Ok([None; 2]) };
+        let Some(found) = self.get(syscalls::Get::Take, client)? else { return Ok([None; 2]) };
+        if let Some(kind) = place(value::kind(&found)) {
+            self.put_in_its_place(client, kind)?;
+        }
+        Ok(found.map(|side| value::passed(&side)))
     }
 
     /// From now on it does not.
     pub fn remove(&self, client: SocketAddr) -> Result<(), Error> {
         let SocketAddr::V4(client) = client else { return Ok(()) };
-        let deleted = syscalls::delete(self.map.as_fd(), &key(client));
+        let deleted = syscalls::delete(self.maps.connections.as_fd(), &key(client));
         deleted.map(drop).map_err(|error| Error::system("delete from a BPF map", error))
+    }
+}
+
+/// The key of the only element of a map.
+const ONLY: [u8; 4] = [0; 4];
+
+impl Maps<OwnedFd> {
+    fn create(connections: u32) -> std::io::Result<Self> {
+        Ok(Self {
+            connections: syscalls::create_map(KEY, BOTH, connections)?,
+            answers: syscalls::create_cell(answers::ANSWERS)?,
+            counts: syscalls::create_cell(answers::COUNTS)?,
+        })
+    }
+
+    fn raw(&self) -> Maps<i32> {
+        let Self { connections, answers, counts } = self;
+        Maps {
+            connections: connections.as_raw_fd(),
+            answers: answers.as_raw_fd(),
+            counts: counts.as_raw_fd(),
+        }
     }
 }
 

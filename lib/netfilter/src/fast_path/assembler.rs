@@ -14,17 +14,22 @@ pub(super) enum Size {
     Double,
 }
 
-/// Arithmetic on 32 bits, the upper half of the result zero; [`Operation::AddWide`] on 64.
+/// Arithmetic on 32 bits, the upper half of the result zero; what is called wide on 64.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Operation {
     Add,
     AddWide,
     Subtract,
+    DivideWide,
     And,
     Or,
+    OrWide,
     Xor,
+    XorWide,
     ShiftLeft,
+    ShiftLeftWide,
     ShiftRight,
+    ShiftRightWide,
 }
 
 /// Comparisons of 32 bits with a number.
@@ -62,11 +67,16 @@ impl Operation {
             Self::Add => 0x04,
             Self::AddWide => 0x07,
             Self::Subtract => 0x14,
+            Self::DivideWide => 0x37,
             Self::And => 0x54,
             Self::Or => 0x44,
+            Self::OrWide => 0x47,
             Self::Xor => 0xa4,
+            Self::XorWide => 0xa7,
             Self::ShiftLeft => 0x64,
+            Self::ShiftLeftWide => 0x67,
             Self::ShiftRight => 0x74,
+            Self::ShiftRightWide => 0x77,
         }
     }
 }
@@ -113,6 +123,11 @@ impl Assembler {
 
     pub(super) fn store_value(&mut self, size: Size, base: Register, offset: i16, value: i32) {
         self.emit(0x62 | size.bits(), base, 0, offset, value);
+    }
+
+    /// Adds to 64 bits of memory what no other processor's addition gets lost by.
+    pub(super) fn add_atomically(&mut self, base: Register, offset: i16, from: Register) {
+        self.emit(0xdb, base, from, offset, 0);
     }
 
     pub(super) fn calculate(&mut self, operation: Operation, to: Register, value: i32) {

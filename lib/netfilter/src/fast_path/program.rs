@@ -7,8 +7,9 @@ use super::assembler::Operation::{Add, AddWide, And, ShiftLeft, ShiftRight, Xor}
 use super::assembler::Size::{Byte, Double, Half, Word};
 use super::assembler::Test::{AnyBit, AtMost, Differs};
 use super::assembler::{Assembler, Register};
+use super::handshake::handshakes;
 use super::judge::judge;
-use super::value;
+use super::{Maps, value};
 
 /// Bytes of a key: address and port of the client, and two of zero.
 pub(super) const KEY: usize = 8;
@@ -16,6 +17,8 @@ pub(super) const KEY: usize = 8;
 pub(super) const PACKET: Register = 6;
 pub(super) const FOUND: Register = 7;
 pub(super) const DIRECTION: Register = 8;
+/// In its place, once the new headers are made: the length of TCP's.
+pub(super) const TCP_LENGTH: Register = 8;
 
 // `struct __sk_buff`
 pub(super) const SKB_LENGTH: i16 = 0;
@@ -28,13 +31,13 @@ const SKB_GSO_SIZE: i16 = 176;
 // On the stack: the headers as they came and as they leave, the latter behind an Ethernet header.
 pub(super) const OLD: i16 = -64;
 pub(super) const OLD_TCP: i16 = OLD + 20;
-const NEW: i16 = -128;
-const NEW_TCP: i16 = NEW + 20;
+pub(super) const NEW: i16 = -128;
+pub(super) const NEW_TCP: i16 = NEW + 20;
 const ETHERNET: i16 = NEW - 14;
-const FIB: i16 = -208;
+pub(super) const FIB: i16 = -208;
 const KEY_AT: i16 = -216;
 
-const LOOKUP: i32 = 1;
+pub(super) const LOOKUP: i32 = 1;
 const DELETE: i32 = 3;
 const STORE_BYTES: i32 = 9;
 const REPLACE_L4_SUM: i32 = 11;
@@ -48,17 +51,22 @@ const PSEUDO_HEADER: i32 = 0x10;
 const TCX_NEXT: i32 = -1;
 const TCX_DROP: i32 = 2;
 
-/// The program for the map with this descriptor.
-pub(super) fn program(map: i32) -> Option<Vec<[u8; 8]>> {
+/// The program for the maps with these descriptors.
+pub(super) fn program(maps: Maps<i32>) -> Option<Vec<[u8; 8]>> {
     let mut code = Assembler::default();
     code.copy(PACKET, 1);
     take_headers(&mut code);
-    find(&mut code, map);
+    find(&mut code, maps.connections);
     judge(&mut code);
     translate(&mut code);
+    code.set(TCP_LENGTH, 32);
+    code.jump("leaves");
+    code.label("unknown");
+    handshakes(&mut code, maps);
+    code.label("leaves");
     route(&mut code);
     put_back(&mut code);
-    tear_down(&mut code, map);
+    tear_down(&mut code, maps.connections);
     code.label("pass");
     code.exit(TCX_NEXT);
     code.label("drop");
@@ -102,7 +110,7 @@ fn find(code: &mut Assembler, map: i32) {
     code.jump("found");
     code.label("not from a client");
     look_up(code, map, (OLD + 16, OLD_TCP + 2));
-    code.jump_if_null(0, "pass");
+    code.jump_if_null(0, "unknown");
     code.copy(FOUND, 0);
     code.calculate(AddWide, FOUND, value::VALUE as i32);
     code.set(DIRECTION, 1);
@@ -184,10 +192,11 @@ fn rescale(code: &mut Assembler) {
 }
 
 /// RFC 1624: a wrong checksum stays wrong.
-fn sum_ip(code: &mut Assembler) {
+pub(super) fn sum_ip(code: &mut Assembler) {
     code.load(Half, 5, 10, OLD + 10);
     code.calculate(Xor, 5, 0xffff);
-    difference(code, (OLD, NEW), 20);
+    code.set(2, 20);
+    difference(code, (OLD, NEW));
     for _ in 0..2 {
         code.copy(1, 0);
         code.calculate(ShiftRight, 1, 16);
@@ -198,12 +207,11 @@ fn sum_ip(code: &mut Assembler) {
     code.store(Half, 10, NEW + 10, 0);
 }
 
-/// Register 5 holds what to begin with.
-fn difference(code: &mut Assembler, (old, new): (i16, i16), length: i32) {
+/// Register 5 holds what to begin with, 2 the number of bytes.
+fn difference(code: &mut Assembler, (old, new): (i16, i16)) {
+    code.copy(4, 2);
     code.address(1, old);
-    code.set(2, length);
     code.address(3, new);
-    code.set(4, length);
     code.call(DIFFERENCE_OF_SUMS);
 }
 
@@ -252,15 +260,18 @@ fn put_back(code: &mut Assembler) {
     code.copy(1, PACKET);
     code.set(2, 0);
     code.address(3, ETHERNET);
-    code.set(4, 66);
+    code.copy(4, TCP_LENGTH);
+    code.calculate(Add, 4, 34);
     code.set(5, 0);
     code.call(STORE_BYTES);
     code.jump_if(Differs, 0, 0, "pass");
     code.set(5, 0);
-    difference(code, (OLD + 12, NEW + 12), 8);
+    code.set(2, 8);
+    difference(code, (OLD + 12, NEW + 12));
     replace_sum(code, PSEUDO_HEADER);
     code.set(5, 0);
-    difference(code, (OLD_TCP, NEW_TCP), 32);
+    code.copy(2, TCP_LENGTH);
+    difference(code, (OLD_TCP, NEW_TCP));
     replace_sum(code, 0);
     code.load(Word, 1, 10, FIB + 8);
     code.set(2, 0);

@@ -23,6 +23,7 @@ const MAP_LOOKUP_AND_DELETE: i64 = 21;
 const QUERY: i64 = 16;
 
 const HASH: u32 = 1;
+const ARRAY: u32 = 2;
 const NO_PREALLOCATION: u32 = 1;
 const CLASSIFIER: u32 = 3;
 const TCX_INGRESS: u32 = 46;
@@ -81,6 +82,14 @@ pub(super) fn raw(fd: BorrowedFd<'_>) -> u32 {
 pub(super) fn create_map(key: usize, value: usize, elements: u32) -> io::Result<OwnedFd> {
     let attributes = Attributes::new().word(0, HASH).word(4, key as u32).word(8, value as u32);
     let mut attributes = attributes.word(12, elements).word(16, NO_PREALLOCATION).bytes(28, NAME);
+    // SAFETY: there are no pointers in it.
+    owned(unsafe { attributes.call(MAP_CREATE) }?)
+}
+
+/// A map of one element, with a key of four bytes of zero.
+pub(super) fn create_cell(value: usize) -> io::Result<OwnedFd> {
+    let attributes = Attributes::new().word(0, ARRAY).word(4, 4).word(8, value as u32);
+    let mut attributes = attributes.word(12, 1).bytes(28, NAME);
     // SAFETY: there are no pointers in it.
     owned(unsafe { attributes.call(MAP_CREATE) }?)
 }

@@ -25,6 +25,9 @@ pub(super) const RECORDED: u8 = 1;
 pub(super) const TO_ITS_END: u8 = 2;
 /// Both ends permit SACK: for a later owner.
 pub(super) const SACK: u8 = 4;
+/// Alone, and nothing is translated: this client's packets are queued before conntrack; its connection is ending.
+pub(super) const QUEUED: u8 = 8;
+pub(super) const ENDING: u8 = 16;
 /// Up to here the owner decides, behind it the program.
 const DECIDED: usize = 31;
 /// Bits: there is a record; a FIN is in it.
@@ -140,6 +143,31 @@ pub(super) fn kept(client: SocketAddrV4, [to_backend, to_client]: &[[u8; VALUE];
     let closed = |value| passed(value).is_some_and(|passed| passed.fin);
     let ended = closed(to_backend) && closed(to_client);
     (kind & RECORDED != 0).then(|| Kept { entry, rest: number(REST), ended })
+}
+
+/// How the connection of a value is kept.
+pub(super) fn kind([to_backend, _]: &[[u8; VALUE]; 2]) -> u8 {
+    let [kind] = part(to_backend, KIND);
+    kind
+}
+
+/// What is there after a connection of this kind was taken off; `None`: nothing. What has no record is conntrack's.
+pub(super) fn in_its_place(kind: u8) -> Option<u8> {
+    match kind {
+        QUEUED | ENDING => Some(kind),
+        _ if kind & RECORDED == 0 => None,
+        _ if kind & TO_ITS_END == 0 => Some(QUEUED),
+        _ => Some(ENDING),
+    }
+}
+
+/// A value that says nothing but this. No peer has the address of zero in it.
+pub(super) fn kept_off(kind: u8) -> [[u8; VALUE]; 2] {
+    let mut direction = [0; VALUE];
+    if let Some(place) = direction.get_mut(KIND as usize) {
+        *place = kind;
+    }
+    [direction; 2]
 }
 
 /// The two directions of a value.
