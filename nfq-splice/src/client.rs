@@ -23,6 +23,7 @@ impl Core {
             return self.handle_client_syn(flow, segment);
         }
         if !flags.rst() {
+            self.begin_anew(flow, segment);
             if self.is_forged(flow, segment) {
                 return Pass::No;
             }

@@ -8,6 +8,7 @@ use cluster::config::{Cluster, ProtocolName, SplicePath};
 use packet::{Flags, SegmentBuilder, Seq, TcpSegment, Time};
 
 use crate::action::Action;
+use crate::answered::Answered;
 use crate::counters::Counters;
 use crate::learnt::Learnt;
 use crate::leg::{BackendLeg, ClientLeg};
@@ -75,6 +76,7 @@ pub(crate) struct Core {
     pub(crate) former_scale: Option<u8>,
     pub(crate) learnt: Learnt,
     pub(crate) stateless: Stateless,
+    pub(crate) answered: Answered,
     /// There is a fast path.
     pub(crate) fast_path: bool,
     /// Resets of clients that may have to be repeated.
@@ -102,6 +104,7 @@ impl Core {
             former_scale: None,
             learnt: Learnt::default(),
             stateless: Stateless::default(),
+            answered: Answered::default(),
             fast_path: false,
             resets: Resets::default(),
             time_of_day: None,

@@ -47,6 +47,16 @@ pub(crate) struct Handshake {
     pub(crate) irs: Seq,
     /// The window scale that the client is, or was, told.
     pub(crate) announced_scale: u8,
+    pub(crate) maker: Maker,
+}
+
+/// Who answered the SYN.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Maker {
+    /// This daemon, or one before.
+    Daemon,
+    /// The fast path's program (`lib/netfilter/src/fast_path/handshake.rs`), which computes the same.
+    Program,
 }
 
 fn period(now: Time) -> u64 {
@@ -70,14 +80,25 @@ pub(crate) fn check(
     timestamp: Option<u32>,
 ) -> Option<SynOptions> {
     let number = iss.0.wrapping_sub(secret.sequence_offset(handshake.client));
-    let age = (period(now) as u32).wrapping_sub(number >> LOW_BITS) & (u32::MAX >> LOW_BITS);
-    let period = period(now).checked_sub(u64::from(age)).filter(|_| u64::from(age) < GOOD_PERIODS)?;
+    let period = period_of(now, number)?;
     let data = (number & LOW).wrapping_sub(mac(secret, handshake, period)) & LOW;
     decode(data, timestamp)
 }
 
+/// The period of a number, if it is good.
+fn period_of(now: Time, number: u32) -> Option<u64> {
+    let age = (period(now) as u32).wrapping_sub(number >> LOW_BITS) & (u32::MAX >> LOW_BITS);
+    period(now).checked_sub(u64::from(age)).filter(|_| u64::from(age) < GOOD_PERIODS)
+}
+
+/// Whether `iss` may be a cookie that is not too old, for all that is known without the client's initial number.
+pub(crate) fn may_be_good(secret: &Secret, now: Time, client: SocketAddr, iss: Seq) -> bool {
+    period_of(now, iss.0.wrapping_sub(secret.sequence_offset(client))).is_some()
+}
+
 fn mac(secret: &Secret, handshake: &Handshake, period: u64) -> u32 {
-    secret.cookie(handshake.client, handshake.irs, handshake.announced_scale, period) as u32 & LOW
+    let Handshake { client, irs, announced_scale, maker } = *handshake;
+    secret.cookie(maker, (client, irs, announced_scale, period)) as u32 & LOW
 }
 
 fn encode(options: &SynOptions) -> u32 {
@@ -118,7 +139,12 @@ mod tests {
             any::<[u8; 16]>().prop_map(std::net::IpAddr::from)
         ];
         (address, any::<u16>(), any::<u32>(), 0_u8..15).prop_map(|(address, port, irs, announced_scale)| {
-            Handshake { client: SocketAddr::new(address, port), irs: Seq(irs), announced_scale }
+            Handshake {
+                client: SocketAddr::new(address, port),
+                irs: Seq(irs),
+                announced_scale,
+                maker: Maker::Daemon,
+            }
         })
     }
 
@@ -141,7 +167,12 @@ mod tests {
     /// Every combination, not a sample: 8 classes × 16 scales × SACK × timestamps.
     #[test]
     fn every_combination_of_options_comes_back() {
-        let handshake = Handshake { client: "192.0.2.1:7".parse().unwrap(), irs: Seq(9), announced_scale: 7 };
+        let handshake = Handshake {
+            client: "192.0.2.1:7".parse().unwrap(),
+            irs: Seq(9),
+            announced_scale: 7,
+            maker: Maker::Daemon,
+        };
         let now = Time::from_millis(123_456);
         let (classes, scales) = (MSS.map(|mss| (mss > 0).then_some(mss)), (0..15).map(Some).chain([None]));
         let mut seen = 0;
@@ -158,13 +189,13 @@ mod tests {
         assert_eq!(seen, 1 << OPTION_BITS);
     }
 
-    /// Of another client, of another ISN, of another scale, of another key: refused, but for what chance lets pass (any of 2⁹
+    /// Of another client, of another ISN, of another scale, by another maker, of another key: refused, but for what chance lets pass (any of 2⁹
     /// options is good, so one in 2¹⁴). Old, or with timestamps where none were offered: refused always. The same 4096 cases each time.
     #[test]
     fn others_are_refused() {
         let mut runner = proptest::test_runner::TestRunner::deterministic();
         let cases = (handshake(), handshake(), options(), time(), 68_000_u64..15_000_000);
-        let mut passed = [0; 4];
+        let mut passed = [0; 5];
         for _ in 0..4096 {
             let (handshake, other, offered, now, age) = cases.new_tree(&mut runner).unwrap().current();
             let iss = make(&secret(), now, &handshake, &offered);
@@ -175,7 +206,9 @@ mod tests {
             assert_eq!(check(&secret(), now, &handshake, iss, stripped), None);
             let reborn = Handshake { irs: handshake.irs + 1, ..handshake };
             let rescaled = Handshake { announced_scale: handshake.announced_scale ^ 1, ..handshake };
-            let strangers = [(KEY, other), (KEY, reborn), (KEY, rescaled), ([1; 16], handshake)];
+            let remade = Handshake { maker: Maker::Program, ..handshake };
+            let strangers =
+                [(KEY, other), (KEY, reborn), (KEY, rescaled), (KEY, remade), ([1; 16], handshake)];
             for (passed, (key, stranger)) in passed.iter_mut().zip(strangers) {
                 *passed += u32::from(check(&Secret::new(key), now, &stranger, iss, timestamp).is_some());
             }
@@ -213,7 +246,12 @@ mod tests {
     /// Forged at random: as rare as documented.
     #[test]
     fn guesses_seldom_succeed() {
-        let handshake = Handshake { client: "192.0.2.1:7".parse().unwrap(), irs: Seq(9), announced_scale: 7 };
+        let handshake = Handshake {
+            client: "192.0.2.1:7".parse().unwrap(),
+            irs: Seq(9),
+            announced_scale: 7,
+            maker: Maker::Daemon,
+        };
         let now = Time::from_millis(99_000);
         let good = (0..1_u32 << 20)
             .filter(|guess| {

@@ -78,20 +78,16 @@ impl Engine {
             self.core.refuse(segment);
         } else if flags.syn() && !flags.ack() && !flags.rst() && !flags.fin() {
             self.handle_syn(segment);
-        } else if let Some(mut flow) = self.core.continue_setup(segment) {
+        } else if let Some(mut flow) =
+            self.core.continue_answered(segment).or_else(|| self.core.continue_setup(segment))
+        {
             if self.table.len() >= self.core.settings.splice.connections {
                 return self.core.counters.count("syn_cookie_dropped_connection_limit");
             }
             self.core.handle_client(&mut flow, segment);
             self.put(flow);
-        } else if flags.ack()
-            && !flags.rst()
-            && self.core.stateless.waits_for(self.core.now, segment.source())
-        {
-            self.core.counters.count("unknown_client_segment_dropped");
-        } else {
-            self.core.counters.count("unknown_client_segment_refused");
-            self.core.refuse(segment);
+        } else if !self.core.handle_early(segment) {
+            self.core.handle_unknown_client(segment);
         }
     }
 
@@ -215,6 +211,18 @@ pub(crate) enum Pass {
 }
 
 impl Core {
+    /// It may be part of what an earlier daemon did not acknowledge; all else is refused.
+    fn handle_unknown_client(&mut self, segment: &TcpSegment<'_>) {
+        let flags = segment.flags();
+        let speaks = flags.ack() && !flags.rst();
+        if speaks && self.stateless.waits_for(self.now, segment.source()) {
+            self.counters.count("unknown_client_segment_dropped");
+        } else {
+            self.counters.count("unknown_client_segment_refused");
+            self.refuse(segment);
+        }
+    }
+
     /// A packet of a connection in the table; `None`: of a new one.
     fn handle_known(
         &mut self,

@@ -10,6 +10,7 @@
 mod action;
 mod alternate;
 mod answer;
+mod answered;
 mod batch;
 mod bridge;
 mod client;
@@ -54,10 +55,12 @@ mod window;
 mod young;
 
 pub use action::{Action, Ended, EntryState, KernelSplice, Stage, Verdict};
+pub use answered::Promise;
 pub use batch::Batch;
 pub use common::Settings;
 pub use engine::Engine;
 pub use parked::Parked;
 pub use secret::Secret;
+pub use setup::SETUP_WINDOW;
 pub use share::merge;
 pub use splice::{CLOSED_LINGER, HALF_CLOSED_IDLE};

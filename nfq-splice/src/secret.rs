@@ -6,9 +6,11 @@ use std::net::SocketAddr;
 use packet::Seq;
 use siphasher::sip::SipHasher24;
 
+use crate::cookie::Maker;
+
 /// By so much each daemon's clock is ahead of that of the one before, milliseconds. More than what may be forgotten with a daemon: clocks
 /// jump by a few seconds with each recovery of a connection.
-const LEAD_MILLIS: u32 = 60_000;
+pub(crate) const LEAD_MILLIS: u32 = 60_000;
 
 /// A key that nobody outside knows. It outlives the daemon, so that set-ups and clocks go on after a restart.
 #[derive(Clone)]
@@ -30,8 +32,13 @@ impl Secret {
 
     /// What is to be added to clocks beside their offsets, milliseconds: the clock that a client sees never goes back, whatever
     /// earlier daemons added to it. It wraps, as timestamps do.
-    pub(crate) fn lead(&self) -> u32 {
+    pub fn lead(&self) -> u32 {
         self.life.wrapping_mul(LEAD_MILLIS)
+    }
+
+    /// For whoever computes the same (`lib/netfilter/src/fast_path/handshake.rs`, which also knows what is hashed, and how).
+    pub fn key(&self) -> [u8; 16] {
+        self.key
     }
 
     fn hash(&self, purpose: u8, about: impl Hash) -> u64 {
@@ -51,9 +58,13 @@ impl Secret {
         self.hash(2, client) as u32
     }
 
-    /// The message authentication code of a [`crate::cookie`].
-    pub(crate) fn cookie(&self, client: SocketAddr, irs: Seq, scale: u8, period: u64) -> u64 {
-        self.hash(3, (client, irs, scale, period))
+    /// The message authentication code of a [`crate::cookie`]: of client, its number, our scale, period.
+    pub(crate) fn cookie(&self, maker: Maker, about: (SocketAddr, Seq, u8, u64)) -> u64 {
+        let purpose = match maker {
+            Maker::Daemon => 3,
+            Maker::Program => 4,
+        };
+        self.hash(purpose, about)
     }
 }
 

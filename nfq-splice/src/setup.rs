@@ -10,13 +10,13 @@ use cluster::control::Client;
 use packet::{Flags, Reassembly, SegmentBuilder, Seq, SynOptions, TcpSegment, Time};
 
 use crate::common::Core;
-use crate::cookie::{self, Handshake};
+use crate::cookie::{self, Handshake, Maker};
 use crate::ecn::Ecn;
 use crate::flow::{Flow, Repeat, Setup, State};
 use crate::leg::ClientLeg;
 
 /// Receive window before the splice, bytes. No more than any backend will offer, so that it never shrinks (SHLD-14).
-pub(crate) const SETUP_WINDOW: u32 = 28_960;
+pub const SETUP_WINDOW: u32 = 28_960;
 /// Pieces of a request beyond a gap that are kept: more than a client with whole segments has under way, and few enough that
 /// tiny ones do not cost more than their bytes.
 const MAX_GAPS: usize = 64;
@@ -84,7 +84,7 @@ impl Core {
     /// What a SYN begins.
     pub(crate) fn begin(&self, segment: &TcpSegment<'_>) -> Flow {
         let (client, irs, options) = (segment.source(), segment.seq(), segment.syn_options());
-        let handshake = Handshake { client, irs, announced_scale: self.scale() };
+        let handshake = Handshake { client, irs, announced_scale: self.scale(), maker: Maker::Daemon };
         let iss = cookie::make(&self.secret, self.now, &handshake, &options);
         let mut flow = self.half_open_flow(client, options, irs, iss);
         flow.leg.announced_mss = self.announced_mss();

@@ -3,48 +3,62 @@
 //!
 //! Only what the client has not been acknowledged can be continued: its next segment must begin with its first byte.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::Duration;
 
 use cluster::control::Client;
 use packet::{TcpSegment, Time};
 
 use crate::common::Core;
-use crate::cookie::{self, Handshake, LIFETIME};
+use crate::cookie::{self, Handshake, LIFETIME, Maker};
 use crate::flow::{Flow, State};
+use crate::key::Key;
 
 /// The greatest window scale (RFC 7323 §2.3).
 const MAX_SCALE: u8 = 14;
 
 /// Ended connections that are remembered for their cookies at most; beyond it the oldest is forgotten.
-const SPENT: usize = 16_384;
+const SPENT: usize = 65_536;
+/// Clients that are waited for at most; further ones are refused.
+const DOUBTFUL: usize = 16_384;
 
 /// Segments that a client sent together come within this time of each other, and none of them again: its retransmission timeout is
 /// longer (200 ms on Linux).
 const ONE_FLIGHT: Duration = Duration::from_millis(150);
 
-/// Clients whose connection has ended: a late copy of its first segment carries a cookie that is still good, and must not have
-/// the request executed again.
+/// Clients whose connection has ended, and when: a late copy of its first segment carries a cookie that is still good, and must not
+/// have the request executed again.
 #[derive(Debug, Default)]
 struct Spent {
-    until: BTreeMap<Client, Time>,
-    order: VecDeque<(Time, Client)>,
+    ends: HashMap<Key, Time>,
+    order: VecDeque<(Time, Key)>,
+    /// All that ended later is known.
+    forgotten: Time,
 }
 
 impl Spent {
     fn insert(&mut self, now: Time, client: Client) {
-        self.until.insert(client, now + LIFETIME);
-        self.order.push_back((now + LIFETIME, client));
-        while self.order.front().is_some_and(|(until, _)| *until <= now || self.order.len() > SPENT) {
-            let Some((until, client)) = self.order.pop_front() else { return };
-            if self.until.get(&client) == Some(&until) {
-                self.until.remove(&client);
+        let key = Key::from(client);
+        self.ends.insert(key, now);
+        self.order.push_back((now, key));
+        while self.order.front().is_some_and(|(end, _)| *end + LIFETIME <= now || self.order.len() > SPENT) {
+            let Some((end, key)) = self.order.pop_front() else { return };
+            self.forgotten = end;
+            if self.ends.get(&key) == Some(&end) {
+                self.ends.remove(&key);
             }
         }
     }
 
     fn contains(&self, now: Time, client: Client) -> bool {
-        self.until.get(&client).is_some_and(|until| now < *until)
+        self.ends.get(&Key::from(client)).is_some_and(|end| now < *end + LIFETIME)
+    }
+
+    /// Whether the handshake of this time, known to a millisecond, may be that of a connection that has ended.
+    fn may_have_ended(&self, client: Client, made: Time) -> bool {
+        let millis = |time: Time| time.as_nanos() / 1_000_000;
+        let end = self.ends.get(&Key::from(client)).copied().unwrap_or(self.forgotten);
+        millis(made) < millis(end)
     }
 }
 
@@ -61,6 +75,8 @@ pub(crate) struct Stateless {
     spent: Spent,
     /// Clients of unknown connections in this daemon's first lifetime, and when each spoke first.
     doubtful: BTreeMap<Client, Time>,
+    /// The fast path's program answers SYNs, at any time.
+    by_program: bool,
 }
 
 impl Stateless {
@@ -76,15 +92,21 @@ impl Stateless {
     }
 
     /// Cookies of an earlier daemon may still be good.
-    fn is_young(&self, now: Time) -> bool {
+    pub(crate) fn is_young(&self, now: Time) -> bool {
         self.started.is_none_or(|started| now < started + LIFETIME)
     }
 
     /// The client's connection has ended.
     pub(crate) fn spend(&mut self, now: Time, client: Client) {
-        if now < self.until.max(self.restarted(now)) {
+        if self.by_program || now < self.until.max(self.restarted(now)) {
             self.spent.insert(now, client);
         }
+    }
+
+    /// The program answers SYNs from now on.
+    pub(crate) fn answer_by_program(&mut self, now: Time) {
+        self.by_program = true;
+        self.restarted(now);
     }
 
     /// Until then clients of an earlier daemon may bring its cookies; later these are too old.
@@ -96,7 +118,15 @@ impl Stateless {
     pub(crate) fn renew(&mut self, now: Time, client: Client) {
         self.restarted(now);
         self.lost.remove(&client);
-        self.spent.until.remove(&client);
+        self.spent.ends.remove(&Key::from(client));
+    }
+
+    /// Whether a handshake of this time that the program answered may go on.
+    pub(crate) fn takes_answered(&mut self, now: Time, client: Client, made: Time) -> bool {
+        let restarted = self.restarted(now);
+        let taken = self.by_program || now < restarted;
+        let lost = made + LIFETIME < restarted && self.lost.contains(&client);
+        taken && !lost && !self.spent.may_have_ended(client, made)
     }
 
     /// Whether to wait for what the client repeats. What it sent first may have been lost with an earlier daemon, and not have
@@ -106,7 +136,7 @@ impl Stateless {
         if !self.takes(now, client) || !self.is_young(now) {
             return false;
         }
-        if self.doubtful.len() >= SPENT && !self.doubtful.contains_key(&client) {
+        if self.doubtful.len() >= DOUBTFUL && !self.doubtful.contains_key(&client) {
             return false;
         }
         now < *self.doubtful.entry(client).or_insert(now) + ONE_FLIGHT
@@ -141,7 +171,7 @@ impl Core {
     fn flow_of_cookie(&self, segment: &TcpSegment<'_>, announced_scale: u8) -> Option<Flow> {
         let (client, irs, iss) = (segment.source(), segment.seq() - 1, segment.ack() - 1);
         let timestamp = segment.timestamps().map(|(value, _)| value);
-        let handshake = Handshake { client, irs, announced_scale };
+        let handshake = Handshake { client, irs, announced_scale, maker: Maker::Daemon };
         let options = cookie::check(&self.secret, self.now, &handshake, iss, timestamp)?;
         let mut flow = self.half_open_flow(client, options, irs, iss);
         flow.leg.announced_scale = if options.window_scale.is_some() { announced_scale } else { 0 };
@@ -154,7 +184,7 @@ impl Core {
 
     /// The scales that clients in set-up may have been told: the backends' may have changed since, and an earlier daemon may have
     /// learnt any.
-    fn announced_scales(&self) -> Vec<u8> {
+    pub(crate) fn announced_scales(&self) -> Vec<u8> {
         // The likely ones first: a number may by chance be good for another scale, with other options.
         let likely = [Some(self.scale()), self.former_scale, Some(self.settings.splice.window_scale)];
         let any = (0..=MAX_SCALE).filter(|_| self.stateless.is_young(self.now));

@@ -59,6 +59,10 @@ impl Passing {
         Self { fast, service }
     }
 
+    pub(super) fn is_fast(&self) -> bool {
+        self.fast.is_some()
+    }
+
     /// Before the engine gets this packet. One that ends its connection, or claims to, takes it off the fast path.
     pub(super) fn before_packet(&self, engine: &mut Engine, packet: &QueuedPacket<'_>, now: Time) {
         let Some(fast) = self.fast.as_deref() else { return };
@@ -67,13 +71,14 @@ impl Passing {
             let flags = segment.flags();
             flags.syn() || flags.fin() || flags.rst()
         });
-        let passed = if ends { take(Some(fast), client) } else { known(client, fast.passed(client)) };
-        tell(engine, (client, self.service), passed, now);
+        let passed = if ends { fast.set_aside(client) } else { fast.passed(client) };
+        tell(engine, (client, self.service), known(client, passed), now);
     }
 
     /// Before the engine is told to do something about this client's connection; nothing goes past it any more.
     pub(super) fn before_order(&self, engine: &mut Engine, client: Client, now: Time) {
-        tell(engine, (client, self.service), take(self.fast.as_deref(), client), now);
+        let passed = self.fast.as_deref().map_or(Ok([None; 2]), |fast| fast.set_aside(client));
+        tell(engine, (client, self.service), known(client, passed), now);
     }
 }
 

@@ -141,7 +141,12 @@ impl Kernel {
             answers.push(Answer::State(client, state, syn));
         }
         self.recall(&batch.recall, &mut answers);
-        batch.suspend.iter().chain(&batch.unsplice).try_for_each(|client| self.slow_down(*client))?;
+        if let Some(fast) = &self.fast {
+            let queued = batch.suspend.iter().try_for_each(|client| fast.keep_off(*client));
+            let ended =
+                queued.and_then(|()| batch.unsplice.iter().try_for_each(|client| fast.withdraw(*client)));
+            ended.context("leaving the fast path")?;
+        }
         self.suspended.add(&batch.suspend).context("queueing flows")?;
         self.unsplice(&batch.unsplice)?;
         let before = answers.len();
@@ -149,6 +154,10 @@ impl Kernel {
         self.park(&batch.park);
         self.hasten(&batch.hasten, &mut answers);
         self.suspended.delete(&batch.resume).context("un-queueing flows")?;
+        if let Some(fast) = &self.fast {
+            let begun = batch.resume.iter().try_for_each(|client| fast.let_begin(*client));
+            begun.context("letting clients begin anew")?;
+        }
         // What the kernel refused is parked before its bytes go: a daemon that died in between would let them be said again.
         if answers.len() == before {
             self.send(&mut batch.send, &mut answers);

@@ -2,6 +2,7 @@
 //! that owns the client; a shard for each queue does the rest.
 #![allow(clippy::disallowed_methods, reason = "this module is a shell: it owns threads")]
 
+mod answers;
 mod asking;
 mod fast;
 mod kernel;
@@ -30,12 +31,13 @@ use daemon::{Configuration, Epoch, now};
 use netfilter::conntrack_events::{Event, EventKind, Events};
 use netfilter::timeouts::Timeouts;
 use nfq_splice::routing::Routing;
-use nfq_splice::{CLOSED_LINGER, HALF_CLOSED_IDLE, Settings};
+use nfq_splice::{CLOSED_LINGER, HALF_CLOSED_IDLE, Promise, Settings};
 use nft_rules::placement::queue_of;
 use nft_rules::{PROXY_QUEUE, SPLICED_MARK, proxy_queues};
 use packet::Time;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
+use answers::Answering;
 use asking::Asking;
 use fast::Passing;
 use kernel::Kernel;
@@ -78,6 +80,7 @@ pub(crate) struct Shell {
     events_read: Time,
     /// Where the fast path is.
     fast_interfaces: usize,
+    answering: Option<Answering>,
 }
 
 /// What is to be looked at.
@@ -106,6 +109,7 @@ impl Shell {
         let entries = kernel.entries()?;
         let fast_interfaces = fast.as_ref().map_or(0, |fast| fast::attach(fast, &mut kernel, &entries));
         let restored = Restored { entries, parked, lost }.by_queue(queues);
+        let answering = Answering::new(fast.as_ref(), cluster, &secret);
         let (control, mailbox) = mailbox::mailbox(CONTROL_MAIL)?;
         let mut settings = Settings::new(cluster).share(queues);
         let epoch = Epoch::load(lock.socket().with_file_name("nfq-splice.epoch"))?;
@@ -147,6 +151,7 @@ impl Shell {
             next_events: Time::default(),
             events_read: now(),
             fast_interfaces,
+            answering,
         })
     }
 
@@ -171,7 +176,12 @@ impl Shell {
             if self.asking.deadline().is_some_and(|deadline| now() >= deadline) {
                 self.answer();
             }
+            if let Some(answering) = self.answering.as_mut().filter(|answering| now() >= answering.deadline())
+            {
+                answering.renew(now());
+            }
         }
+        self.answering.iter_mut().for_each(Answering::stop);
         self.shards.iter().for_each(|shard| shard.send(ToShard::Stop));
         for thread in self.threads {
             thread.join().map_err(|_| anyhow!("a queue's thread panicked"))?;
@@ -195,7 +205,8 @@ impl Shell {
         let interest = self.server.interest();
         fds.extend(interest.into_iter().map(|(fd, flags)| PollFd::from_borrowed_fd(fd, flags)));
         let answer = self.asking.deadline().map(|deadline| deadline.since(now()));
-        let timeout = resting.then_some(pause).into_iter().chain(answer).min();
+        let renewal = self.answering.as_ref().map(|answering| answering.deadline().since(now()));
+        let timeout = resting.then_some(pause).into_iter().chain(answer).chain(renewal).min();
         let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
         match poll(&mut fds, timeout.as_ref()) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
@@ -348,10 +359,18 @@ impl Shell {
                 FromShard::Tell(message) => self.tell(&message),
                 FromShard::Status(round, part) => self.add_to_answer(round, part),
                 FromShard::Former(former) => self.former.extend(former),
+                FromShard::Promise(queue, promise) => self.promise(queue, promise),
                 FromShard::Ended(result) => return result.and(Err(anyhow!("a queue's thread ended"))),
             }
         }
         Ok(())
+    }
+
+    /// What all clients are told, all engines must know.
+    fn promise(&mut self, queue: usize, promise: Promise) {
+        let Some(answering) = &mut self.answering else { return };
+        let promise = answering.change(queue, promise, now());
+        self.shards.iter().for_each(|shard| shard.send(ToShard::Promised(promise)));
     }
 
     fn add_to_answer(&mut self, round: u64, part: ProxyStatus) {
@@ -364,6 +383,7 @@ impl Shell {
         let (mut status, peers) = self.asking.finish(self.shards.len());
         status.counters.insert("managers_fenced".to_owned(), self.fenced);
         status.counters.insert("fast_path_interfaces".to_owned(), self.fast_interfaces as u64);
+        status.counters.extend(self.answering.iter().flat_map(Answering::counters));
         let status = FromProxy::Status(status);
         for peer in peers {
             self.server.send(peer, &status);

@@ -10,7 +10,8 @@ use anyhow::{Context, Result};
 use cluster::control::{Client, FromProxy, ProxyStatus, ToProxy};
 use daemon::{now, time_of_day};
 use netfilter::queue::{BATCH, Queue, QueueConfig, QueuedPacket, Verdicts, queue_counters};
-use nfq_splice::{Batch, Ended, Engine, KernelSplice, Parked, Secret, Settings};
+use nfq_splice::{Batch, Ended, Engine, KernelSplice, Parked, Promise, Secret, Settings};
+use nft_rules::PROXY_QUEUE;
 use nft_rules::placement::queue_of;
 use packet::{Seq, Time};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -45,6 +46,8 @@ pub(super) enum ToShard {
     Reload(Box<Settings>),
     /// Asks for its part of the status, of that round.
     Status(u64),
+    /// What the fast path's program tells clients from now on.
+    Promised(Promise),
     /// Asks it to end.
     Stop,
 }
@@ -57,6 +60,8 @@ pub(super) enum FromShard {
     Status(u64, ProxyStatus),
     /// The answer to [`ToShard::Reload`]: backends that the configuration does not name any more but connections need.
     Former(Vec<SocketAddr>),
+    /// What the engine of this queue, counted from 0, would tell clients from now on.
+    Promise(usize, Promise),
     /// Its thread has ended.
     Ended(Result<()>),
 }
@@ -100,6 +105,8 @@ pub(super) struct Shard {
     passing: Passing,
     /// When packets last came.
     last: Time,
+    /// What the engine would tell clients, as the control thread knows it.
+    promise: Option<Promise>,
     batches: u64,
     /// Messages that the control thread had no room for.
     untold: u64,
@@ -140,6 +147,7 @@ impl Shard {
             packets: Packets::open(),
             passing,
             last: Time::default(),
+            promise: None,
             batches: 0,
             untold: 0,
         })
@@ -148,6 +156,7 @@ impl Shard {
     /// Until told to stop.
     pub(super) fn run(mut self) -> Result<()> {
         loop {
+            self.tell_promise();
             let (packets, mail) = self.wait()?;
             if packets {
                 self.let_others_first();
@@ -159,6 +168,17 @@ impl Shard {
             self.engine.handle_time_of_day(now(), time_of_day());
             self.engine.handle_timeout(now());
             self.act()?;
+        }
+    }
+
+    fn tell_promise(&mut self) {
+        let promise = self.engine.promise();
+        if self.passing.is_fast() && self.promise != Some(promise) {
+            let queue = usize::from(self.number - PROXY_QUEUE);
+            // Otherwise it is tried again.
+            if self.control.offer(FromShard::Promise(queue, promise)) {
+                self.promise = Some(promise);
+            }
         }
     }
 
@@ -231,6 +251,7 @@ impl Shard {
                     let status = self.status();
                     self.tell(FromShard::Status(round, status));
                 }
+                ToShard::Promised(promise) => self.engine.handle_promised(now(), promise),
                 ToShard::Stop => return Ok(true),
             }
         }

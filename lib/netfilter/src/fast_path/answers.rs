@@ -17,6 +17,8 @@ pub(super) const TAKES_ACKS: i16 = 15;
 /// Announced MSS and window, in network byte order.
 pub(super) const MSS: i16 = 16;
 pub(super) const WINDOW: i16 = 18;
+/// Added to clocks.
+pub(super) const LEAD: i16 = 20;
 /// Of the keyed hash, before its first block.
 pub(super) const STATE: i16 = 24;
 /// Bytes.
@@ -35,6 +37,8 @@ pub struct Answers {
     pub service: SocketAddrV4,
     /// The key of sequence numbers and clocks.
     pub key: [u8; 16],
+    /// Added to the clock of milliseconds, beside what the key gives for each client.
+    pub lead: u32,
     /// MSS announced, bytes.
     pub mss: u16,
     /// Window scale announced.
@@ -61,13 +65,14 @@ impl Answers {
         let mut bytes = [0; ANSWERS];
         let until = u64::try_from(self.until.as_nanos()).unwrap_or(u64::MAX).to_ne_bytes();
         let state = siphash::initial(self.key).map(u64::to_ne_bytes);
-        let parts: [(i16, &[u8]); 7] = [
+        let parts: [(i16, &[u8]); 8] = [
             (UNTIL, &until),
             (SERVICE, &self.service.ip().octets()),
             (SERVICE_PORT, &self.service.port().to_be_bytes()),
             (SCALE, &[self.window_scale.min(14), u8::from(self.takes_acks)]),
             (MSS, &self.mss.to_be_bytes()),
             (WINDOW, &self.window.to_be_bytes()),
+            (LEAD, &self.lead.to_ne_bytes()),
             (STATE, state.as_flattened()),
         ];
         for (at, part) in parts {

@@ -171,6 +171,8 @@ fn prepare(code: &mut Assembler) {
     code.store(Double, 10, CLIENT, 1);
     code.copy(1, NOW);
     code.calculate(DivideWide, 1, 1_000_000);
+    code.load(Word, 2, FOUND, answers::LEAD);
+    code.calculate_with(Add, 1, 2);
     code.store(Word, 10, MILLISECONDS, 1);
     code.copy(1, NOW);
     code.calculate(DivideWide, 1, STEP);

@@ -1,0 +1,117 @@
+//! What a client may send after the program's answer, and what becomes of it.
+
+use std::time::Duration;
+
+use packet::{Flags, SegmentBuilder, TcpSegment, Time};
+
+use crate::{OFFER, Proxy, REQUEST, acknowledgement, engine, now, sends, sends_at, syn};
+
+/// A client that has got the program's answer: its next segment, still without data.
+fn connected(proxy: &mut Proxy, port: u16, number: u32) -> SegmentBuilder<'static> {
+    let syn = syn(port, number, OFFER);
+    let answer = proxy.ask(&syn.build()).unwrap();
+    acknowledgement(&syn, &TcpSegment::parse(&answer).unwrap())
+}
+
+fn request(first: &SegmentBuilder<'static>) -> Vec<u8> {
+    SegmentBuilder { payload: REQUEST, ..first.clone() }.build()
+}
+
+/// Flags of what is sent, and where: to the backend, port 80, or the client.
+fn shape(sent: &[Vec<u8>]) -> Vec<(Flags, u16)> {
+    let segments = sent.iter().map(|packet| TcpSegment::parse(packet).unwrap());
+    segments.map(|segment| (segment.flags(), segment.destination().port())).collect()
+}
+
+const CONNECTS: [(Flags, u16); 1] = [(Flags::SYN, 80)];
+
+fn later(millis: u64) -> Time {
+    now() + Duration::from_millis(millis)
+}
+
+#[test]
+fn the_first_data_may_be_late_but_not_older_than_a_cookie() {
+    let Some(mut proxy) = Proxy::up("ca") else { return };
+    proxy.answer_for(Duration::from_secs(100));
+    let first = connected(&mut proxy, 5000, 1);
+    assert_eq!(shape(&sends_at(&mut engine(), later(30_000), &request(&first))), CONNECTS);
+    let sent = sends_at(&mut engine(), later(68_000), &request(&first));
+    assert_eq!(shape(&sent), [(Flags::RST, 5000)]);
+}
+
+#[test]
+fn what_overtakes_the_first_data_is_dropped_for_a_while() {
+    let Some(mut proxy) = Proxy::up("cb") else { return };
+    proxy.answer_for(Duration::from_secs(100));
+    let first = connected(&mut proxy, 5000, 1);
+    let part = |at: usize, bytes: &'static [u8]| {
+        SegmentBuilder { seq: first.seq + at as u32, payload: bytes, ..first.clone() }.build()
+    };
+    let [head, rest] = [part(0, &REQUEST[..9]), part(9, &REQUEST[9..])];
+    assert!(sends(&mut proxy.engine, &rest).is_empty());
+    assert!(sends_at(&mut proxy.engine, later(2900), &rest).is_empty());
+    // In its first minute the daemon itself also waits, for one flight.
+    sends_at(&mut proxy.engine, later(3100), &rest);
+    assert_eq!(shape(&sends_at(&mut proxy.engine, later(3300), &rest)), [(Flags::RST, 5000)]);
+    assert_eq!(shape(&sends_at(&mut proxy.engine, later(3400), &head)), [(Flags::ACK, 5000)]);
+    assert_eq!(shape(&sends_at(&mut proxy.engine, later(3500), &rest)), CONNECTS);
+}
+
+#[test]
+fn a_silent_clients_probe_is_answered_and_leaves_no_state() {
+    let Some(mut proxy) = Proxy::up("cc") else { return };
+    proxy.answer_for(Duration::from_secs(100));
+    let first = connected(&mut proxy, 5000, 1);
+    for payload in [&b""[..], b"\0"] {
+        let probe = SegmentBuilder { seq: first.seq - 1, payload, ..first.clone() };
+        let sent = sends(&mut proxy.engine, &probe.build());
+        let answer = TcpSegment::parse(&sent[0]).unwrap();
+        assert_eq!((answer.flags(), answer.ack(), Some(answer.seq())), (Flags::ACK, first.seq, first.ack));
+        assert_eq!(proxy.engine.status().total, 0);
+    }
+    assert_eq!(shape(&sends(&mut proxy.engine, &request(&first))), CONNECTS);
+}
+
+#[test]
+fn a_client_that_closes_without_a_request_is_closed() {
+    let Some(mut proxy) = Proxy::up("cd") else { return };
+    proxy.answer_for(Duration::from_secs(100));
+    let first = connected(&mut proxy, 5000, 1);
+    let fin = SegmentBuilder { flags: Flags::FIN, ..first };
+    let sent = sends(&mut proxy.engine, &fin.build());
+    assert!(shape(&sent).iter().any(|(flags, port)| flags.fin() && *port == 5000), "{:?}", shape(&sent));
+}
+
+/// Its request has been executed.
+#[test]
+fn a_late_copy_of_an_ended_connections_request_is_refused() {
+    let Some(mut proxy) = Proxy::up("ce") else { return };
+    proxy.answer_for(Duration::from_secs(100));
+    let first = connected(&mut proxy, 5000, 1);
+    assert_eq!(shape(&sends(&mut proxy.engine, &request(&first))), CONNECTS);
+    let reset = SegmentBuilder { flags: Flags::RST, ack: None, ..first.clone() };
+    sends_at(&mut proxy.engine, later(5), &reset.build());
+    assert_eq!(proxy.engine.status().total, 0);
+    assert_eq!(shape(&sends_at(&mut proxy.engine, later(500), &request(&first))), [(Flags::RST, 5000)]);
+    std::thread::sleep(Duration::from_millis(10));
+    let again = connected(&mut proxy, 5000, 2);
+    assert_eq!(shape(&sends_at(&mut proxy.engine, later(600), &request(&again))), CONNECTS);
+}
+
+/// The client has forgotten the connection, the proxy has not: it is still waiting for the backend.
+#[test]
+fn another_handshake_takes_the_place_of_a_set_up() {
+    let Some(mut proxy) = Proxy::up("cf") else { return };
+    proxy.answer_for(Duration::from_secs(100));
+    let first = connected(&mut proxy, 5000, 1);
+    assert_eq!(shape(&sends(&mut proxy.engine, &request(&first))), CONNECTS);
+    let second = connected(&mut proxy, 5000, 2);
+    let sent = sends(&mut proxy.engine, &request(&second));
+    let [reset, connect] = &shape(&sent)[..] else { panic!("{:?}", shape(&sent)) };
+    assert!(reset.0.rst() && reset.1 == 80 && *connect == CONNECTS[0]);
+    let syn = TcpSegment::parse(&sent[1]).unwrap();
+    assert_eq!((syn.seq(), proxy.engine.status().total), (second.seq - 1, 1));
+    // What is left of the first is answered, not executed.
+    assert!(shape(&sends(&mut proxy.engine, &request(&first))).iter().all(|(_, port)| *port == 5000));
+    assert_eq!(proxy.engine.status().total, 1);
+}
