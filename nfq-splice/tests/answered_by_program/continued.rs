@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use packet::{Flags, SegmentBuilder, TcpSegment, Time};
 
-use crate::{OFFER, Proxy, REQUEST, acknowledgement, engine, now, sends, sends_at, syn};
+use crate::{LIFE, OFFER, Proxy, REQUEST, acknowledgement, engine, engine_of, now, sends, sends_at, syn};
 
 /// A client that has got the program's answer: its next segment, still without data.
 fn connected(proxy: &mut Proxy, port: u16, number: u32) -> SegmentBuilder<'static> {
@@ -37,6 +37,15 @@ fn the_first_data_may_be_late_but_not_older_than_a_cookie() {
     assert_eq!(shape(&sends_at(&mut engine(), later(30_000), &request(&first))), CONNECTS);
     let sent = sends_at(&mut engine(), later(68_000), &request(&first));
     assert_eq!(shape(&sent), [(Flags::RST, 5000)]);
+}
+
+/// The one that wrote what the program says has died meanwhile.
+#[test]
+fn the_next_daemon_continues_too() {
+    let Some(mut proxy) = Proxy::up("cg") else { return };
+    proxy.answer_for(Duration::from_secs(100));
+    let first = connected(&mut proxy, 5000, 1);
+    assert_eq!(shape(&sends_at(&mut engine_of(LIFE + 1), later(20_000), &request(&first))), CONNECTS);
 }
 
 #[test]

@@ -55,8 +55,13 @@ fn now() -> Time {
 }
 
 fn engine() -> Engine {
+    engine_of(LIFE)
+}
+
+/// Of a daemon that had so many before it.
+fn engine_of(life: u32) -> Engine {
     let settings = Settings::new(&Cluster::parse(CONFIG, "answered").unwrap());
-    let mut engine = Engine::new(settings, Secret::of_life(KEY, LIFE));
+    let mut engine = Engine::new(settings, Secret::of_life(KEY, life));
     engine.handle_promised(now(), Promise { mss: 1460, window_scale: 10 });
     engine
 }
