@@ -136,6 +136,7 @@ pub(crate) struct Scenario {
     /// Per mille of splices that the kernel refuses.
     pub(crate) refusals: u64,
     pub(crate) control_delay: Duration,
+    pub(crate) fast_path: bool,
 }
 
 const SIZES: [u64; 12] = [0, 1, 100, 700, 1400, 3000, 9000, 20_000, 40_000, 70_000, 120_000, 250_000];
@@ -179,12 +180,13 @@ impl Scenario {
             variants: variants(rng),
             stalls: None,
             kills,
-            crashes: crashes(rng, kernel),
+            crashes: crashes(rng),
             forged: rng.pick(&[0, 0, 5, 40]),
             batches: rng.pick(&[0, 100, 500, 900]),
             middleboxes: middleboxes(rng),
             refusals: rng.pick(&[0, 0, 0, 100, 500]),
             control_delay: Duration::from_micros(rng.between(50, 5000)),
+            fast_path: !v6 && rng.chance(700),
             cluster,
             v6,
         }
@@ -214,6 +216,7 @@ impl Scenario {
             middleboxes: [Middlebox::default(); BACKENDS + 1],
             refusals: 0,
             control_delay: Duration::from_micros(100),
+            fast_path: false,
             cluster,
             v6,
         }
@@ -247,8 +250,8 @@ fn middlebox(rng: &mut Rng) -> Middlebox {
     }
 }
 
-fn crashes(rng: &mut Rng, kernel: bool) -> Vec<Crash> {
-    let number = rng.pick(if kernel { &[0, 0, 0, 1, 2] } else { &[0, 0, 0, 0, 0, 0, 0, 0, 0, 1] });
+fn crashes(rng: &mut Rng) -> Vec<Crash> {
+    let number = rng.pick(&[0, 0, 0, 1, 2]);
     let crash = |_| Crash {
         at: if rng.chance(400) {
             CrashAt::Time(millis(rng.between(1, 1500)))

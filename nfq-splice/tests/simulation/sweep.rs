@@ -16,12 +16,13 @@ const PATHS: [SplicePath; 2] = [SplicePath::Kernel, SplicePath::Userspace];
 /// The backend that the first connection goes to.
 const FIRST: usize = 0;
 
-/// Families, timestamps and ways of recovery take turns with the bytes.
+/// Families, timestamps, ways of recovery and the fast path take turns with the bytes.
 fn scenario(path: SplicePath, turn: usize, requests: Vec<Request>) -> Scenario {
     let mut scenario = Scenario::plain(turn.is_multiple_of(2), Habits::plain(requests));
     scenario.cluster.splice.path = path;
     scenario.cluster.recovery.range_from_bytes = if (turn / 2).is_multiple_of(2) { 10 } else { 1 << 40 };
     scenario.client_timestamps = (turn / 4).is_multiple_of(2);
+    scenario.fast_path = !(turn / 8).is_multiple_of(3);
     scenario
 }
 
@@ -105,15 +106,20 @@ fn an_update_is_never_run_twice_at_any_byte_of_its_answer() {
 
 #[test]
 fn the_daemon_may_die_at_every_step() {
-    for (path, kind) in PATHS.into_iter().flat_map(|path| KINDS.map(|kind| (path, kind))) {
-        let mut scenario = scenario(path, 0, vec![Request::Get(3000), Request::Get(3000)]);
+    // The first is over IPv6, the second takes the fast path.
+    let turns = [0, 9];
+    let kinds = PATHS.into_iter().flat_map(|path| KINDS.map(|kind| (path, kind)));
+    for ((path, kind), turn) in kinds.flat_map(|kind| turns.map(|turn| (kind, turn))) {
+        let mut scenario = scenario(path, turn, vec![Request::Get(3000), Request::Get(3000)]);
         scenario.kills = vec![kill(kind, When::Logged(1500))];
-        let steps = run(&scenario, "without a crash").daemon_steps;
+        let world = run(&scenario, "without a crash");
+        assert_eq!(world.fast_packets > 0, turn == 9);
+        let steps = world.daemon_steps;
         assert!(steps > 10, "{steps} steps");
         for step in 1..=steps {
             scenario.crashes =
                 vec![Crash { at: CrashAt::Step(step), down: Duration::from_millis(step % 3 * 20) }];
-            let what = format!("{path:?}, {kind:?}, death at step {step} of {steps}");
+            let what = format!("{path:?}, {kind:?}, turn {turn}, death at step {step} of {steps}");
             let world = run(&scenario, &what);
             assert_eq!(world.crashes, 1, "{what}");
         }

@@ -1,6 +1,7 @@
 //! Everything together, on one virtual clock: packets travel, daemons work, things fail.
 
 mod crash;
+mod fast;
 mod forger;
 mod judge;
 mod links;
@@ -68,6 +69,7 @@ pub(crate) struct World {
     manager: Manager,
     manager_numbers: u64,
     kernel: Kernel,
+    fast: sim::fast_path::FastPath,
     hosts: Vec<Host>,
     host_due: [Option<Time>; HOSTS],
     app_due: [Option<Time>; HOSTS],
@@ -89,6 +91,9 @@ pub(crate) struct World {
     pub(crate) excuses: BTreeMap<ClientAddress, String>,
     pub(crate) trace: Option<Vec<String>>,
     pub(crate) resplices: u32,
+    /// Packets that went past the daemon, and connections that began so.
+    pub(crate) fast_packets: u64,
+    pub(crate) young: u32,
     steps: u64,
     /// Actions of the daemon wait for the end of a batch of packets.
     deferred: bool,
@@ -150,6 +155,7 @@ impl World {
             manager,
             manager_numbers: 0,
             kernel: Kernel::default(),
+            fast: sim::fast_path::FastPath::default(),
             hosts,
             host_due: [Some(Time::default()); HOSTS],
             app_due: [Some(Time::default()); HOSTS],
@@ -169,6 +175,8 @@ impl World {
             excuses: BTreeMap::new(),
             trace: trace.then(Vec::new),
             resplices: 0,
+            fast_packets: 0,
+            young: 0,
             steps: 0,
             deferred: false,
             daemon_steps: 0,
@@ -188,6 +196,7 @@ impl World {
     }
 
     fn prepare(&mut self) {
+        self.engine = self.start_engine();
         for (index, kill) in self.scenario.kills.clone().iter().enumerate() {
             if let When::At(at) = kill.when {
                 self.schedule(at + Duration::from_secs(1), Event::Kill(index));
@@ -341,6 +350,7 @@ impl World {
     /// Nobody hears of it while there is no daemon.
     fn destroyed(&mut self, client: ClientAddress) {
         if !self.down {
+            self.fast.remove(client);
             self.engine.handle_entry_destroyed(self.now, client);
             self.act(false);
         }

@@ -25,7 +25,8 @@ impl World {
         self.note(|| format!("CRASH of the daemon at its step {step}"));
         self.crashes += 1;
         for connection in self.engine.status().connections {
-            let parked = self.kernel.parked.contains_key(&connection.client);
+            let parked =
+                self.kernel.parked.contains_key(&connection.client) || self.is_kept_fast(connection.client);
             let kept = parked || self.kernel.entries.get(&connection.client).is_some_and(Entry::is_open);
             let ours = connection.client.ip() == client_host();
             if ours && !kept && !self.will_repeat(&connection) {
@@ -37,8 +38,7 @@ impl World {
             self.excuse_unknown();
         }
         self.session += 1;
-        let secret = Secret::of_life(KEY, self.session as u32);
-        self.engine = Engine::new(Settings::new(&self.scenario.cluster), secret);
+        self.engine = self.start_engine();
         self.deferred = false;
         self.down = true;
         self.schedule(self.now + down, Event::Restart);
@@ -73,9 +73,12 @@ impl World {
     pub(super) fn restart(&mut self) {
         self.note(|| "the daemon is back".to_owned());
         self.down = false;
-        let parked: Vec<Parked> = self.kernel.parked.values().copied().collect();
+        let mut parked: Vec<Parked> = self.kernel.parked.values().copied().collect();
+        let young = self.replace_fast_path();
+        parked
+            .extend(young.into_iter().filter(|young| !self.kernel.parked.contains_key(&young.splice.client)));
         for client in std::mem::take(&mut self.kernel.queued) {
-            if !self.kernel.parked.contains_key(&client) {
+            if !parked.iter().any(|parked| parked.splice.client == client) {
                 self.engine.handle_lost(client);
             }
         }
@@ -85,6 +88,7 @@ impl World {
         let entries: Vec<KernelSplice> =
             self.kernel.entries.values().filter(|entry| entry.is_open()).map(|entry| entry.splice).collect();
         for entry in entries {
+            self.speed_up(&entry);
             self.engine.handle_restored(self.now, &entry);
         }
         self.schedule(self.now + self.scenario.control_delay, Event::Connected(self.session));

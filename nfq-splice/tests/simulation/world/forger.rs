@@ -20,6 +20,9 @@ impl World {
         // Nowhere near what the client may acknowledge.
         let wrong = Some(ack + (1 << 30) + self.rng.below(1 << 31) as u32);
         let bare = SegmentBuilder { window: 1000, ..SegmentBuilder::new(client, service()) };
+        // With timestamps it may take the fast path.
+        let timestamps = self.rng.chance(400).then(|| (self.rng.draw() as u32, self.rng.draw() as u32));
+        let data = SegmentBuilder { payload: b"forged", timestamps, ..bare };
         if self.rng.chance(200) {
             return self.forge_error(client, near, ack);
         }
@@ -30,9 +33,9 @@ impl World {
                 SegmentBuilder { seq, flags: Flags::RST, ..bare }
             }
             2 => SegmentBuilder { seq: any, flags: Flags::SYN, ..bare },
-            3 => SegmentBuilder { seq: near, ack: wrong, payload: b"forged", ..bare },
-            4 => SegmentBuilder { seq: any, ack: wrong, payload: b"forged", ..bare },
-            5 => SegmentBuilder { seq: near, ack: wrong, ..bare },
+            3 => SegmentBuilder { seq: near, ack: wrong, ..data },
+            4 => SegmentBuilder { seq: any, ack: wrong, ..data },
+            5 => SegmentBuilder { seq: near, ack: wrong, payload: b"", ..data },
             _ => SegmentBuilder {
                 seq: any,
                 flags: if self.rng.chance(500) { Flags::SYN } else { Flags::ACK },

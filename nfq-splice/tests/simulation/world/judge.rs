@@ -87,6 +87,9 @@ impl World {
         if let Some(client) = self.kernel.queued.first() {
             return Err(format!("{client} is queued for ever"));
         }
+        if let Some(client) = self.fast.clients().next() {
+            return Err(format!("{client} is left on the fast path"));
+        }
         match self.engine.poll_timeout() {
             Some(at) => Err(format!("a timer is left: {at:?}")),
             None => Ok(()),

@@ -37,7 +37,7 @@ impl World {
         for bytes in sent {
             let middlebox = self.scenario.middleboxes[number];
             for bytes in middlebox.pass(&mut self.rng, bytes) {
-                self.sent(number, bytes);
+                self.sent(number, fast::in_its_usual_place(bytes));
             }
         }
     }

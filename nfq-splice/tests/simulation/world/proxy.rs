@@ -28,6 +28,7 @@ impl World {
         self.bridged += u32::from(!order.beyond.is_empty());
         self.orders.insert(order.id, client);
         self.checks.recovering(client, Seq(order.client_next));
+        self.before_order(client);
         self.engine.handle_order(self.now, order);
     }
 
@@ -41,9 +42,11 @@ impl World {
             ToProxy::Reset { flow, end, reason } => {
                 self.note(|| format!("RESET {}: {reason}", flow.client));
                 self.excuse_reset(flow.client, &reason);
+                self.before_order(flow.client);
                 self.engine.handle_reset(self.now, flow, end.map(Seq));
             }
             ToProxy::Answer { order, status, reason } => {
+                self.before_order(order.flow.client);
                 self.engine.handle_answer_order(self.now, *order, status, &reason);
             }
             ToProxy::Piece(piece) => self.engine.handle_piece(self.now, piece),
@@ -57,6 +60,9 @@ impl World {
     }
 
     pub(super) fn arrive_at_proxy(&mut self, mut packet: Packet) {
+        if self.goes_fast(&mut packet.bytes) {
+            return self.route(packet);
+        }
         let path = self.kernel.receive(self.now, &mut packet.bytes, service());
         let stage = match path {
             Path::Translated => return self.route(packet),
@@ -68,6 +74,7 @@ impl World {
         }
         self.note(|| format!("queued {stage:?} {}", show(&packet.bytes)));
         let from_backend = packet.from_backend.is_some();
+        self.before_packet(&packet.bytes);
         let verdict = self.engine.handle_packet(self.now, &mut packet.bytes, stage);
         if self.dies_now() {
             return;
@@ -142,17 +149,16 @@ impl World {
                     self.route(Packet { bytes, born, from_backend: None, departed: 0, window: None });
                 }
                 Action::Suspend(client) => {
+                    self.fast.remove(client);
                     self.kernel.queued.insert(client);
                 }
                 Action::Resume(client) => {
                     self.kernel.queued.remove(&client);
                 }
                 Action::Splice(splice) => self.splice(splice),
-                Action::Park(parked) => {
-                    let kept = Parked::new(parked.splice, parked.rest());
-                    self.kernel.parked.insert(parked.splice.client, kept);
-                }
+                Action::Park(parked) => self.park(&parked),
                 Action::Unsplice(client) => {
+                    self.fast.remove(client);
                     self.kernel.parked.remove(&client);
                     if let Some(entry) = self.kernel.entries.remove(&client) {
                         self.checks.unspliced(client, backend_number(entry.splice.backend).unwrap());
@@ -167,8 +173,8 @@ impl World {
                         .map_or(nfq_splice::EntryState::Missing, crate::kernel::Entry::state);
                     self.engine.handle_entry_state(self.now, client, state, &syn);
                 }
-                // There is no fast path here.
-                Action::Hasten(_) | Action::Recall(_) => {}
+                Action::Hasten(parked) => self.hasten(&parked),
+                Action::Recall(client) => self.recall(client),
                 Action::Tell(message) => self.told(message),
             }
         }
@@ -182,6 +188,7 @@ impl World {
         self.note(|| format!("kernel splices {} to {}", splice.client, splice.backend));
         self.kernel.parked.remove(&splice.client);
         self.kernel.insert(self.now, splice);
+        self.speed_up(&splice);
     }
 
     pub(super) fn told(&mut self, message: FromProxy) {

@@ -1,0 +1,172 @@
+//! The fast path, and what the daemon's shell does around it (`nfq-splice/src/shell/{fast,kernel}.rs`): it is told of splices, asked what
+//! went past, and outlives the daemon.
+
+use netfilter::conntrack::SpliceEntry;
+use netfilter::fast_path::{Passed, Recorded};
+use packet::{Flags, SegmentBuilder};
+
+use super::*;
+
+/// The daemon sees a segment of each side so often.
+const SHOWN_EVERY: Duration = Duration::from_secs(60);
+/// Where smoltcp puts timestamps, and where all others do.
+const FIRST: [u8; 2] = [8, 10];
+const USUAL: [u8; 4] = [1, 1, 8, 10];
+
+fn since_boot(now: Time) -> Duration {
+    Duration::from_nanos(now.as_nanos())
+}
+
+fn entry_of(splice: &KernelSplice) -> SpliceEntry {
+    SpliceEntry {
+        client: splice.client,
+        service: service(),
+        backend: splice.backend,
+        server_offset: splice.delta,
+        client_offset: 0,
+        timestamp_offset: splice.timestamps.unwrap_or(0).wrapping_neg(),
+        has_timestamps: splice.timestamps.is_some(),
+        mark: 0,
+        timeout_s: 0,
+        window_scales: splice.window_scales,
+        sack_permitted: splice.sack_permitted,
+    }
+}
+
+fn splice_of(entry: &SpliceEntry) -> KernelSplice {
+    KernelSplice {
+        client: entry.client,
+        backend: entry.backend,
+        delta: entry.server_offset,
+        timestamps: entry.has_timestamps.then(|| entry.timestamp_offset.wrapping_neg()),
+        window_scales: entry.window_scales,
+        sack_permitted: entry.sack_permitted,
+    }
+}
+
+/// Timestamps that are the only option, moved behind their padding.
+pub(super) fn in_its_usual_place(mut packet: Vec<u8>) -> Vec<u8> {
+    let options = if packet.first().is_some_and(|first| first >> 4 == 4) { 40 } else { 60 };
+    let alone = packet.get(options - 8).is_some_and(|offset| offset >> 4 == 8);
+    let valid = |packet: &[u8]| TcpSegment::parse(packet).is_ok_and(|segment| segment.checksums_valid());
+    if alone && packet.get(options..options + 2) == Some(&FIRST[..]) && valid(&packet) {
+        packet.copy_within(options + 2..options + 10, options + 4);
+        packet[options..options + 4].copy_from_slice(&USUAL);
+        packet::fill_checksum(&mut packet).unwrap();
+    }
+    packet
+}
+
+impl World {
+    /// True: it goes on, translated.
+    pub(super) fn goes_fast(&mut self, packet: &mut [u8]) -> bool {
+        let taken = self.fast.receive(since_boot(self.now), packet, |_| true);
+        self.fast_packets += u64::from(taken);
+        taken
+    }
+
+    pub(super) fn speed_up(&mut self, splice: &KernelSplice) {
+        if self.scenario.fast_path {
+            self.fast.add(&entry_of(splice));
+        }
+    }
+
+    /// False: the fast path does not take it.
+    fn speed_up_parked(&mut self, parked: &Parked, to_its_end: bool) -> bool {
+        let show = (since_boot(self.now) + SHOWN_EVERY, SHOWN_EVERY);
+        let recorded = Recorded { rescale: parked.rescale(), to_its_end, rest: parked.rest(), show };
+        self.scenario.fast_path && self.fast.add_recorded(&entry_of(&parked.splice), &recorded)
+    }
+
+    pub(super) fn hasten(&mut self, parked: &Parked) {
+        let client = parked.splice.client;
+        if self.rng.chance(self.scenario.refusals) || !self.speed_up_parked(parked, true) {
+            self.note(|| format!("the fast path does not take {client}"));
+            self.engine.handle_recalled(self.now, client);
+        } else {
+            self.young += 1;
+            self.note(|| format!("the fast path takes {client}"));
+        }
+    }
+
+    pub(super) fn recall(&mut self, client: ClientAddress) {
+        let passed = self.fast.take(client);
+        self.tell_passed(client, passed);
+        self.engine.handle_recalled(self.now, client);
+    }
+
+    pub(super) fn park(&mut self, parked: &Parked) {
+        if !parked.is_made_up_for() {
+            self.speed_up_parked(parked, false);
+        }
+        let kept = Parked::new(parked.splice, parked.rest());
+        self.kernel.parked.insert(parked.splice.client, kept);
+    }
+
+    /// Before the engine gets this packet.
+    pub(super) fn before_packet(&mut self, packet: &[u8]) {
+        let Some(client) = self.engine.passed_by(packet) else { return };
+        let ends = TcpSegment::parse(packet).is_ok_and(|segment| {
+            let flags = segment.flags();
+            flags.syn() || flags.fin() || flags.rst()
+        });
+        let passed = if ends { self.fast.take(client) } else { self.fast.passed(client) };
+        self.tell_passed(client, passed);
+    }
+
+    /// Before the engine is told to do something about this client's connection.
+    pub(super) fn before_order(&mut self, client: ClientAddress) {
+        let passed = self.fast.take(client);
+        self.tell_passed(client, passed);
+    }
+
+    fn tell_passed(&mut self, client: ClientAddress, [of_client, of_server]: [Option<Passed>; 2]) {
+        for (passed, from, to) in [(of_server, service(), client), (of_client, client, service())] {
+            if let Some(Passed { end, fin, ack, window, timestamps }) = passed {
+                self.note(|| format!("passed of {from}: {passed:?}"));
+                let segment = SegmentBuilder {
+                    seq: Seq(end) - u32::from(fin),
+                    ack: Some(Seq(ack)),
+                    flags: if fin { Flags::FIN } else { Flags(0) },
+                    window,
+                    timestamps: Some(timestamps),
+                    ..SegmentBuilder::new(from, to)
+                };
+                self.engine.handle_passed(self.now, &segment.build());
+            }
+        }
+    }
+
+    /// What an earlier daemon had left to the fast path alone; another map takes its place.
+    pub(super) fn replace_fast_path(&mut self) -> Vec<Parked> {
+        let earlier = std::mem::take(&mut self.fast).kept().into_iter().filter(|kept| !kept.ended);
+        earlier.map(|kept| Parked::new(splice_of(&kept.entry), kept.rest)).collect()
+    }
+
+    /// It would go on without a daemon.
+    pub(super) fn is_kept_fast(&self, client: ClientAddress) -> bool {
+        self.fast.kept().iter().any(|kept| kept.entry.client == client)
+    }
+
+    pub(super) fn start_engine(&self) -> Engine {
+        let secret = Secret::of_life(KEY, self.session as u32);
+        let mut engine = Engine::new(Settings::new(&self.scenario.cluster), secret);
+        if self.scenario.fast_path {
+            engine.handle_fast_path();
+        }
+        engine
+    }
+}
+
+#[test]
+fn timestamps_are_moved() {
+    let [from, to] = ["192.0.2.1:7", "192.0.2.2:80"].map(|address| address.parse().unwrap());
+    let usual =
+        SegmentBuilder { timestamps: Some((7, 8)), payload: b"data", ..SegmentBuilder::new(from, to) }
+            .build();
+    let mut first = usual.clone();
+    first.copy_within(42..52, 40);
+    first[50..52].fill(0);
+    packet::fill_checksum(&mut first).unwrap();
+    assert_eq!(in_its_usual_place(first), usual);
+}
