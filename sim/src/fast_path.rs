@@ -134,8 +134,7 @@ impl FastPath {
             let window_scales = Some((client_scale, server_scale));
             let entry =
                 SpliceEntry { mark: 0, timeout_s: 0, client_offset: 0, window_scales, ..element.entry };
-            let ended = element.sides.iter().all(|side| side.record().is_some_and(|passed| passed.fin));
-            Some(Kept { entry, rest, ended })
+            Some(Kept { entry, rest, passed: element.sides.map(Side::record) })
         };
         self.elements.values().filter_map(kept).collect()
     }

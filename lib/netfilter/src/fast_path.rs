@@ -81,8 +81,20 @@ pub struct Kept {
     pub entry: SpliceEntry,
     /// Of [`Recorded`].
     pub rest: u32,
-    /// Both sides have sent a FIN.
-    pub ended: bool,
+    /// What went by of its client, and of its server.
+    pub passed: [Option<Passed>; 2],
+}
+
+impl Kept {
+    /// Both sides have sent a FIN and acknowledge that of the other.
+    pub fn has_ended(&self) -> bool {
+        let [Some(client), Some(server)] = self.passed else { return false };
+        let SpliceEntry { server_offset, client_offset, .. } = self.entry;
+        client.fin
+            && server.fin
+            && client.ack.wrapping_sub(server_offset) == server.end
+            && server.ack.wrapping_sub(client_offset) == client.end
+    }
 }
 
 /// Conntrack forgets what it does not see for longer than its shortest timeout for established connections.

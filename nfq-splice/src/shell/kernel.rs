@@ -80,8 +80,7 @@ impl Kernel {
     }
 
     /// Nobody translates what an earlier daemon was about to splice: its connections end with a reset. Gives their clients.
-    pub(super) fn resume_lost(&mut self, parked: &[Parked]) -> Result<Vec<Client>> {
-        let kept: BTreeSet<Client> = parked.iter().map(|parked| parked.splice.client).collect();
+    pub(super) fn resume_lost(&mut self, kept: &BTreeSet<Client>) -> Result<Vec<Client>> {
         let mut lost = self.suspended.list().context("reading the set of queued flows")?;
         lost.retain(|client| !kept.contains(client));
         for some in lost.chunks(ELEMENTS) {
@@ -97,14 +96,14 @@ impl Kernel {
         Ok(ours.map(|status| Parked::new(splice_of(&status.entry), status.entry.client_offset)).collect())
     }
 
-    /// What an earlier daemon had left to the fast path alone.
-    pub(super) fn young(&self) -> Vec<Parked> {
+    /// What an earlier daemon had left to the fast path alone, and what went past of it.
+    pub(super) fn young(&self) -> Vec<(Parked, [Option<Passed>; 2])> {
         let kept = FastPath::kept().unwrap_or_else(|error| {
             tracing::warn!(%error, "connections that began just before the restart are lost");
             Vec::new()
         });
-        let ours = kept.into_iter().filter(|kept| kept.entry.service == self.service && !kept.ended);
-        ours.map(|kept| Parked::new(splice_of(&kept.entry), kept.rest)).collect()
+        let ours = kept.into_iter().filter(|kept| kept.entry.service == self.service && !kept.has_ended());
+        ours.map(|kept| (Parked::new(splice_of(&kept.entry), kept.rest), kept.passed)).collect()
     }
 
     /// All splices in the kernel.

@@ -101,14 +101,14 @@ impl Shell {
         remember_as_long_as_needed(cluster);
         let events = Events::subscribe(EVENT_BUFFER, &[EventKind::Destroyed]).context("conntrack events")?;
         let queues = proxy_queues(cluster);
-        let mut parked = kernel.parked()?;
-        let known: BTreeSet<Client> = parked.iter().map(|parked| parked.splice.client).collect();
-        let young = if fast.is_some() { kernel.young() } else { Vec::new() };
-        parked.extend(young.into_iter().filter(|young| !known.contains(&young.splice.client)));
-        let lost = kernel.resume_lost(&parked)?;
+        let parked = kernel.parked()?;
+        let mut known: BTreeSet<Client> = parked.iter().map(|parked| parked.splice.client).collect();
+        let mut young = if fast.is_some() { kernel.young() } else { Vec::new() };
+        young.retain(|(young, _)| known.insert(young.splice.client));
+        let lost = kernel.resume_lost(&known)?;
         let entries = kernel.entries()?;
         let fast_interfaces = fast.as_ref().map_or(0, |fast| fast::attach(fast, &mut kernel, &entries));
-        let restored = Restored { entries, parked, lost }.by_queue(queues);
+        let restored = Restored { entries, parked, young, lost }.by_queue(queues);
         let answering = Answering::new(fast.as_ref(), cluster, &secret);
         let (control, mailbox) = mailbox::mailbox(CONTROL_MAIL)?;
         let mut settings = Settings::new(cluster).share(queues);
@@ -131,7 +131,8 @@ impl Shell {
             shards.push(post);
         }
         let server = Server::unix(lock)?;
-        let restored: usize = restored.iter().map(|part| part.entries.len() + part.parked.len()).sum();
+        let restored: usize =
+            restored.iter().map(|part| part.entries.len() + part.parked.len() + part.young.len()).sum();
         tracing::info!(service = %cluster.service.address, queues, restored, fast_interfaces, "ready");
         Ok(Self {
             kernel,

@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use cluster::control::{Client, FromProxy, ProxyStatus, ToProxy};
 use daemon::{now, time_of_day};
+use netfilter::fast_path::Passed;
 use netfilter::queue::{BATCH, Queue, QueueConfig, QueuedPacket, Verdicts, queue_counters};
 use nfq_splice::{Batch, Ended, Engine, KernelSplice, Parked, Promise, Secret, Settings};
 use nft_rules::PROXY_QUEUE;
@@ -17,7 +18,7 @@ use packet::{Seq, Time};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::thread::sched_yield;
 
-use super::fast::Passing;
+use super::fast::{self, Passing};
 use super::kernel::Kernel;
 use super::mailbox::{Mailbox, Post};
 use super::packets::Packets;
@@ -73,6 +74,8 @@ pub(super) struct Restored {
     pub(super) entries: Vec<KernelSplice>,
     /// Those that the earlier daemon translated itself.
     pub(super) parked: Vec<Parked>,
+    /// Those that it had left to the fast path alone, and what went past of their client and server.
+    pub(super) young: Vec<(Parked, [Option<Passed>; 2])>,
     /// Clients whose connections nobody translates any more.
     pub(super) lost: Vec<Client>,
 }
@@ -84,6 +87,7 @@ impl Restored {
             let own = |client: Client| queue_of(client, queues) == queue;
             Self {
                 entries: self.entries.iter().filter(|entry| own(entry.client)).copied().collect(),
+                young: self.young.iter().filter(|(young, _)| own(young.splice.client)).copied().collect(),
                 parked: self.parked.iter().filter(|parked| own(parked.splice.client)).copied().collect(),
                 lost: self.lost.iter().filter(|client| own(**client)).copied().collect(),
             }
@@ -130,6 +134,10 @@ impl Shard {
         }
         for parked in &restored.parked {
             engine.handle_parked(now(), parked);
+        }
+        for (young, passed) in &restored.young {
+            engine.handle_parked(now(), young);
+            fast::tell(&mut engine, (young.splice.client, kernel.service()), *passed, now());
         }
         for client in &restored.lost {
             engine.handle_lost(*client);

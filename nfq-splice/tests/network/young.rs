@@ -112,9 +112,8 @@ fn a_new_connection_of_the_same_port_is_accepted_after_the_end_of_a_young_one() 
     }
 }
 
-/// One that a daemon after this one is told of (from the fast path's map) goes on in user space.
-#[test]
-fn another_daemon_takes_it_over() {
+/// The world with the daemon after this one's, which found the connection in the fast path's map.
+fn taken_over() -> (World, Seq) {
     let (world, actions) = begun();
     let Some(Action::Hasten(parked)) = actions.first() else { panic!("{actions:?}") };
     let parked = nfq_splice::Parked::new(parked.splice, parked.rest());
@@ -122,7 +121,27 @@ fn another_daemon_takes_it_over() {
     (later.iss, later.stamps, later.stamp) = (world.iss, world.stamps, world.stamp);
     later.engine.handle_fast_path();
     later.engine.handle_parked(later.now, &parked);
+    (later, world.iss)
+}
+
+/// It goes on in user space.
+#[test]
+fn another_daemon_takes_it_over() {
+    let (mut later, iss) = taken_over();
     let segment = later.backend_segment(1, BACKEND_ISN + 1, b"answer", 2000).build();
     let sent = later.receive(&segment, Stage::Raw);
-    assert_eq!(segments(&sent)[0].seq(), world.iss + 1);
+    assert_eq!(segments(&sent)[0].seq(), iss + 1);
+}
+
+/// Both sides have closed, but the client may lack the last of it: it is repeated, and then all is forgotten.
+#[test]
+fn another_daemon_hears_the_end_of_what_closed_before() {
+    let (mut later, iss) = taken_over();
+    passed(&mut later, 1000, true);
+    let last = later.backend_segment(1, BACKEND_ISN + 501, &[7; 500], 2000);
+    let sent = later.receive(&SegmentBuilder { flags: Flags::FIN, ..last }.build(), Stage::Raw);
+    assert_eq!(segments(&sent)[0].seq(), iss + 501);
+    later.pass(11_000);
+    later.engine.handle_timeout(later.now);
+    assert_eq!(later.engine.status().total, 0);
 }

@@ -140,9 +140,8 @@ pub(super) fn kept(client: SocketAddrV4, [to_backend, to_client]: &[[u8; VALUE];
         window_scales: Some((client_scale, server_scale)),
         sack_permitted: kind & SACK != 0,
     };
-    let closed = |value| passed(value).is_some_and(|passed| passed.fin);
-    let ended = closed(to_backend) && closed(to_client);
-    (kind & RECORDED != 0).then(|| Kept { entry, rest: number(REST), ended })
+    let passed = [passed(to_backend), passed(to_client)];
+    (kind & RECORDED != 0).then(|| Kept { entry, rest: number(REST), passed })
 }
 
 /// How the connection of a value is kept.

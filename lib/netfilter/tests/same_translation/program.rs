@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use netfilter::Family;
 use netfilter::conntrack::{Conntrack, SpliceEntry};
-use netfilter::fast_path::{FastPath, Kept, Recorded, Rescale};
+use netfilter::fast_path::{FastPath, Kept, Passed, Recorded, Rescale};
 use netfilter::queue::{Queue, Verdict};
 use netfilter::raw::RawSender;
 use packet::{Flags, SegmentBuilder, Seq, TcpSegment, Translation};
@@ -134,9 +134,16 @@ fn what_is_recorded_to_its_end_closes_by_itself() {
         let passed = fast.passed(entry.client).unwrap()[number].unwrap();
         assert_eq!((passed.end, passed.fin, passed.ack), (end, true, 9));
         let expected = SpliceEntry { mark: 0, timeout_s: 0, ..entry };
-        assert_eq!(kept(), [Kept { entry: expected, rest: 5, ended: number == 1 }]);
+        let passed = fast.passed(entry.client).unwrap();
+        assert_eq!(kept(), [Kept { entry: expected, rest: 5, passed }]);
         conntrack.create(&entry).unwrap();
     }
+    let mut last = kept()[0];
+    assert!(!last.has_ended(), "neither side has the other's FIN");
+    let [client, server] = last.passed.map(Option::unwrap);
+    let heard = server.end.wrapping_add(entry.server_offset);
+    last.passed = [Some(Passed { ack: heard, ..client }), Some(Passed { ack: client.end, ..server })];
+    assert!(last.has_ended());
     assert!(fast.take(entry.client).unwrap().into_iter().all(|passed| passed.is_some()));
     assert_eq!(kept(), []);
     assert!(fast.add(&entry).unwrap());

@@ -73,17 +73,19 @@ impl World {
     pub(super) fn restart(&mut self) {
         self.note(|| "the daemon is back".to_owned());
         self.down = false;
-        let mut parked: Vec<Parked> = self.kernel.parked.values().copied().collect();
-        let young = self.replace_fast_path();
-        parked
-            .extend(young.into_iter().filter(|young| !self.kernel.parked.contains_key(&young.splice.client)));
-        for client in std::mem::take(&mut self.kernel.queued) {
-            if !parked.iter().any(|parked| parked.splice.client == client) {
-                self.engine.handle_lost(client);
-            }
+        let parked: Vec<Parked> = self.kernel.parked.values().copied().collect();
+        let mut known: BTreeSet<_> = self.kernel.parked.keys().copied().collect();
+        let mut young = self.replace_fast_path();
+        young.retain(|(young, _)| known.insert(young.splice.client));
+        for client in std::mem::take(&mut self.kernel.queued).difference(&known) {
+            self.engine.handle_lost(*client);
         }
         for parked in parked {
             self.engine.handle_parked(self.now, &parked);
+        }
+        for (young, passed) in young {
+            self.engine.handle_parked(self.now, &young);
+            self.tell_passed(young.splice.client, passed);
         }
         let entries: Vec<KernelSplice> =
             self.kernel.entries.values().filter(|entry| entry.is_open()).map(|entry| entry.splice).collect();

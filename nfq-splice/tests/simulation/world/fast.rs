@@ -120,7 +120,7 @@ impl World {
         self.tell_passed(client, passed);
     }
 
-    fn tell_passed(&mut self, client: ClientAddress, [of_client, of_server]: [Option<Passed>; 2]) {
+    pub(super) fn tell_passed(&mut self, client: ClientAddress, [of_client, of_server]: [Option<Passed>; 2]) {
         for (passed, from, to) in [(of_server, service(), client), (of_client, client, service())] {
             if let Some(Passed { end, fin, ack, window, timestamps }) = passed {
                 self.note(|| format!("passed of {from}: {passed:?}"));
@@ -138,9 +138,9 @@ impl World {
     }
 
     /// What an earlier daemon had left to the fast path alone; another map takes its place.
-    pub(super) fn replace_fast_path(&mut self) -> Vec<Parked> {
-        let earlier = std::mem::take(&mut self.fast).kept().into_iter().filter(|kept| !kept.ended);
-        earlier.map(|kept| Parked::new(splice_of(&kept.entry), kept.rest)).collect()
+    pub(super) fn replace_fast_path(&mut self) -> Vec<(Parked, [Option<Passed>; 2])> {
+        let earlier = std::mem::take(&mut self.fast).kept().into_iter().filter(|kept| !kept.has_ended());
+        earlier.map(|kept| (Parked::new(splice_of(&kept.entry), kept.rest), kept.passed)).collect()
     }
 
     /// It would go on without a daemon.
