@@ -113,6 +113,8 @@ pub struct Tally {
     pub events: u64,
     pub clients: u32,
     pub resplices: u32,
+    /// Segments that a fence swallowed, and the proxy got from the log.
+    pub swallowed: u32,
     pub crashes: BTreeMap<String, u32>,
     pub failures: BTreeMap<String, u32>,
     /// Reports, by evidence.
@@ -126,6 +128,7 @@ impl Tally {
         self.events += other.events;
         self.clients += other.clients;
         self.resplices += other.resplices;
+        self.swallowed += other.swallowed;
         let pairs = [
             (&mut self.crashes, other.crashes),
             (&mut self.failures, other.failures),

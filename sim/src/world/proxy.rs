@@ -140,6 +140,7 @@ impl World {
             }
             ToProxy::Piece(piece) => self.proxy.engine.handle_piece(self.now, piece),
             ToProxy::Swallowed { alternate, swallowed } => {
+                self.tally.swallowed += 1;
                 self.note(|| {
                     format!("SWALLOWED {} {}+{}", swallowed.flow.client, swallowed.seq, swallowed.bytes.len())
                 });
