@@ -84,3 +84,32 @@ fn an_update_is_never_run_twice_at_any_byte_of_its_answer() {
         }
     }
 }
+
+/// What the client says at any moment around the failure of its idle connection: an update that only the fence saw was never run, so it
+/// is run by the alternate, without waiting for the client's retransmission timer.
+#[test]
+fn an_update_sent_into_the_fence_is_run_by_the_alternate() {
+    let first = Request::Get(40);
+    let update = Request::Post { bytes: 20, idempotent: false };
+    let answered = first.answer(Variant::default()).len();
+    let mut swallowed = 0;
+    for (path, kind) in ways().filter(|(_, kind)| matches!(kind, Kind::Fin | Kind::Reset)) {
+        for step in 0..60 {
+            let mut scenario = scenario(path, step, vec![first, update]);
+            scenario.failures = vec![fail(kind, answered)];
+            scenario.control.delay = (400, 400);
+            scenario.clients[0].think = Duration::from_micros(100 * step as u64);
+            let what = format!("{path:?}, {kind:?}, the update {} us after the answer", 100 * step);
+            let world = run(&scenario, &what);
+            if world.tally.swallowed > 0 {
+                swallowed += 1;
+                assert!(world.excuses.is_empty(), "{what}: {:?}", world.excuses);
+                assert_eq!(world.tally.resplices, 1, "{what}");
+                let client = &world.clients[0];
+                let took = client.done_at.since(client.habits.start);
+                assert!(took < Duration::from_millis(50), "{what}: done after {took:?}");
+            }
+        }
+    }
+    assert!(swallowed >= 20, "only {swallowed} of them went into the fence");
+}
