@@ -54,6 +54,7 @@ impl Compact {
             suspended: false,
             parked: false,
             acted: _,
+            began: _,
             state: State::Spliced(splice),
             timer: None,
         } = flow
@@ -169,6 +170,7 @@ impl Compact {
             suspended: false,
             parked: false,
             acted: 0,
+            began: 0,
             state: State::Spliced(splice),
             timer: None,
         }
@@ -229,7 +231,7 @@ mod tests {
             let splice = Splice {
                 backend: backend.into(), delta, ts: (timestamps && both).then_some(ts), server_scale, client_scale: if scaled { offered } else { 0 }, lacks: Shortfall::default(), kernel: true, debts: None, closing: Closing::default(), window: None, idle, young: None,
             };
-            let flow = Flow { leg, resplices, suspended: false, parked: false, acted: 0, state: State::Spliced(splice), timer: None };
+            let flow = Flow { leg, resplices, suspended: false, parked: false, acted: 0, began: 0, state: State::Spliced(splice), timer: None };
             let compact = Compact::of(&flow).unwrap();
             let expanded = compact.expand(client.into(), service, Time::from_millis(100));
             prop_assert_eq!(Compact::of(&expanded), Some(compact));

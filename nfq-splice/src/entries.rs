@@ -74,7 +74,7 @@ impl Engine {
             let ended = matches!(&flow.state, State::Spliced(splice) if splice.kernel);
             if ended {
                 self.core.counters.count("connections_ended");
-                self.core.stateless.spend(now, client);
+                self.core.stateless.spend(now, client, flow.began(now));
             } else {
                 self.put(flow);
             }

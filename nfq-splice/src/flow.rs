@@ -25,6 +25,8 @@ pub(crate) struct Flow {
     pub(crate) parked: bool,
     /// The round ([`crate::common::Core::round`]) in which something was last to be done for it.
     pub(crate) acted: u32,
+    /// When this daemon got its first segment, milliseconds of a clock that wraps; 0: not known.
+    pub(crate) began: u32,
     pub(crate) state: State,
     /// As entered in the engine's timer table.
     pub(crate) timer: Option<Time>,
@@ -250,7 +252,14 @@ impl Flow {
     /// One that an earlier daemon spliced.
     pub(crate) fn spliced(leg: ClientLeg, splice: Splice) -> Self {
         let state = State::Spliced(splice);
-        Self { leg, resplices: 0, suspended: false, parked: false, acted: 0, state, timer: None }
+        Self { leg, resplices: 0, suspended: false, parked: false, acted: 0, began: 0, state, timer: None }
+    }
+
+    /// When this daemon got its first segment, to a millisecond; where that is not known, `now`.
+    pub(crate) fn began(&self, now: Time) -> Time {
+        let millis = now.as_nanos() / 1_000_000;
+        let age = if self.began == 0 { 0 } else { (millis as u32).wrapping_sub(self.began) };
+        Time::from_millis(millis.saturating_sub(age.into()))
     }
 
     pub(crate) fn client(&self) -> Client {

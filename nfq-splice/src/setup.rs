@@ -114,6 +114,7 @@ impl Core {
             suspended: false,
             parked: false,
             acted: 0,
+            began: (self.now.as_nanos() / 1_000_000) as u32,
             state: State::Setup(Box::new(setup)),
             timer: None,
         }

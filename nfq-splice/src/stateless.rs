@@ -26,39 +26,47 @@ const DOUBTFUL: usize = 16_384;
 /// longer (200 ms on Linux).
 const ONE_FLIGHT: Duration = Duration::from_millis(150);
 
-/// Clients whose connection has ended, and when: a late copy of its first segment carries a cookie that is still good, and must not
+/// Clients whose connection has ended, when, and when it began: a late copy of its first segment carries a cookie that is still good, and must not
 /// have the request executed again.
 #[derive(Debug, Default)]
 struct Spent {
-    ends: HashMap<Key, Time>,
+    ends: HashMap<Key, Spell>,
     order: VecDeque<(Time, Key)>,
-    /// All that ended later is known.
+    /// All that began later is known.
     forgotten: Time,
 }
 
+/// The life of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Spell {
+    began: Time,
+    ended: Time,
+}
+
 impl Spent {
-    fn insert(&mut self, now: Time, client: Client) {
+    fn insert(&mut self, ended: Time, client: Client, began: Time) {
         let key = Key::from(client);
-        self.ends.insert(key, now);
-        self.order.push_back((now, key));
-        while self.order.front().is_some_and(|(end, _)| *end + LIFETIME <= now || self.order.len() > SPENT) {
-            let Some((end, key)) = self.order.pop_front() else { return };
-            self.forgotten = end;
-            if self.ends.get(&key) == Some(&end) {
+        self.ends.insert(key, Spell { began, ended });
+        self.order.push_back((ended, key));
+        while self.order.front().is_some_and(|(at, _)| *at + LIFETIME <= ended || self.order.len() > SPENT) {
+            let Some((at, key)) = self.order.pop_front() else { return };
+            if let Some(spell) = self.ends.get(&key).copied().filter(|spell| spell.ended == at) {
+                self.forgotten = self.forgotten.max(spell.began);
                 self.ends.remove(&key);
             }
         }
     }
 
     fn contains(&self, now: Time, client: Client) -> bool {
-        self.ends.get(&Key::from(client)).is_some_and(|end| now < *end + LIFETIME)
+        self.ends.get(&Key::from(client)).is_some_and(|spell| now < spell.ended + LIFETIME)
     }
 
-    /// Whether the handshake of this time, known to a millisecond, may be that of a connection that has ended.
+    /// Whether the handshake of this time, known to a millisecond, may be that of a connection that has ended. A later one may be
+    /// older than that connection's end: the program answers as soon as the connection is taken off the fast path.
     fn may_have_ended(&self, client: Client, made: Time) -> bool {
         let millis = |time: Time| time.as_nanos() / 1_000_000;
-        let end = self.ends.get(&Key::from(client)).copied().unwrap_or(self.forgotten);
-        millis(made) < millis(end)
+        let began = self.ends.get(&Key::from(client)).map_or(self.forgotten, |spell| spell.began);
+        millis(made) <= millis(began)
     }
 }
 
@@ -96,10 +104,10 @@ impl Stateless {
         self.started.is_none_or(|started| now < started + LIFETIME)
     }
 
-    /// The client's connection has ended.
-    pub(crate) fn spend(&mut self, now: Time, client: Client) {
+    /// The client's connection, which began at that time, has ended.
+    pub(crate) fn spend(&mut self, now: Time, client: Client, began: Time) {
         if self.by_program || now < self.until.max(self.restarted(now)) {
-            self.spent.insert(now, client);
+            self.spent.insert(now, client, began);
         }
     }
 

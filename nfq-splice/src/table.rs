@@ -95,13 +95,13 @@ impl Table {
         let Entry::Whole(flow) = entry else { return None };
         tally.remove(core, flow);
         // A new connection of the same client may take the place of this one.
-        let timer = flow.timer;
+        let (timer, began) = (flow.timer, flow.began(core.now));
         let result = work(core, flow);
         flow.timer = timer;
         if matches!(flow.state, State::Gone) {
             timers.set(key, &mut flow.timer, None);
             entries.remove(&key);
-            core.stateless.spend(core.now, client);
+            core.stateless.spend(core.now, client, began);
             return Some(result);
         }
         tally.add(core, flow);
@@ -129,7 +129,7 @@ impl Table {
     /// Puts it in, unless it is over. It must not be there.
     pub(crate) fn put(&mut self, core: &mut Core, mut flow: Flow) {
         if matches!(flow.state, State::Gone) {
-            return core.stateless.spend(core.now, flow.client());
+            return core.stateless.spend(core.now, flow.client(), flow.began(core.now));
         }
         let key = Key::from(flow.client());
         self.tally.add(core, &flow);
