@@ -24,6 +24,8 @@ const MAX_SCALE: u8 = 14;
 
 /// The first data of a client are repeated within this time, a few retransmission timeouts, if they were lost and later ones came.
 const REPEATED: Duration = Duration::from_secs(3);
+/// The time of a packet is that when its batch began to be received: the program may have answered later.
+const LATER: Duration = Duration::from_millis(100);
 /// Clients whose first data are waited for at most; further ones are refused.
 const AWAITED: usize = 4096;
 
@@ -111,7 +113,7 @@ impl Core {
         let Some(made) = self.made(segment) else { return false };
         if !is_open(segment)
             || !self.stateless.takes_answered(self.now, client, made)
-            || !cookie::may_be_good(&self.secret, self.now, client, iss)
+            || !cookie::may_be_good(&self.secret, self.now + LATER, client, iss)
         {
             return false;
         }
@@ -133,7 +135,7 @@ impl Core {
     /// daemon's program, whose clock was behind, seems to be older than it is.
     fn made(&self, segment: &TcpSegment<'_>) -> Option<Time> {
         let (_, echo) = segment.timestamps()?;
-        let millis = self.now.as_nanos() / 1_000_000;
+        let millis = (self.now + LATER).as_nanos() / 1_000_000;
         let offset = self.secret.timestamp_offset(segment.source()).wrapping_add(self.secret.lead());
         let age = u64::from((millis as u32).wrapping_add(offset).wrapping_sub(echo));
         let lead = if self.stateless.is_young(self.now) { LEAD_MILLIS } else { 0 };
@@ -164,7 +166,7 @@ impl Core {
         let (client, iss) = (segment.source(), segment.ack() - 1);
         let handshake = Handshake { client, irs, announced_scale, maker: Maker::Program };
         let timestamp = segment.timestamps().map(|(value, _)| value);
-        let options = cookie::check(&self.secret, self.now, &handshake, iss, timestamp)?;
+        let options = cookie::check(&self.secret, self.now + LATER, &handshake, iss, timestamp)?;
         let mut flow = self.half_open_flow(client, options, irs, iss);
         flow.leg.announced_scale = announced_scale;
         // What was promised before is not known.

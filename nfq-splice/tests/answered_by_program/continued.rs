@@ -39,6 +39,17 @@ fn the_first_data_may_be_late_but_not_older_than_a_cookie() {
     assert_eq!(shape(&sent), [(Flags::RST, 5000)]);
 }
 
+/// A packet may have come after the time that its batch was given.
+#[test]
+fn the_answer_may_be_younger_than_the_batch() {
+    let Some(mut proxy) = Proxy::up("ch") else { return };
+    proxy.answer_for(Duration::from_secs(100));
+    let before = now();
+    std::thread::sleep(Duration::from_millis(5));
+    let first = connected(&mut proxy, 5000, 1);
+    assert_eq!(shape(&sends_at(&mut engine(), before, &request(&first))), CONNECTS);
+}
+
 /// The one that wrote what the program says has died meanwhile.
 #[test]
 fn the_next_daemon_continues_too() {
