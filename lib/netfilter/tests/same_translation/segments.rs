@@ -67,11 +67,14 @@ impl Chance {
             payload: &payload,
             ..SegmentBuilder::new(source, destination)
         };
-        let packet = with_options(bare.build(), &self.options());
+        let mut packet = with_options(bare.build(), &self.options());
+        // The bit of accurate ECN (RFC 9768), beside ECE and CWR.
+        let tcp = if packet[0] >> 4 == 4 { 20 } else { 40 };
+        packet[tcp + 12] |= self.below(2) as u8;
         self.ip_fields(packet)
     }
 
-    /// Traffic class, identification, and now and then IPv4 options or an extension header.
+    /// Traffic class with ECN's bits, identification, and now and then IPv4 options or an extension header.
     fn ip_fields(&mut self, mut packet: Vec<u8>) -> Vec<u8> {
         let odd = self.below(4) == 0;
         if packet[0] >> 4 == 4 {
