@@ -16,9 +16,9 @@ use crate::window::Window;
 /// Windows that are remembered: more than the splices of one batch of packets.
 const WINDOWS: usize = 1024;
 
-/// One place in the table.
+/// One place in the table: small, for a third of them is empty.
 enum Entry {
-    Kernel(Compact),
+    Kernel(Box<Compact>),
     Whole(Box<Flow>),
 }
 
@@ -109,7 +109,7 @@ impl Table {
         timers.set(key, &mut flow.timer, wanted);
         if let Some(compact) = Compact::of(flow) {
             remember(windows, key, flow);
-            *entry = Entry::Kernel(compact);
+            *entry = Entry::Kernel(Box::new(compact));
         }
         Some(result)
     }
@@ -138,7 +138,7 @@ impl Table {
         let entry = match Compact::of(&flow) {
             Some(compact) => {
                 remember(&mut self.windows, key, &flow);
-                Entry::Kernel(compact)
+                Entry::Kernel(Box::new(compact))
             }
             None => Entry::Whole(Box::new(flow)),
         };
