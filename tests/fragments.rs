@@ -56,7 +56,7 @@ fn an_upload_in_fragments_over_the_userspace_path() -> Result<()> {
     uploads_in_fragments(Path::Userspace)
 }
 
-/// A SYN of 20 bytes of IP and 44 of TCP, from a port of its own.
+/// A SYN of 20 bytes of IP and 40 of TCP, from a port of its own.
 fn syn(port: u16) -> Vec<u8> {
     let from = SocketAddr::from((Node::Client.address(), port));
     let options =
