@@ -77,6 +77,8 @@ pub enum Ended {
 pub enum Action {
     /// Send this packet, untracked.
     Send(Vec<u8>),
+    /// As [`Self::Send`], but it must have left before the connection's new way is open: it ends a handshake.
+    SendFirst(Vec<u8>),
     /// Queue this client's packets before conntrack from now on.
     Suspend(Client),
     /// No longer.

@@ -293,12 +293,22 @@ impl Core {
         let client_end = recovery.client_ack().max(recovery.held.end());
         let server_end = recovery.point + beyond.len() as u32 + u32::from(left_fin);
         let allowed = self.settings.splice.hold_bytes as u32;
+        // It opens the alternate's window and may end the handshake. What the client sends along the new way echoes a clock older than
+        // the alternate's SYN-ACK, and Linux (6.15 and later) takes none such in SYN-RECEIVED: it must not overtake this.
+        let opening = leg.segment(&flow.leg, Seq(recovery.order.client_next), start, window).build();
+        if debts.is_none() {
+            self.act(Action::SendFirst(opening.clone()));
+        }
+        let owes = debts.is_some();
         self.splice(flow, &leg, delta, debts, Window::new(next, client_end, server_end, allowed));
         flow.resplices += 1;
         if let State::Spliced(splice) = &mut flow.state {
             splice.closing.server_fin = absorbed && fin;
         }
         self.release(flow, &recovery, &leg, start, window);
+        if owes {
+            self.send(opening);
+        }
         self.forward_beyond(flow, &recovery, beyond, left_fin, granted);
         recovery.note(self.now, "re-spliced");
         self.counters.count("connections_respliced");
@@ -313,9 +323,8 @@ impl Core {
         self.tell(recovery.order.id, outcome);
     }
 
-    /// Held client bytes go on, unless the alternate has to take older ones first; an acknowledgement opens its window.
+    /// Held client bytes go on, unless the alternate has to take older ones first.
     fn release(&mut self, flow: &mut Flow, recovery: &Recovery, leg: &BackendLeg, start: Seq, window: u32) {
-        let first = Seq(recovery.order.client_next);
         if let State::Spliced(crate::flow::Splice { debts: Some(debts), .. }) = &mut flow.state {
             self.pay_client(&flow.leg, debts);
             self.pay_backend(&flow.leg, debts);
@@ -323,7 +332,6 @@ impl Core {
         } else {
             self.forward_held(&flow.leg, &recovery.held, leg, start, window);
         }
-        self.forward_client_bytes(&flow.leg, leg, first, &[], start, window);
     }
 
     /// In pieces of one segment, as far as the client's window goes; a FIN goes with the last one, or alone. None of it has

@@ -26,6 +26,8 @@ pub struct Batch {
     pub suspend: Vec<Client>,
     /// Clients whose entries are to be deleted.
     pub unsplice: Vec<Client>,
+    /// Packets to be sent before.
+    pub first: Vec<Vec<u8>>,
     /// Entries to be created.
     pub splice: Vec<KernelSplice>,
     /// Entries to be kept for the next daemon.
@@ -69,6 +71,7 @@ impl Batch {
             Action::Recall(client) => self.recall.push(client),
             Action::Resume(client) => self.resume.push(client),
             Action::Send(packet) => self.send.push(packet),
+            Action::SendFirst(packet) => self.first.push(packet),
             Action::Tell(message) => self.tell.push(message),
         }
         Ok(())
@@ -85,6 +88,7 @@ impl Batch {
         self.recall.clear();
         self.suspend.clear();
         self.unsplice.clear();
+        self.first.clear();
         self.splice.clear();
         self.park.clear();
         self.hasten.clear();
@@ -113,7 +117,7 @@ fn step(action: &Action) -> Option<(Client, Step)> {
         Action::Splice(splice) => Some((splice.client, Step::Create)),
         Action::Park(parked) | Action::Hasten(parked) => Some((parked.splice.client, Step::Create)),
         Action::Resume(client) => Some((*client, Step::Resume)),
-        Action::Send(_) | Action::Tell(_) => None,
+        Action::Send(_) | Action::SendFirst(_) | Action::Tell(_) => None,
     }
 }
 

@@ -28,7 +28,7 @@ fn syn_again(driver: &mut Driver, stage: Stage, after: Duration) -> Vec<Action> 
 /// It answers the new SYN with a SYN-ACK.
 fn accepts(actions: &[Action]) -> bool {
     actions.iter().any(|action| match action {
-        Action::Send(packet) => {
+        Action::Send(packet) | Action::SendFirst(packet) => {
             let segment = TcpSegment::parse(packet).unwrap();
             segment.flags().contains(Flags::SYN.union(Flags::ACK)) && segment.ack() == Seq(6)
         }

@@ -49,7 +49,7 @@ fn receive(engine: &mut Engine, now: Time, packet: &mut [u8]) -> Option<Vec<u8>>
     assert_eq!(engine.handle_packet(now, packet, Stage::Tracked), Verdict::Drop);
     let mut sent = None;
     while let Some(action) = engine.poll_action() {
-        if let Action::Send(bytes) = action {
+        if let Action::Send(bytes) | Action::SendFirst(bytes) = action {
             sent = Some(bytes);
         }
     }

@@ -148,6 +148,7 @@ impl Kernel {
         }
         self.suspended.add(&batch.suspend).context("queueing flows")?;
         self.unsplice(&batch.unsplice)?;
+        self.send(&mut batch.first, &mut answers);
         let before = answers.len();
         self.splice(&batch.splice, &mut answers);
         self.park(&batch.park);

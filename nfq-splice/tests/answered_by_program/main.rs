@@ -73,7 +73,11 @@ fn sends(engine: &mut Engine, packet: &[u8]) -> Vec<Vec<u8>> {
 fn sends_at(engine: &mut Engine, now: Time, packet: &[u8]) -> Vec<Vec<u8>> {
     engine.handle_packet(now, &mut packet.to_vec(), Stage::Tracked);
     let actions = std::iter::from_fn(|| engine.poll_action());
-    actions.filter_map(|action| if let Action::Send(bytes) = action { Some(bytes) } else { None }).collect()
+    actions
+        .filter_map(|action| {
+            if let Action::Send(bytes) | Action::SendFirst(bytes) = action { Some(bytes) } else { None }
+        })
+        .collect()
 }
 
 /// The program in the router, the client's raw socket, what reaches the client, and the engine.

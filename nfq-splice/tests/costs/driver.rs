@@ -62,7 +62,7 @@ impl Driver {
         let verdict = self.engine.handle_packet(self.now, packet, stage);
         let mut sent = None;
         while let Some(action) = self.engine.poll_action() {
-            if let Action::Send(bytes) = action {
+            if let Action::Send(bytes) | Action::SendFirst(bytes) = action {
                 self.sent += 1;
                 sent = Some(bytes);
             }

@@ -100,8 +100,9 @@ impl Proxy {
     /// What was sent, as it is.
     pub(crate) fn packets(&mut self) -> Vec<Vec<u8>> {
         let actions = std::iter::from_fn(|| self.engine.poll_action());
-        let sent =
-            actions.filter_map(|action| if let Action::Send(bytes) = action { Some(bytes) } else { None });
+        let sent = actions.filter_map(|action| {
+            if let Action::Send(bytes) | Action::SendFirst(bytes) = action { Some(bytes) } else { None }
+        });
         sent.inspect(|bytes| assert!(TcpSegment::parse(bytes).unwrap().checksums_valid())).collect()
     }
 

@@ -148,3 +148,25 @@ fn a_recovery_goes_on_for_a_manager_that_knows_only_of_an_alternates_failure() {
         }
     }
 }
+
+/// What the client sends along the new way echoes a clock older than the alternate's SYN-ACK: Linux (6.15 and later) refuses that until the
+/// handshake has ended.
+#[test]
+fn the_handshake_has_ended_before_the_new_way_is_open() {
+    for (v6, kernel) in ALL {
+        let mut world = World::new(v6, kernel);
+        world.splice(OFFER, OFFER);
+        let order = world.order(1, 1, 2, BACKEND_ISN + 1, Vec::new());
+        let next = Seq(order.client_next);
+        world.engine.handle_order(world.now, order);
+        world.sent();
+        let mut syn_ack = world.syn_ack(2, ALTERNATE_ISN, next, OFFER).build();
+        world.engine.handle_packet(world.now, &mut syn_ack, Stage::Raw);
+        let actions: Vec<Action> = std::iter::from_fn(|| world.engine.poll_action()).collect();
+        let [Action::SendFirst(end), Action::Splice(_) | Action::Park(_), ..] = actions.as_slice() else {
+            panic!("{actions:?}");
+        };
+        let end = TcpSegment::parse(end).unwrap();
+        assert_eq!((end.seq(), end.ack(), end.sequence_length()), (next, ALTERNATE_ISN + 1, 0));
+    }
+}

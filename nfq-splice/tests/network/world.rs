@@ -107,7 +107,7 @@ impl World {
         let mut sent = Vec::new();
         while let Some(action) = self.engine.poll_action() {
             match action {
-                Action::Send(packet) => sent.push(packet),
+                Action::Send(packet) | Action::SendFirst(packet) => sent.push(packet),
                 Action::Splice(splice) => self.splices.push(splice),
                 _ => {}
             }

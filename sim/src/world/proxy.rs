@@ -254,7 +254,7 @@ impl World {
     fn act_one(&mut self, action: Action, inherited: Option<u64>) {
         let kernel = &mut self.proxy.kernel;
         match action {
-            Action::Send(bytes) => {
+            Action::Send(bytes) | Action::SendFirst(bytes) => {
                 self.serial += 1;
                 let born = inherited.unwrap_or(self.serial);
                 self.note(|| format!("engine sends {}", show(&bytes)));

@@ -260,7 +260,7 @@ impl World {
     fn act(&mut self) {
         while let Some(action) = self.engine.poll_action() {
             match action {
-                Action::Send(packet) => {
+                Action::Send(packet) | Action::SendFirst(packet) => {
                     self.sent(&packet);
                     self.last_sent = packet;
                 }

@@ -142,7 +142,7 @@ impl World {
                         self.checks.fail("neither TCP nor ICMP leaves the proxy".to_owned());
                     }
                 }
-                Action::Send(bytes) => {
+                Action::Send(bytes) | Action::SendFirst(bytes) => {
                     self.serial += 1;
                     let born = if anew { AGE_UNKNOWN } else { self.serial };
                     self.note(|| format!("engine sends {}", show(&bytes)));
