@@ -295,20 +295,18 @@ impl Core {
         let allowed = self.settings.splice.hold_bytes as u32;
         // It opens the alternate's window and may end the handshake. What the client sends along the new way echoes a clock older than
         // the alternate's SYN-ACK, and Linux (6.15 and later) takes none such in SYN-RECEIVED: it must not overtake this.
-        let opening = leg.segment(&flow.leg, Seq(recovery.order.client_next), start, window).build();
+        let mut opening =
+            Some(leg.segment(&flow.leg, Seq(recovery.order.client_next), start, window).build());
         if debts.is_none() {
-            self.act(Action::SendFirst(opening.clone()));
+            self.actions.extend(opening.take().map(Action::SendFirst));
         }
-        let owes = debts.is_some();
         self.splice(flow, &leg, delta, debts, Window::new(next, client_end, server_end, allowed));
         flow.resplices += 1;
         if let State::Spliced(splice) = &mut flow.state {
             splice.closing.server_fin = absorbed && fin;
         }
         self.release(flow, &recovery, &leg, start, window);
-        if owes {
-            self.send(opening);
-        }
+        self.actions.extend(opening.map(Action::Send));
         self.forward_beyond(flow, &recovery, beyond, left_fin, granted);
         recovery.note(self.now, "re-spliced");
         self.counters.count("connections_respliced");

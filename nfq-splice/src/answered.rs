@@ -18,9 +18,7 @@ use crate::engine::Engine;
 use crate::flow::{Flow, State};
 use crate::secret::LEAD_MILLIS;
 use crate::setup::SETUP_WINDOW;
-
-/// The greatest window scale (RFC 7323 §2.3).
-const MAX_SCALE: u8 = 14;
+use crate::stateless::MAX_SCALE;
 
 /// The first data of a client are repeated within this time, a few retransmission timeouts, if they were lost and later ones came.
 const REPEATED: Duration = Duration::from_secs(3);
@@ -152,9 +150,8 @@ impl Core {
         }
         let promised = self.answered.promise.map(|(_, promise)| promise.window_scale);
         // All are tried: another queue's daemon may have learnt one that is not known here. The echo is proof enough.
-        let scales = promised.into_iter().chain(self.announced_scales()).chain(0..=MAX_SCALE);
-        let scales: Vec<u8> = scales.collect();
-        scales.into_iter().find_map(|scale| self.flow_with_scale(segment, (irs, scale), made))
+        let mut scales = promised.into_iter().chain(self.announced_scales()).chain(0..=MAX_SCALE);
+        scales.find_map(|scale| self.flow_with_scale(segment, (irs, scale), made))
     }
 
     fn flow_with_scale(

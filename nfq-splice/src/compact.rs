@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use cluster::control::Client;
 use packet::{Seq, SynOptions, Time};
 
+use crate::action::KernelSplice;
 use crate::ecn::Ecn;
 use crate::flow::{Closing, Flow, Idle, Splice, State};
 use crate::key::Key;
@@ -150,30 +151,15 @@ impl Compact {
             ecn: if has(HAS_ECN) { Ecn::Promised } else { Ecn::NotAsked },
             max_window: self.max_window,
         };
-        let splice = Splice {
+        let entry = KernelSplice {
+            client,
             backend: self.backend(),
             delta: self.delta,
-            ts: has(HAS_TIMESTAMPS).then_some(self.ts),
-            server_scale: self.server_scale,
-            client_scale: options.window_scale.unwrap_or(0),
-            lacks: Shortfall::default(),
-            kernel: true,
-            debts: None,
-            closing: Closing::default(),
-            window: None,
-            idle,
-            young: None,
+            timestamps: has(HAS_TIMESTAMPS).then_some(self.ts),
+            window_scales: Some((options.window_scale.unwrap_or(0), self.server_scale)),
+            sack_permitted: options.sack_permitted,
         };
-        Flow {
-            leg,
-            resplices: self.resplices,
-            suspended: false,
-            parked: false,
-            acted: 0,
-            began: 0,
-            state: State::Spliced(splice),
-            timer: None,
-        }
+        Flow { resplices: self.resplices, ..Flow::spliced(leg, Splice::of(&entry, idle)) }
     }
 
     /// Right for seven weeks, then too late.

@@ -15,7 +15,7 @@ use crate::flow::{Flow, State};
 use crate::key::Key;
 
 /// The greatest window scale (RFC 7323 §2.3).
-const MAX_SCALE: u8 = 14;
+pub(crate) const MAX_SCALE: u8 = 14;
 
 /// Ended connections that are remembered for their cookies at most; beyond it the oldest is forgotten.
 const SPENT: usize = 65_536;

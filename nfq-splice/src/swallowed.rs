@@ -53,7 +53,11 @@ impl Core {
         let again = flow.resplices > 0;
         let taken = match &mut flow.state {
             State::Recovering(recovery) if near && recovery.order.flow == swallowed.flow => {
-                recovery.held.push(Seq(swallowed.seq), &swallowed.bytes)
+                let taken = recovery.held.push(Seq(swallowed.seq), &swallowed.bytes);
+                if taken {
+                    note_timestamp(&mut flow.leg, swallowed);
+                }
+                taken
             }
             State::Spliced(splice) if near && again && splice.backend == alternate => {
                 note_timestamp(&mut flow.leg, swallowed);
@@ -61,9 +65,6 @@ impl Core {
             }
             _ => false,
         };
-        if taken {
-            note_timestamp(&mut flow.leg, swallowed);
-        }
         self.counters.count(if taken { "swallowed_taken" } else { "swallowed_dropped" });
     }
 

@@ -7,7 +7,7 @@ use super::Maps;
 use super::answers;
 use super::assembler::Assembler;
 use super::assembler::Operation::{
-    Add, And, DivideWide, Or, OrWide, ShiftLeft, ShiftLeftWide, ShiftRight, ShiftRightWide, Subtract,
+    Add, AddWide, And, DivideWide, Or, OrWide, ShiftLeft, ShiftLeftWide, ShiftRight, ShiftRightWide, Subtract,
 };
 use super::assembler::Register;
 use super::assembler::Size::{Byte, Double, Half, Word};
@@ -301,7 +301,7 @@ fn check_number(code: &mut Assembler) {
     code.calculate(And, 2, (1 << (32 - LOW_BITS)) - 1);
     code.jump_if(AnyBit, 2, !1, "pass");
     code.jump_if(AtMost, 2, 0, "this period");
-    code.calculate(super::assembler::Operation::AddWide, 1, -1);
+    code.calculate(AddWide, 1, -1);
     code.store(Double, 10, PERIOD, 1);
     code.label("this period");
     code.load(Word, 1, 10, OLD_TCP + 4);
