@@ -248,6 +248,13 @@ impl Setup {
     }
 }
 
+/// The time that [`Flow::began`] holds.
+pub(crate) fn began_at(began: u32, now: Time) -> Time {
+    let millis = now.as_nanos() / 1_000_000;
+    let age = if began == 0 { 0 } else { (millis as u32).wrapping_sub(began) };
+    Time::from_millis(millis.saturating_sub(age.into()))
+}
+
 impl Flow {
     /// One that an earlier daemon spliced.
     pub(crate) fn spliced(leg: ClientLeg, splice: Splice) -> Self {
@@ -257,9 +264,7 @@ impl Flow {
 
     /// When this daemon got its first segment, to a millisecond; where that is not known, `now`.
     pub(crate) fn began(&self, now: Time) -> Time {
-        let millis = now.as_nanos() / 1_000_000;
-        let age = if self.began == 0 { 0 } else { (millis as u32).wrapping_sub(self.began) };
-        Time::from_millis(millis.saturating_sub(age.into()))
+        began_at(self.began, now)
     }
 
     pub(crate) fn client(&self) -> Client {

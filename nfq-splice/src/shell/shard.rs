@@ -180,8 +180,11 @@ impl Shard {
     }
 
     fn tell_promise(&mut self) {
+        if !self.passing.is_fast() {
+            return;
+        }
         let promise = self.engine.promise();
-        if self.passing.is_fast() && self.promise != Some(promise) {
+        if self.promise != Some(promise) {
             let queue = usize::from(self.number - PROXY_QUEUE);
             // Otherwise it is tried again.
             if self.control.offer(FromShard::Promise(queue, promise)) {
