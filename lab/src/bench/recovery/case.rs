@@ -55,8 +55,8 @@ impl Condition {
     /// Labs that work on its cases at once; those with long round trips mostly wait.
     pub(super) const fn labs(self) -> usize {
         match self {
-            Self::Lan => 3,
-            Self::Rtt866 => 2,
+            Self::Lan | Self::Rtt260 => 3,
+            Self::Rtt866 => 4,
             _ => 1,
         }
     }
