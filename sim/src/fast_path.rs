@@ -3,23 +3,20 @@
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
-use std::ops::Range;
 use std::time::Duration;
 
 use netfilter::conntrack::SpliceEntry;
-use netfilter::fast_path::{Kept, Passed, Recorded, Rescale};
+use netfilter::fast_path::{Answered, Answers, Kept, Passed, Recorded, Rescale};
 
-/// IPv4 without options, TCP with timestamps alone.
-const HEADERS: usize = 20 + 32;
-const SUM_OF_IP: usize = 10;
-const SUM_OF_TCP: usize = 36;
+mod handshake;
+mod translation;
+
+use handshake::Done;
+use translation::{HEADERS, Way, is_plain, is_whole_tcp};
+
 const FLAGS: usize = 33;
 const FIN: u8 = 0x01;
 const SYN_OR_RST: u8 = 0x06;
-const ACK: u8 = 0x10;
-const URG: u8 = 0x20;
-/// Two of padding, then timestamps.
-const STAMPS: [u8; 4] = [1, 1, 8, 10];
 /// What has an entry is shown to conntrack so often.
 const SHOWN_EVERY: Duration = Duration::from_secs(1);
 
@@ -27,6 +24,23 @@ const SHOWN_EVERY: Duration = Duration::from_secs(1);
 #[derive(Debug, Default, Clone)]
 pub struct FastPath {
     elements: BTreeMap<SocketAddrV4, Element>,
+    /// Clients of which nothing is translated or answered, and whether that is because their packets are queued.
+    aside: BTreeMap<SocketAddrV4, bool>,
+    answers: Option<Answers>,
+    answered: Answered,
+}
+
+/// What became of a packet that came in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// It goes the long way, as it came.
+    Passed,
+    /// It was translated and goes on to its receiver.
+    Translated,
+    /// It was a SYN, has become the answer to it and goes to its sender.
+    Answered,
+    /// It completed a handshake, and is gone.
+    Taken,
 }
 
 #[derive(Debug, Clone)]
@@ -46,14 +60,6 @@ struct Side {
     ack: u32,
     passed: Option<Passed>,
     fin_end: Option<u32>,
-}
-
-/// Translation of one direction.
-struct Way {
-    from_server: bool,
-    new: SocketAddrV4,
-    add: [u32; 4],
-    scales: (u8, u8),
 }
 
 impl FastPath {
@@ -96,6 +102,7 @@ impl FastPath {
         let ([Some(client), Some(_), Some(_)], true) = (addresses, entry.has_timestamps) else {
             return false;
         };
+        self.aside.remove(&client);
         let side = Side { show_at, ack: 0, passed: None, fin_end: None };
         self.elements.insert(client, Element { entry: *entry, rescale, recorded, sides: [side; 2] });
         true
@@ -119,11 +126,61 @@ impl FastPath {
     }
 
     pub fn remove(&mut self, client: SocketAddr) {
-        v4(client).map(|client| self.elements.remove(&client));
+        v4(client).map(|client| (self.elements.remove(&client), self.aside.remove(&client)));
     }
 
+    /// This client's packets are queued: nothing of it is translated or answered.
+    pub fn keep_off(&mut self, client: SocketAddr) {
+        self.remove(client);
+        v4(client).map(|client| self.aside.insert(client, true));
+    }
+
+    /// They are no longer.
+    pub fn let_begin(&mut self, client: SocketAddr) {
+        if v4(client).and_then(|client| self.aside.get(&client)) == Some(&true) {
+            self.remove(client);
+        }
+    }
+
+    /// What was recorded of a connection that ends or is to be fenced; what belongs to no entry stays as one that is kept off.
+    pub fn set_aside(&mut self, client: SocketAddr) -> [Option<Passed>; 2] {
+        self.displace(client, false)
+    }
+
+    /// A connection has ended, or its entry is to be deleted: only what is queued stays kept off.
+    pub fn withdraw(&mut self, client: SocketAddr) {
+        self.displace(client, true);
+    }
+
+    fn displace(&mut self, client: SocketAddr, ended: bool) -> [Option<Passed>; 2] {
+        let (Some(key), passed) = (v4(client), self.passed(client)) else { return [None; 2] };
+        let recorded = self.elements.get(&key).and_then(|element| element.recorded);
+        let queued = recorded.map(|recorded| !recorded.to_its_end).or(self.aside.get(&key).copied());
+        self.remove(client);
+        if let Some(queued) = queued.filter(|queued| *queued || !ended) {
+            self.aside.insert(key, queued);
+        }
+        passed
+    }
+
+    /// From now on SYNs of clients that are not here are answered so.
+    pub fn answer(&mut self, answers: &Answers) {
+        self.answers = Some(*answers);
+    }
+
+    /// The same until that time.
+    pub fn answer_until(&mut self, until: Duration) {
+        self.answers = self.answers.map(|answers| Answers { until, ..answers });
+    }
+
+    /// How often that was done.
+    pub fn answered(&self) -> Answered {
+        self.answered
+    }
+
+    /// Also those that are kept off.
     pub fn clients(&self) -> impl Iterator<Item = SocketAddr> {
-        self.elements.keys().map(|client| SocketAddr::V4(*client))
+        self.elements.keys().chain(self.aside.keys()).map(|client| SocketAddr::V4(*client))
     }
 
     /// What a daemon after this one finds of connections without entries.
@@ -139,38 +196,83 @@ impl FastPath {
         self.elements.values().filter_map(kept).collect()
     }
 
-    /// A packet comes in. True: it was translated and goes on to its receiver, if `goes`, told whether a packet of so many bytes
-    /// does, allows. Otherwise it goes the long way, as it came.
-    pub fn receive(&mut self, now: Duration, packet: &mut [u8], goes: impl FnOnce(usize) -> bool) -> bool {
+    /// A packet comes in. What is not passed must have a way: `goes` is told where to, and of how many bytes it is.
+    pub fn receive(
+        &mut self,
+        now: Duration,
+        packet: &mut [u8],
+        goes: impl FnOnce(Ipv4Addr, usize) -> bool,
+    ) -> Fate {
         if packet.len() < 40 || !is_whole_tcp(packet) {
-            return false;
+            return Fate::Passed;
         }
-        let Some((client, from_server)) = self.find(packet) else { return false };
-        let Some(element) = self.elements.get_mut(&client) else { return false };
+        let (source, destination) = (address(packet, 12, 20), address(packet, 16, 22));
+        let known = |client| self.elements.contains_key(client) || self.aside.contains_key(client);
+        if !known(&source) && !known(&destination) {
+            return self.conduct(now, packet, goes);
+        }
+        self.translate(now, packet, goes)
+    }
+
+    /// Handshakes of clients that are not here.
+    fn conduct(
+        &mut self,
+        now: Duration,
+        packet: &mut [u8],
+        goes: impl FnOnce(Ipv4Addr, usize) -> bool,
+    ) -> Fate {
+        let Some(answers) = &self.answers else { return Fate::Passed };
+        let before = packet.to_vec();
+        match handshake::conduct(answers, now, packet) {
+            None => return Fate::Passed,
+            Some(Done::Acknowledged) => {
+                self.answered.acks += 1;
+                return Fate::Taken;
+            }
+            Some(Done::Answered) => self.answered.syns += 1,
+        }
+        let client = address(packet, 16, 22);
+        if goes(*client.ip(), usize::from(half(packet, 2))) {
+            return Fate::Answered;
+        }
+        packet.copy_from_slice(&before);
+        Fate::Passed
+    }
+
+    fn translate(
+        &mut self,
+        now: Duration,
+        packet: &mut [u8],
+        goes: impl FnOnce(Ipv4Addr, usize) -> bool,
+    ) -> Fate {
+        let Some((client, from_server)) = self.find(packet) else { return Fate::Passed };
+        let Some(element) = self.elements.get_mut(&client) else { return Fate::Passed };
         if element.ends_it(packet[FLAGS]) {
             if element.recorded.is_none() {
                 self.elements.remove(&client);
             }
-            return false;
+            return Fate::Passed;
         }
         if !is_plain(packet) || element.shows(now, packet, from_server) {
-            return false;
+            return Fate::Passed;
         }
         if element.recorded.is_some() {
             element.sides[usize::from(from_server)].note(packet, from_server);
         }
         let way = element.way(from_server);
-        goes(usize::from(half(packet, 2))) && {
-            way.translate(packet);
-            true
+        let to = if from_server { client } else { way.new };
+        if !goes(*to.ip(), usize::from(half(packet, 2))) {
+            return Fate::Passed;
         }
+        way.translate(packet);
+        Fate::Translated
     }
 
     /// Whose it is, and whether it comes from the server; the other address must be that connection's.
     fn find(&self, packet: &[u8]) -> Option<(SocketAddrV4, bool)> {
         let (source, destination) = (address(packet, 12, 20), address(packet, 16, 22));
-        let (client, from_server) =
-            if self.elements.contains_key(&source) { (source, false) } else { (destination, true) };
+        let is_client = self.elements.contains_key(&source) || self.aside.contains_key(&source);
+        let (client, from_server) = if is_client { (source, false) } else { (destination, true) };
         let entry = &self.elements.get(&client)?.entry;
         let (peer, expected) =
             if from_server { (source, entry.backend) } else { (destination, entry.service) };
@@ -235,57 +337,6 @@ impl Side {
             }
         });
     }
-}
-
-impl Way {
-    fn translate(&self, packet: &mut [u8]) {
-        let before: Vec<u8> = packet[..HEADERS].to_vec();
-        packet[8] -= 1;
-        let (ip, port) = if self.from_server { (12, 20) } else { (16, 22) };
-        packet[ip..ip + 4].copy_from_slice(&self.new.ip().octets());
-        packet[port..port + 2].copy_from_slice(&self.new.port().to_be_bytes());
-        for (at, add) in [24, 28, 44, 48].into_iter().zip(self.add) {
-            let sum = word(packet, at).wrapping_add(add);
-            packet[at..at + 4].copy_from_slice(&sum.to_be_bytes());
-        }
-        let window = rescaled(half(packet, 34), self.scales);
-        packet[34..36].copy_from_slice(&window.to_be_bytes());
-        correct(packet, &before, SUM_OF_IP, 0..20);
-        correct(packet, &before, SUM_OF_TCP, 12..HEADERS);
-    }
-}
-
-/// Rounded down, but never from some to none.
-fn rescaled(window: u16, (from, to): (u8, u8)) -> u16 {
-    let bytes = u32::from(window) << from.min(14);
-    let least = u32::from(window.min(1));
-    (bytes >> to.min(14)).clamp(least, 0xffff) as u16
-}
-
-/// RFC 1624, equation 3: a wrong sum stays wrong.
-fn correct(packet: &mut [u8], before: &[u8], place: usize, changed: Range<usize>) {
-    let mut sum = u64::from(!half(packet, place));
-    for at in changed.step_by(2).filter(|at| *at != place) {
-        sum += u64::from(!half(before, at)) + u64::from(half(packet, at));
-    }
-    while sum > 0xffff {
-        sum = (sum & 0xffff) + (sum >> 16);
-    }
-    packet[place..place + 2].copy_from_slice(&(!(sum as u16)).to_be_bytes());
-}
-
-fn is_whole_tcp(packet: &[u8]) -> bool {
-    let fragment = half(packet, 6) & 0x3fff;
-    packet[0] == 0x45 && packet[9] == 6 && fragment == 0
-}
-
-/// Timestamps as the only option, an acknowledgement, nothing urgent, a hop left.
-fn is_plain(packet: &[u8]) -> bool {
-    packet.len() >= HEADERS
-        && packet[FLAGS] & (ACK | URG) == ACK
-        && packet[32] & 0xf0 == 0x80
-        && packet[8] > 1
-        && packet[40..44] == STAMPS
 }
 
 fn v4(address: SocketAddr) -> Option<SocketAddrV4> {

@@ -26,7 +26,7 @@ use crate::Error;
 use crate::conntrack::SpliceEntry;
 pub use answers::{Answered, Answers};
 use program::KEY;
-pub use trial::Frame;
+pub use trial::{Frame, Tried};
 use value::{BOTH, Direction, VALUE};
 
 /// The maps, and the program that reads them.

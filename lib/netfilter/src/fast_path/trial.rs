@@ -12,6 +12,7 @@ const PROGRAM_TEST_RUN: i64 = 10;
 const CONTEXT: usize = 192;
 const INTERFACE: usize = 40;
 const SEGMENT: usize = 176;
+const DROPPED: u32 = 2;
 const REDIRECTED: u32 = 7;
 const NEXT: u32 = u32::MAX;
 
@@ -26,10 +27,21 @@ pub struct Frame<'a> {
     pub segment: u32,
 }
 
+/// What the program did with a frame.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Tried {
+    /// It left it alone.
+    Passed,
+    /// It sent this instead.
+    Sent(Vec<u8>),
+    /// It took it.
+    Dropped,
+}
+
 impl FastPath {
-    /// What the program sends on instead of this frame; `None`: it leaves it alone. To be called in the interface's network
+    /// What the program does with this frame. To be called in the interface's network
     /// namespace; the map changes as if the frame had come.
-    pub fn try_out(&self, frame: &Frame<'_>) -> Result<Option<Vec<u8>>, Error> {
+    pub fn try_out(&self, frame: &Frame<'_>) -> Result<Tried, Error> {
         let mut context = [0_u8; CONTEXT];
         context[INTERFACE..][..4].copy_from_slice(&frame.interface.to_ne_bytes());
         context[SEGMENT..][..4].copy_from_slice(&frame.segment.to_ne_bytes());
@@ -43,8 +55,9 @@ impl FastPath {
         run.map_err(|error| Error::system("try the BPF program", error))?;
         sent.truncate(attributes.word_at(12) as usize);
         match attributes.word_at(4) {
-            REDIRECTED => Ok(Some(sent)),
-            NEXT => Ok(None),
+            REDIRECTED => Ok(Tried::Sent(sent)),
+            NEXT => Ok(Tried::Passed),
+            DROPPED => Ok(Tried::Dropped),
             _ => Err(Error::Answer("try the BPF program")),
         }
     }

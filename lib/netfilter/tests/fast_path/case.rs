@@ -31,25 +31,25 @@ pub(crate) struct Case {
 }
 
 /// Zeros follow.
-struct Bytes<'a>(&'a [u8]);
+pub(crate) struct Bytes<'a>(pub(crate) &'a [u8]);
 
 impl Bytes<'_> {
-    fn byte(&mut self) -> u8 {
+    pub(crate) fn byte(&mut self) -> u8 {
         let (first, rest) = self.0.split_first().map_or((0, self.0), |(first, rest)| (*first, rest));
         self.0 = rest;
         first
     }
 
-    fn number(&mut self) -> u32 {
+    pub(crate) fn number(&mut self) -> u32 {
         u32::from_be_bytes([self.byte(), self.byte(), self.byte(), self.byte()])
     }
 
-    fn of<T: Copy>(&mut self, choice: &[T]) -> T {
+    pub(crate) fn of<T: Copy>(&mut self, choice: &[T]) -> T {
         choice[usize::from(self.byte()) % choice.len()]
     }
 
     /// Another, near it, or anything.
-    fn near(&mut self, number: u32) -> u32 {
+    pub(crate) fn near(&mut self, number: u32) -> u32 {
         match self.byte() {
             0..=99 => number,
             100..=179 => number.wrapping_add(u32::from(self.byte())),
@@ -62,15 +62,23 @@ impl Bytes<'_> {
 impl Case {
     pub(crate) fn of(bytes: &[u8]) -> Self {
         let mut bytes = Bytes(bytes);
-        let now = Duration::try_from(rustix::time::clock_gettime(rustix::time::ClockId::Monotonic)).unwrap();
         let entry = entry(&mut bytes);
         let recorded = recorded(&mut bytes);
         // Numbers of both sides, to which those of packets are near.
         let numbers = [bytes.number(), bytes.number()];
         let count = 1 + bytes.byte() % 8;
         let packets = (0..count).map(|_| packet(&mut bytes, &entry, numbers)).collect();
-        Self { entry, recorded, packets, again: usize::from(bytes.byte() % 16), now }
+        Self { entry, recorded, packets, again: usize::from(bytes.byte() % 16), now: now() }
     }
+}
+
+pub(crate) fn now() -> Duration {
+    Duration::try_from(rustix::time::clock_gettime(rustix::time::ClockId::Monotonic)).unwrap()
+}
+
+/// Nothing of it is translated but its addresses.
+pub(crate) fn entry_of(client: SocketAddr) -> SpliceEntry {
+    SpliceEntry { client, has_timestamps: true, ..entry(&mut Bytes(&[])) }
 }
 
 fn entry(bytes: &mut Bytes<'_>) -> SpliceEntry {
@@ -130,7 +138,7 @@ fn packet(bytes: &mut Bytes<'_>, entry: &SpliceEntry, [of_client, of_server]: [u
 }
 
 /// Fields of the headers get any value, or the packet is cut off.
-fn spoil(bytes: &mut Bytes<'_>, packet: &mut Vec<u8>) {
+pub(crate) fn spoil(bytes: &mut Bytes<'_>, packet: &mut Vec<u8>) {
     let how = bytes.byte();
     for _ in 0..how.saturating_sub(190) / 16 {
         let at = usize::from(bytes.byte()) % packet.len().min(60);

@@ -4,6 +4,7 @@
 use netfilter::conntrack::SpliceEntry;
 use netfilter::fast_path::{Passed, Recorded};
 use packet::{Flags, SegmentBuilder};
+use sim::fast_path::Fate;
 
 use super::*;
 
@@ -60,7 +61,7 @@ pub(super) fn in_its_usual_place(mut packet: Vec<u8>) -> Vec<u8> {
 impl World {
     /// True: it goes on, translated.
     pub(super) fn goes_fast(&mut self, packet: &mut [u8]) -> bool {
-        let taken = self.fast.receive(since_boot(self.now), packet, |_| true);
+        let taken = self.fast.receive(since_boot(self.now), packet, |_, _| true) == Fate::Translated;
         self.fast_packets += u64::from(taken);
         taken
     }

@@ -1,0 +1,195 @@
+//! Clients that begin, made of any bytes: SYNs, acknowledgements of what the program answers, and what resembles them.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use netfilter::fast_path::{Answers, Tried};
+use packet::{Flags, SegmentBuilder, Seq, SynOptions, TcpSegment};
+use proptest::prelude::*;
+use sim::fast_path::{FastPath as Reference, Fate};
+
+use crate::case::{Bytes, Packet, now, spoil};
+use crate::{MTU, Router};
+
+/// A client that is on the fast path, one that is kept off, and others.
+const SPLICED: u16 = 4000;
+const KEPT_OFF: u16 = 4001;
+const PORTS: [u16; 6] = [4002, 4003, 65_535, 1, SPLICED, KEPT_OFF];
+/// Of what was answered, milliseconds.
+const AGES: [u64; 12] = [0, 0, 1, 50, 3000, 9950, 9999, 10_050, 20_000, 40_000, 70_000, 10_000_000];
+const MSS: [u16; 15] = [87, 88, 535, 536, 1219, 1220, 1359, 1360, 1439, 1440, 1459, 1460, 8959, 8960, 65_535];
+
+fn service() -> SocketAddr {
+    "10.9.9.9:8080".parse().unwrap()
+}
+
+#[derive(Debug)]
+pub(crate) struct Handshakes {
+    answers: Answers,
+    packets: Vec<Packet>,
+}
+
+impl Handshakes {
+    pub(crate) fn of(bytes: &[u8]) -> Self {
+        let mut bytes = Bytes(bytes);
+        let answers = answers(&mut bytes);
+        let count = 1 + bytes.byte() % 8;
+        let packets = (0..count).map(|_| packet(&mut bytes, &answers)).collect();
+        Self { answers, packets }
+    }
+}
+
+fn answers(bytes: &mut Bytes<'_>) -> Answers {
+    let ended = bytes.byte() == 0;
+    Answers {
+        service: "10.9.9.9:8080".parse().unwrap(),
+        key: [(); 16].map(|()| bytes.byte()),
+        lead: bytes.number(),
+        mss: bytes.of(&MSS),
+        window_scale: bytes.byte() % 17,
+        window: bytes.number() as u16,
+        takes_acks: bytes.byte() < 240,
+        until: if ended { now() } else { now() + Duration::from_secs(3600) },
+    }
+}
+
+fn packet(bytes: &mut Bytes<'_>, answers: &Answers) -> Packet {
+    let syn = syn(bytes);
+    let made = if bytes.byte() & 1 == 0 { Some(syn.build()) } else { acknowledgement(bytes, answers, &syn) };
+    let mut made = made.unwrap_or_else(|| syn.build());
+    // A program adds to checksums: whatever they say.
+    spoil(bytes, &mut made);
+    Packet { bytes: made, to_server: true, segment: bytes.of(&[0, 0, 0, 0, 0, 0, 0, 0, 1000, 1449]) }
+}
+
+fn syn(bytes: &mut Bytes<'_>) -> SegmentBuilder<'static> {
+    let source = SocketAddr::new([10, 0, 1, 2].into(), bytes.of(&PORTS));
+    let mut destination = service();
+    match bytes.byte() {
+        0 => destination.set_port(8081),
+        1 => destination.set_ip([10, 9, 9, 8].into()),
+        _ => {}
+    }
+    let options = SynOptions {
+        mss: (bytes.byte() < 250).then(|| bytes.of(&MSS)),
+        window_scale: (bytes.byte() < 250).then(|| bytes.byte() % 16),
+        sack_permitted: bytes.byte() & 1 == 0,
+        timestamp: None,
+    };
+    SegmentBuilder {
+        seq: Seq(bytes.number()),
+        ack: (bytes.byte() == 0).then_some(Seq(7)),
+        flags: Flags::SYN.union(Flags(bytes.of(&[0, 0, 0, 0, 0, 0, 0, 0, 1, 4, 8, 0x20, 0xc0]))),
+        window: bytes.number() as u16,
+        syn: Some(options),
+        timestamps: (bytes.byte() < 250).then(|| (bytes.number(), bytes.number())),
+        payload: bytes.of(&[b"", b"", b"", b"", b"", b"", b"x"]),
+        ..SegmentBuilder::new(source, destination)
+    }
+}
+
+/// Of an answer made some time ago, perhaps by a program that was told something else.
+fn acknowledgement(bytes: &mut Bytes<'_>, answers: &Answers, syn: &SegmentBuilder<'_>) -> Option<Vec<u8>> {
+    let mut said = *answers;
+    match bytes.byte() {
+        0..=9 => said.window_scale = bytes.byte() % 15,
+        10..=19 => said.lead = bytes.near(said.lead),
+        20..=29 => said.key[0] ^= 1,
+        _ => {}
+    }
+    said.until = now() + Duration::from_secs(1);
+    let mut earlier = Reference::default();
+    earlier.answer(&said);
+    let mut answer = SegmentBuilder { flags: Flags::SYN, ack: None, payload: b"", ..syn.clone() }.build();
+    let at = now().saturating_sub(Duration::from_millis(bytes.of(&AGES)));
+    let fate = earlier.receive(at, &mut answer, |_, _| true);
+    let answer = TcpSegment::parse(&answer).ok().filter(|_| fate == Fate::Answered)?;
+    let (value, _) = answer.timestamps()?;
+    let acknowledgement = SegmentBuilder {
+        seq: Seq(bytes.near(answer.ack().0)),
+        ack: Some(Seq(bytes.near(answer.seq().0 + 1))),
+        flags: Flags(bytes.of(&[0, 0, 0, 0, 0, 0, 0, 0, 1, 2, 4, 8, 0x20, 0x40, 0xc0])),
+        window: bytes.number() as u16,
+        timestamps: (bytes.byte() < 250).then(|| (bytes.number(), bytes.near(value))),
+        payload: bytes.of(&[b"", b"", b"", b"", b"", b"", b"", b"x"]),
+        ..SegmentBuilder::new(syn.source, syn.destination)
+    };
+    Some(acknowledgement.build())
+}
+
+/// What the reference does with a packet that comes at that time.
+fn expected(reference: &mut Reference, at: Duration, packet: &Packet) -> Tried {
+    let mut bytes = packet.bytes.clone();
+    let goes = |to: std::net::Ipv4Addr, length: usize| {
+        let bytes = if packet.segment == 0 { length } else { packet.segment as usize + 52 };
+        bytes <= MTU && [[10, 0, 1, 2], [10, 0, 2, 2]].contains(&to.octets())
+    };
+    match reference.receive(at, &mut bytes, goes) {
+        Fate::Passed => Tried::Passed,
+        Fate::Taken => Tried::Dropped,
+        Fate::Answered | Fate::Translated => Tried::Sent(bytes),
+    }
+}
+
+/// Each millisecond between the two, and both.
+fn moments(before: Duration, after: Duration) -> impl Iterator<Item = Duration> {
+    let first = before.as_millis() as u64 + 1;
+    let between = (first..=after.as_millis() as u64).map(Duration::from_millis);
+    [before].into_iter().chain(between).chain([after])
+}
+
+impl Router {
+    /// The program, run by a kernel whose clock goes on meanwhile, does what the reference would at one of the times in between.
+    pub(crate) fn conducts(&self, case: &Handshakes) -> Result<(), TestCaseError> {
+        let mut reference = Reference::default();
+        self.fast.answer(&case.answers).unwrap();
+        reference.answer(&case.answers);
+        let [spliced, kept_off] = [SPLICED, KEPT_OFF].map(|port| SocketAddr::new([10, 0, 1, 2].into(), port));
+        let entry = crate::case::entry_of(spliced);
+        prop_assert_eq!((self.fast.add(&entry).unwrap(), reference.add(&entry)), (true, true));
+        self.fast.keep_off(kept_off).unwrap();
+        reference.keep_off(kept_off);
+        for packet in &case.packets {
+            let (before, counts, known) = (now(), self.fast.answered().unwrap(), reference.answered());
+            let got = self.leaves(packet);
+            let after = now();
+            let found = moments(before, after).find_map(|at| {
+                let mut tried = reference.clone();
+                (expected(&mut tried, at, packet) == got).then_some(tried)
+            });
+            prop_assert!(found.is_some(), "{:?}\ngave {:?}", packet, got);
+            reference = found.unwrap_or_default();
+            let (now, known_now) = (self.fast.answered().unwrap(), reference.answered());
+            prop_assert_eq!(now.syns - counts.syns, known_now.syns - known.syns);
+            prop_assert_eq!(now.acks - counts.acks, known_now.acks - known.acks);
+        }
+        [spliced, kept_off].iter().try_for_each(|client| self.fast.remove(*client)).unwrap();
+        Ok(())
+    }
+}
+
+/// The statement is not empty: what it answers and takes is what it should.
+#[test]
+fn plain_ones_are_answered_and_taken() {
+    let mut reference = Reference::default();
+    let answers = Answers { until: Duration::MAX, takes_acks: true, ..answers(&mut Bytes(&[1; 50])) };
+    reference.answer(&answers);
+    let syn = SegmentBuilder { ack: None, flags: Flags::SYN, ..syn(&mut Bytes(&[2; 50])) };
+    let mut packet = syn.build();
+    let at = Duration::from_secs(1000);
+    assert_eq!(reference.receive(at, &mut packet, |_, _| true), Fate::Answered);
+    let answer = TcpSegment::parse(&packet).unwrap();
+    assert!(answer.checksums_valid());
+    let first = SegmentBuilder {
+        seq: syn.seq + 1,
+        ack: Some(answer.seq() + 1),
+        timestamps: Some((9, answer.timestamps().unwrap().0)),
+        ..SegmentBuilder::new(syn.source, syn.destination)
+    };
+    let mut takes = |seconds: u64, first: &SegmentBuilder<'_>| {
+        reference.receive(at + Duration::from_secs(seconds), &mut first.build(), |_, _| true)
+    };
+    assert_eq!(takes(9, &first), Fate::Taken);
+    assert_eq!(takes(11, &first), Fate::Passed);
+    assert_eq!(takes(0, &SegmentBuilder { ack: Some(answer.seq() + 2), ..first.clone() }), Fate::Passed);
+}
