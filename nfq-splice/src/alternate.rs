@@ -300,7 +300,8 @@ impl Core {
         if debts.is_none() {
             self.actions.extend(opening.take().map(Action::SendFirst));
         }
-        self.splice(flow, &leg, delta, debts, Window::new(next, client_end, server_end, allowed));
+        let ts = leg.has_timestamps(&flow.leg).then(|| flow.leg.align(self.now, &leg));
+        self.splice(flow, &leg, (delta, ts), debts, Window::new(next, client_end, server_end, allowed));
         flow.resplices += 1;
         if let State::Spliced(splice) = &mut flow.state {
             splice.closing.server_fin = absorbed && fin;

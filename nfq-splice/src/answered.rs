@@ -172,6 +172,9 @@ impl Core {
         {
             flow.leg.announced_mss = promise.mss;
         }
+        if let Some((_, told)) = segment.timestamps() {
+            flow.leg.set_clock(self.now, told);
+        }
         if let State::Setup(setup) = &mut flow.state {
             setup.establish();
         }

@@ -87,6 +87,7 @@ impl Core {
                 if !segment.flags().contains(Flags::ECN) {
                     flow.leg.ecn = Ecn::NotAsked;
                 }
+                flow.leg.note_told(self.now);
                 self.send_syn_ack(flow);
             }
             State::Spliced(splice) if opens && splice.kernel => {
@@ -117,8 +118,12 @@ impl Core {
         let bare = flow.leg.segment(self.now, flow.server_next(), ack, self.own_window(flow));
         // A spliced connection carries the backend's clock, which this one may be far ahead of after a restart: the client would
         // take all that follows for old (RFC 7323 §5). A peer that lost the connection needs no timestamp.
-        let spliced = matches!(&flow.state, State::Spliced(_));
-        let timestamps = bare.timestamps.filter(|_| !spliced);
+        let timestamps = match &flow.state {
+            State::Spliced(_) => None,
+            // Its backend's clock will go on from what it has been told before.
+            State::Setup(_) => bare.timestamps.map(|(_, echo)| (flow.leg.clock_floor, echo)),
+            _ => bare.timestamps,
+        };
         self.send(SegmentBuilder { timestamps, ..bare }.build());
     }
 

@@ -104,7 +104,8 @@ impl Core {
         let backend_next = to.irs + 1;
         let delta = (setup.iss + 1).0.wrapping_sub(backend_next.0);
         let window = Window::new(first, first + setup.request.len() as u32, setup.iss + 1, SETUP_WINDOW);
-        self.splice(flow, &to, delta, debts, window);
+        let ts = to.has_timestamps(&flow.leg).then(|| flow.leg.align_first(&to));
+        self.splice(flow, &to, (delta, ts), debts, window);
         let State::Spliced(splice) = &mut flow.state else { return };
         if let Some(debts) = &mut splice.debts {
             self.pay_backend(&flow.leg, debts);
@@ -161,16 +162,16 @@ impl Core {
         }
     }
 
-    /// Makes the connection a splice, by the kernel if it can express it.
+    /// Makes the connection a splice, by the kernel if it can express it. `delta`, `ts`: what is added to the backend's sequence
+    /// numbers and timestamps.
     pub(crate) fn splice(
         &mut self,
         flow: &mut Flow,
         to: &BackendLeg,
-        delta: u32,
+        (delta, ts): (u32, Option<u32>),
         debts: Option<Box<Debts>>,
         window: Window,
     ) {
-        let ts = to.has_timestamps(&flow.leg).then(|| flow.leg.align(self.now, to));
         flow.state = State::Spliced(Splice {
             backend: to.backend,
             delta,

@@ -96,6 +96,24 @@ impl ClientLeg {
         clock.wrapping_sub(backend.ts_recent.wrapping_sub(since))
     }
 
+    /// The same of a first backend. What the client sends echoes the last that it was told, which is then exactly the SYN-ACK's
+    /// timestamp: in SYN-RECEIVED Linux (6.15 and later) drops what echoes an older one, and the client's next bytes may get there
+    /// before what ends the handshake.
+    pub(crate) fn align_first(&self, backend: &BackendLeg) -> u32 {
+        self.clock_floor.wrapping_sub(backend.ts_recent)
+    }
+
+    /// The client is sent something of this moment.
+    pub(crate) fn note_told(&mut self, now: Time) {
+        self.raise_floor(self.clock(now));
+    }
+
+    /// The client has been told this and nothing later: the clock goes on from there.
+    pub(crate) fn set_clock(&mut self, now: Time, told: u32) {
+        self.clock_offset = told.wrapping_sub((now.as_nanos() / 1_000_000) as u32);
+        self.clock_floor = told;
+    }
+
     /// The client has been sent this timestamp.
     pub(crate) fn raise_floor(&mut self, sent: u32) {
         if sent.wrapping_sub(self.clock_floor) as i32 > 0 {

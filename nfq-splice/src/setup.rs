@@ -240,6 +240,7 @@ impl Core {
         let repeated = segment.seq().before(setup.reassembly.next()) || segment.sequence_length() > 0;
         if repeated || setup.acknowledged < setup.request.len() {
             setup.acknowledged = setup.request.len();
+            flow.leg.note_told(self.now);
             let (seq, ack) = (setup.iss + 1, setup.irs + 1 + setup.acknowledged as u32);
             self.acknowledge_client(&flow.leg, seq, ack, SETUP_WINDOW);
         }
@@ -265,6 +266,7 @@ impl Core {
         if let Some(repeat) = setup.repeat.filter(|repeat| now >= repeat.at) {
             setup.repeat = Some(repeat.again(now, SYN_ACK_TIMEOUT));
             self.counters.count("syn_ack_repeated");
+            flow.leg.note_told(now);
             self.send_syn_ack(flow);
         }
     }

@@ -3,7 +3,7 @@
 use nfq_splice::{Stage, Verdict};
 use packet::{Flags, SegmentBuilder, TcpSegment};
 
-use crate::world::{BACKEND_ISN, CLIENT_ISN, OFFER, REQUEST, World, segments};
+use crate::world::{ALL, BACKEND_ISN, CLIENT_ISN, OFFER, REQUEST, World, segments};
 
 /// IP fragments: the kernel puts them together before they are queued; what comes nevertheless is dropped.
 #[test]
@@ -111,5 +111,67 @@ fn headers_of_ip_stay_as_they_are() {
             if v6 { [&sent[0][..8], &sent[0][40..48]] } else { [&sent[0][..10], &sent[0][20..24]] };
         let before = if v6 { [&packet[..8], &packet[40..48]] } else { [&packet[..10], &packet[20..24]] };
         assert_eq!(untouched, before);
+    }
+}
+
+/// What a client sends right behind its head may reach the backend before what ends the handshake, and in SYN-RECEIVED Linux (6.15 and
+/// later) drops what echoes a clock older than its SYN-ACK.
+#[test]
+fn what_overtakes_the_end_of_the_handshake_echoes_the_backends_answer() {
+    for (v6, kernel) in ALL {
+        let mut world = World::new(v6, kernel);
+        let syn = world.syn(OFFER).build();
+        world.request(&syn);
+        world.pass(50);
+        let syn_ack = world.syn_ack(1, BACKEND_ISN, CLIENT_ISN + 1, OFFER).build();
+        world.receive(&syn_ack, Stage::Tracked);
+        let opened = OFFER.timestamp.unwrap();
+        if let Some(splice) = world.splices.first() {
+            assert_eq!(splice.timestamps, Some(world.stamp.wrapping_sub(opened)));
+            continue;
+        }
+        let next = CLIENT_ISN + 1 + REQUEST.len() as u32;
+        let body = world.client_segment(next, world.iss + 1, b"body").build();
+        let sent = world.receive(&body, Stage::Raw);
+        assert_eq!(segments(&sent)[0].timestamps(), Some((1100, opened)));
+    }
+}
+
+/// The backend's clock goes on from the last that the client was told, also by a challenge.
+#[test]
+fn a_backends_clock_does_not_go_back_behind_what_was_said_before_it() {
+    for (v6, kernel) in ALL {
+        let mut world = World::new(v6, kernel);
+        let syn = world.syn(OFFER).build();
+        let mut told = Vec::new();
+        let mut note = |sent: &[Vec<u8>], client| {
+            let stamps = segments(sent).into_iter().filter(|sent| sent.destination() == client);
+            told.extend(stamps.filter_map(|sent| sent.timestamps()).map(|(value, _)| value));
+        };
+        let answer = world.receive(&syn, Stage::Tracked);
+        let answer = segments(&answer)[0];
+        (world.iss, world.stamps) = (answer.seq(), true);
+        world.stamp = answer.timestamps().unwrap().0;
+        let client = world.client();
+        world.pass(30);
+        let sent = world.receive(&syn, Stage::Tracked);
+        note(&sent, client);
+        world.pass(30);
+        let request = world.client_segment(CLIENT_ISN + 1, world.iss + 1, REQUEST).build();
+        let sent = world.receive(&request, Stage::Tracked);
+        note(&sent, client);
+        world.pass(30);
+        let stray = world.client_segment(CLIENT_ISN + 1, world.iss + 9, b"").build();
+        let sent = world.receive(&stray, Stage::Tracked);
+        note(&sent, client);
+        let syn_ack = world.syn_ack(1, BACKEND_ISN, CLIENT_ISN + 1, OFFER).build();
+        world.receive(&syn_ack, Stage::Tracked);
+        let first = world.backend_segment(1, BACKEND_ISN + 1, b"HTTP", 1000);
+        let value = match world.splices.first() {
+            Some(splice) => 1000_u32.wrapping_add(splice.timestamps.unwrap()),
+            None => segments(&world.receive(&first.build(), Stage::Raw))[0].timestamps().unwrap().0,
+        };
+        assert!(told.len() >= 2, "{told:?}");
+        assert!(told.iter().all(|told| value.wrapping_sub(*told) as i32 >= 0), "{value} {told:?}");
     }
 }
