@@ -91,6 +91,43 @@ fn after_the_re_splice_it_is_sent_on() {
     }
 }
 
+/// The alternate's fence has swallowed it as well: the log tells of it again, before or after the next re-splice.
+#[test]
+fn what_two_fences_have_swallowed_goes_to_the_third_backend() {
+    for (v6, kernel) in ALL {
+        for late in [false, true] {
+            let mut world = World::new(v6, kernel);
+            fail(&mut world);
+            let first = swallowed(&world, after(0), NEXT);
+            take(&mut world, &first);
+            alternate_answers(&mut world);
+            let order = world.order(2, 2, 3, ALTERNATE_ISN + 1, Vec::new());
+            world.engine.handle_order(world.now, order);
+            world.sent();
+            let flow = Flow { client: world.client(), backend: world.backend(2) };
+            let again = Swallowed { flow, ..first };
+            let third = world.backend(3);
+            let syn_ack = world.syn_ack(3, ALTERNATE_ISN, after(0), OFFER).build();
+            let mut sent = Vec::new();
+            if late {
+                sent.extend(world.receive(&syn_ack, Stage::Raw));
+            }
+            world.engine.handle_swallowed(world.now, third, &again);
+            sent.extend(world.sent());
+            if !late {
+                sent.extend(world.receive(&syn_ack, Stage::Raw));
+            }
+            let sent = segments(&sent);
+            let data: Vec<(Seq, &[u8])> = sent
+                .iter()
+                .filter(|sent| sent.destination() == third && !sent.payload().is_empty())
+                .map(|sent| (sent.seq(), sent.payload()))
+                .collect();
+            assert_eq!(data, [(after(0), NEXT)], "{v6} {kernel} {late}");
+        }
+    }
+}
+
 #[test]
 fn what_does_not_fit_is_refused() {
     for kernel in [true, false] {

@@ -101,6 +101,11 @@ impl Recent {
         ended.backend.filter(|_| same)
     }
 
+    /// The connection of this report began with the re-splice after that failure.
+    pub(super) fn continues(&self, report: &ConnectionReport, flow: Flow, client_next: u32) -> bool {
+        self.went_to(flow, client_next) == Some(report.flow.backend) && self.respliced(report).is_some()
+    }
+
     /// The re-splice that this report's connection began with.
     fn respliced(&self, report: &ConnectionReport) -> Option<Respliced> {
         let ended = self.ended.get(&report.flow.client)?;

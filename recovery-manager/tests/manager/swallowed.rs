@@ -50,6 +50,66 @@ fn what_comes_after_the_re_splice_goes_to_the_alternate() {
     assert_eq!(bench.counter("swallowed_passed"), 1);
 }
 
+/// Of the connection that was re-spliced with the report's request on backend 3, and failed there.
+fn failed_again() -> ConnectionReport {
+    let first = report(1, 1);
+    let isn = first.client_next.wrapping_sub(first.pending[0].bytes.len() as u32 + 1);
+    ConnectionReport { client_isn: isn, ..report(1, 3) }
+}
+
+/// The same as told of the second connection.
+fn of_second(swallowed: &Swallowed) -> Swallowed {
+    Swallowed { flow: failed_again().flow, ..swallowed.clone() }
+}
+
+#[test]
+fn what_comes_when_the_alternate_has_failed_as_well_follows_the_next_order() {
+    let mut bench = Bench::new();
+    bench.fail(0, false, 1, vec![report(1, 1)]);
+    let order = bench.order(0);
+    bench.end(1, order.id, respliced());
+    bench.fail(2, false, 3, vec![failed_again()]);
+    assert_eq!(bench.order(2).alternate, backend(2));
+    let late = swallowed(1, 1);
+    assert_eq!(tell(&mut bench, 3, late.clone()), [passed(2, of_second(&late))]);
+    // Of another connection of the same client.
+    let mut bench = Bench::new();
+    bench.fail(0, false, 1, vec![report(1, 1)]);
+    let order = bench.order(0);
+    bench.end(1, order.id, respliced());
+    bench.fail(2, false, 3, vec![ConnectionReport { client_isn: 77, ..failed_again() }]);
+    assert_eq!(bench.order(2).alternate, backend(2));
+    assert!(tell(&mut bench, 3, late).is_empty());
+}
+
+#[test]
+fn both_fences_have_swallowed_something_before_the_re_splice_is_known() {
+    let mut bench = Bench::new();
+    bench.fail(0, false, 1, vec![report(1, 1)]);
+    let order = bench.order(0);
+    let first = swallowed(1, 1);
+    assert_eq!(tell(&mut bench, 1, first.clone()), [passed(3, first.clone())]);
+    bench.fail(2, false, 3, vec![failed_again()]);
+    let (told, _) = bench.told(2);
+    assert_eq!(
+        (orders(&told)[0].flow.backend, told[1..].to_vec()),
+        (backend(1), vec![passed(2, first.clone())])
+    );
+    let second = of_second(&swallowed(1, 8));
+    assert!(tell(&mut bench, 3, second.clone()).is_empty(), "the proxy may never have re-spliced");
+    bench.end(4, order.id, respliced());
+    let (told, _) = bench.told(4);
+    let next = orders(&told)[0].clone();
+    assert_eq!(next.flow.backend, backend(3));
+    let passed: Vec<ToProxy> =
+        told.into_iter().filter(|told| matches!(told, ToProxy::Swallowed { .. })).collect();
+    let both = [of_second(&first), second];
+    let alternate = next.alternate;
+    assert_eq!(passed, both.map(|swallowed| ToProxy::Swallowed { alternate, swallowed }));
+    bench.end(5, next.id, Outcome::Gone("it reset the connection".to_owned()));
+    assert_eq!(bench.counter("report_bytes_held"), 0);
+}
+
 #[test]
 fn what_belongs_to_no_recovery_is_dropped() {
     let mut bench = Bench::new();
