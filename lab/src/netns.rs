@@ -97,6 +97,13 @@ impl Netns {
         Ok(names.map(|(name, _)| name.trim().to_owned()).collect())
     }
 
+    /// A kernel parameter of the namespace, like `net/ipv4/tcp_congestion_control`.
+    pub fn read_sysctl(&self, key: &str) -> Result<String> {
+        self.within(|| {
+            fs::read_to_string(format!("/proc/sys/{key}")).with_context(|| format!("sysctl {key}"))
+        })
+    }
+
     /// Sets a kernel parameter of the namespace, like `net/ipv4/ip_forward`.
     pub fn sysctl(&self, key: &str, value: &str) -> Result<()> {
         self.within(|| fs::write(format!("/proc/sys/{key}"), value).with_context(|| format!("sysctl {key}")))
