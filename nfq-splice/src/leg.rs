@@ -148,11 +148,13 @@ impl ClientLeg {
         self.window.map(|window| (self.acked + window).since(point).max(0).unsigned_abs())
     }
 
-    /// The kernel has translated, unseen: what the log knows of the client counts. `first`: its last acknowledgement.
+    /// The kernel has translated, unseen: what the log knows of the client counts. `first`: its last acknowledgement. Where the log
+    /// has nothing of the client, as all went into a fence, it is as it was in its handshake.
     pub(crate) fn learn_from_log(&mut self, first: Seq, window: ClientWindow) {
+        let offered = (self.max_window > 0).then_some(self.max_window);
         self.acked = first;
         self.max_window = self.max_window.max(window.most.min(MAX_WINDOW));
-        self.window = (window.most > 0).then_some(window.now.min(MAX_WINDOW));
+        self.window = if window.most > 0 { Some(window.now.min(MAX_WINDOW)) } else { offered };
         self.overtake_unseen();
     }
 

@@ -1,6 +1,6 @@
 //! What a client sent into the fence of its failed backend comes from the log: it need not wait for the client's retransmission timer.
 
-use cluster::control::{Flow, Swallowed};
+use cluster::control::{ClientWindow, Flow, RecoveryOrder, Swallowed};
 use nfq_splice::Stage;
 use packet::{SegmentBuilder, Seq, TcpSegment};
 
@@ -88,6 +88,30 @@ fn after_the_re_splice_it_is_sent_on() {
             world.receive(&ack.build(), Stage::Raw);
             assert!(take(&mut world, &late).is_empty(), "it has been acknowledged");
         }
+    }
+}
+
+/// All that the client has sent since its handshake went into the fence: the log does not know its window, the proxy does.
+#[test]
+fn a_small_window_is_known_though_the_log_has_nothing_of_the_client() {
+    for (v6, kernel) in ALL {
+        let mut world = World::new(v6, kernel);
+        world.splice(OFFER, OFFER);
+        world.sent();
+        let order = world.order(1, 1, 2, BACKEND_ISN + 1, Vec::new());
+        let client_window = ClientWindow::default();
+        world.engine.handle_order(world.now, RecoveryOrder { client_window, ..order });
+        world.sent();
+        let whole = swallowed(&world, after(0), NEXT);
+        take(&mut world, &whole);
+        let sent = alternate_answers(&mut world);
+        let windows: Vec<u16> = segments(&sent)
+            .iter()
+            .filter(|sent| sent.destination() == world.backend(2))
+            .map(TcpSegment::window)
+            .collect();
+        // As in `client_segment`, whose field is scaled alike.
+        assert!(!windows.is_empty() && windows.iter().all(|window| *window <= 500), "{windows:?}");
     }
 }
 
