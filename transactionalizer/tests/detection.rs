@@ -31,6 +31,28 @@ fn silent_host_is_found_within_the_configured_time() {
     assert!(took.as_millis() <= 93, "{took:?}");
 }
 
+/// It passed while the logger had no judge, and not all that it closes is in the log: the client cannot have all of it.
+#[test]
+fn a_backend_that_falls_silent_behind_a_fin_behind_a_hole_has_failed() {
+    let mut world = World::new();
+    let conn = conn(5000, b1());
+    world.open(conn);
+    let (asked, _) = ask(&mut world, conn, 0);
+    let whole = response(100);
+    let (first, last) = (whole.len() / 3, whole.len() / 2);
+    world.backend(conn, 0, &whole[..first], asked);
+    let mut fin = SegmentBuilder::new(conn.flow.backend, conn.flow.client);
+    (fin.seq, fin.ack) = (conn.backend_isn + 1 + last as u32, Some(conn.client_isn + 1 + asked));
+    (fin.flags, fin.window, fin.payload) = (Flags::FIN, 60_000, &whole[last..]);
+    world.log(fin.build(), true, false);
+    world.client(conn, asked, b"", first as u32);
+    world.run(5000, dead);
+    let reports = world.reports();
+    let found: Vec<_> =
+        reports.iter().map(|(_, down, report)| (*down, report.unrecoverable.as_ref())).collect();
+    assert_eq!(found, [(true, None)]);
+}
+
 #[test]
 fn unacknowledged_client_bytes_are_owed_an_answer_too() {
     let mut world = World::new();

@@ -37,7 +37,7 @@ impl Connection {
 
     /// A failure of the backend would not matter to the client any more.
     pub fn over(&self) -> bool {
-        let delivered = self.backend.acked() == self.backend.delivered();
+        let delivered = self.backend.acked() == self.backend.delivered() && !self.backend.gap_before_fin();
         self.client_reset || (self.released && (delivered || self.opaque.is_some()))
     }
 
