@@ -3,6 +3,8 @@
 
 #![allow(clippy::disallowed_methods, reason = "a test of real systems owns sockets, files and a clock")]
 
+use std::io::Read;
+use std::net::Shutdown;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -17,6 +19,8 @@ use rustix::process::Signal;
 const PATHS: [Path; 2] = [Path::Kernel, Path::Userspace];
 /// Less than any retransmission timer (`TCP_RTO_MIN`), more than a recovery takes.
 const STALL: Duration = Duration::from_millis(150);
+/// A few of those timers.
+const CLOSED: Duration = Duration::from_secs(2);
 const PATIENCE: Duration = Duration::from_secs(5);
 const CONNECTIONS: usize = 32;
 
@@ -39,7 +43,7 @@ fn send_into_fence(
     node: Node,
     connection: &mut Connection,
     bytes: &[u8],
-    status: u16,
+    closes: bool,
 ) -> Result<Duration> {
     let manager = lab.daemon(Daemon::RecoveryManager).context("no manager")?;
     let before = swallowed(lab)?;
@@ -49,17 +53,21 @@ fn send_into_fence(
     let prepared = lab.fail(node, Fault::Kill).and_then(|()| {
         await_condition("the fence holds", PATIENCE, || Ok(fences()? > earlier))?;
         connection.send(bytes)?;
+        if closes {
+            connection.stream().shutdown(Shutdown::Write)?;
+        }
         await_condition("the fence has swallowed it", PATIENCE, || Ok(swallowed(lab)? > before))
     });
     let began = Instant::now();
     manager.signal(Signal::CONT);
     prepared?;
     let answer = connection.receive(false, &mut |_| Ok(()))?;
-    ensure!(answer.status == status, "{answer:?}");
+    ensure!(answer.status == 200, "{answer:?}");
     Ok(began.elapsed())
 }
 
-/// A request; an update, which the failed server has certainly not run; the end of a request of which that server had the beginning.
+/// A request; an update, which the failed server has certainly not run; the end of a request of which that server had the beginning; a
+/// request and the client's end behind it, which its kernel says again.
 #[test]
 fn it_is_answered_at_once() -> Result<()> {
     let update = b"POST /echo HTTP/1.1\r\nHost: lab\r\nContent-Length: 5\r\n\r\nhello";
@@ -73,13 +81,25 @@ fn it_is_answered_at_once() -> Result<()> {
             {
                 let (mut connection, node) = warmed_up(lab)?;
                 connection.send(begun.as_bytes())?;
-                let took = send_into_fence(lab, node, &mut connection, sent, 200)?;
+                let took = send_into_fence(lab, node, &mut connection, sent, false)?;
                 ensure!(took < STALL, "{path:?}: {took:?} after the order could leave");
                 lab.heal(node)?;
                 lab.await_backends()?;
             }
+            let (mut connection, node) = warmed_up(lab)?;
+            let took = send_into_fence(lab, node, &mut connection, &get, true)?;
+            ensure!(took < STALL, "{path:?}: {took:?} with the client's end behind it");
+            let answered = Instant::now();
+            ensure!(connection.stream().read(&mut [0])? == 0, "{path:?}: it goes on");
+            ensure!(
+                answered.elapsed() < CLOSED,
+                "{path:?}: closed {:?} after the answer",
+                answered.elapsed()
+            );
+            lab.heal(node)?;
+            lab.await_backends()?;
             let counters = lab.proxy_status()?.counters;
-            ensure!(counters.get("swallowed_taken").is_some_and(|taken| *taken >= 3), "{counters:?}");
+            ensure!(counters.get("swallowed_taken").is_some_and(|taken| *taken >= 4), "{counters:?}");
             ensure!(counters.get("clients_reset").is_none_or(|reset| *reset == 0), "{counters:?}");
             Ok(())
         })?;
