@@ -74,8 +74,10 @@ impl Core {
             State::Answering(answering) => answering.client_next.before(segment.seq()),
             State::Spliced(_) | State::Recovering(_) | State::Gone => false,
         };
+        // A SYN whose answer nobody has acknowledged may be anybody's, and so may its clock.
+        let unproved = matches!(&flow.state, State::Setup(setup) if !setup.established);
         // Not what is left of an older one (RFC 7323 §5).
-        let is_old = |(value, _): (u32, u32)| value.wrapping_sub(flow.leg.ts_recent) as i32 <= 0;
+        let is_old = |(value, _): (u32, u32)| !unproved && value.wrapping_sub(flow.leg.ts_recent) as i32 <= 0;
         if !other || segment.timestamps().is_none_or(is_old) {
             return;
         }

@@ -102,6 +102,24 @@ fn a_client_that_closes_without_a_request_is_closed() {
     assert!(shape(&sent).iter().any(|(flags, port)| flags.fin() && *port == 5000), "{:?}", shape(&sent));
 }
 
+/// The forger knows the client's address, not its numbers: the SYN is the daemon's, which answers it.
+#[test]
+fn a_forged_syn_before_the_first_data_changes_nothing() {
+    let Some(mut proxy) = Proxy::up("ci") else { return };
+    proxy.answer_for(Duration::from_secs(100));
+    for (number, ahead) in [None, Some(1), Some(1 << 30), Some(3 << 30)].into_iter().enumerate() {
+        let port = 5000 + number as u16;
+        let first = connected(&mut proxy, port, 1);
+        let forged = SegmentBuilder {
+            timestamps: ahead.map(|ahead: u32| (first.timestamps.unwrap().0.wrapping_add(ahead), 0)),
+            ..syn(port, 77, OFFER)
+        };
+        assert_eq!(shape(&sends(&mut proxy.engine, &forged.build())), [(Flags::SYN.union(Flags::ACK), port)]);
+        let sent = sends(&mut proxy.engine, &request(&first));
+        assert_eq!(shape(&sent), CONNECTS, "its clock is ahead by {ahead:?}");
+    }
+}
+
 /// Its request has been executed.
 #[test]
 fn a_late_copy_of_an_ended_connections_request_is_refused() {
