@@ -95,8 +95,7 @@ impl Core {
             }
             State::Spliced(splice) if opens && splice.is_reopened(segment.seq(), flow.leg.acked) => {
                 self.counters.count("port_reused");
-                self.resume_packets(flow);
-                self.unpark(flow);
+                self.let_go(flow);
                 return reopen(flow);
             }
             State::Answering(answering) if opens && answering.is_reopened(segment) => {

@@ -148,6 +148,16 @@ impl Core {
         }
     }
 
+    /// It has ended. What the fast path has of it must be gone before its client's packets are no longer queued: what is queued
+    /// stays kept off there.
+    pub(crate) fn let_go(&mut self, flow: &mut Flow) {
+        self.unpark(flow);
+        if matches!(&flow.state, State::Spliced(splice) if splice.young.is_some()) {
+            self.act(Action::Unsplice(flow.leg.client));
+        }
+        self.resume_packets(flow);
+    }
+
     fn idle_timeout(&self) -> Duration {
         Duration::from_secs(self.settings.splice.idle_timeout_s)
     }
@@ -216,7 +226,8 @@ impl Core {
             splice.idle.seen = self.now;
         }
         note_backend(splice, &flow.leg, segment);
-        splice.closing.reset |= segment.flags().rst();
+        // Before it has said anything else it may answer what was forged: what a restored connection's client sends is not judged.
+        splice.closing.reset |= segment.flags().rst() && (splice.kernel || splice.window.is_some());
         let translation = splice.to_client(&flow.leg);
         if let (Some((value, _)), Some(offset)) = (segment.timestamps(), splice.ts) {
             flow.leg.raise_floor(value.wrapping_add(offset));
@@ -380,11 +391,7 @@ impl Core {
 
     fn forget(&mut self, flow: &mut Flow, event: &'static str) {
         self.counters.count(event);
-        self.resume_packets(flow);
-        self.unpark(flow);
-        if matches!(&flow.state, State::Spliced(splice) if splice.young.is_some()) {
-            self.act(Action::Unsplice(flow.leg.client));
-        }
+        self.let_go(flow);
         flow.state = State::Gone;
     }
 

@@ -32,8 +32,8 @@ const ONE_FLIGHT: Duration = Duration::from_millis(150);
 struct Spent {
     ends: HashMap<Key, Spell>,
     order: VecDeque<(Time, Key)>,
-    /// All that began later is known.
-    forgotten: Time,
+    /// All that began later is known; `None`: all is.
+    forgotten: Option<Time>,
 }
 
 /// The life of a connection.
@@ -51,7 +51,7 @@ impl Spent {
         while self.order.front().is_some_and(|(at, _)| *at + LIFETIME <= ended || self.order.len() > SPENT) {
             let Some((at, key)) = self.order.pop_front() else { return };
             if let Some(spell) = self.ends.get(&key).copied().filter(|spell| spell.ended == at) {
-                self.forgotten = self.forgotten.max(spell.began);
+                self.forgotten = self.forgotten.max(Some(spell.began));
                 self.ends.remove(&key);
             }
         }
@@ -65,8 +65,8 @@ impl Spent {
     /// older than that connection's end: the program answers as soon as the connection is taken off the fast path.
     fn may_have_ended(&self, client: Client, made: Time) -> bool {
         let millis = |time: Time| time.as_nanos() / 1_000_000;
-        let began = self.ends.get(&Key::from(client)).map_or(self.forgotten, |spell| spell.began);
-        millis(made) <= millis(began)
+        let began = self.ends.get(&Key::from(client)).map(|spell| spell.began).or(self.forgotten);
+        began.is_some_and(|began| millis(made) <= millis(began))
     }
 }
 
