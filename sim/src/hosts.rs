@@ -184,7 +184,11 @@ impl Host {
         }
         let Some((value, _)) = segment.timestamps() else { return false };
         if segment.flags().syn() {
-            self.recent.insert(key, value);
+            // Not from the answer to a SYN that this host has not sent.
+            let answers = self.initials.get(&key).is_some_and(|isn| segment.ack() == *isn + 1);
+            if !segment.flags().ack() || answers {
+                self.recent.insert(key, value);
+            }
             return false;
         }
         // As Linux does: a first value of 0 means nothing, and timestamps that were not agreed on do not count.
@@ -317,6 +321,20 @@ impl Host {
         if segment.flags().rst() {
             // Its numbers may be those of a segment of no connection.
             return packet;
+        }
+        // smoltcp leaves timestamps out of challenges and answers to what it does not take, against RFC 7323 §3.2.
+        let bare = !segment.flags().syn() && segment.payload().is_empty() && segment.timestamps().is_none();
+        if let Some(recent) = self.recent.get(&key).filter(|_| bare && self.timestamps) {
+            let timestamps = Some((CLOCKS[self.number](), *recent));
+            let complete = SegmentBuilder {
+                seq: segment.seq(),
+                ack: Some(segment.ack()).filter(|_| segment.flags().ack()),
+                flags: segment.flags(),
+                window: segment.window(),
+                timestamps,
+                ..SegmentBuilder::new(key.0, key.1)
+            };
+            return self.probe(complete.build());
         }
         self.echoes.note(key, &segment);
         if segment.flags().ack() {

@@ -59,7 +59,9 @@ impl Entry {
         {
             self.acked[other] = true;
         }
-        if segment.flags().ack() && !segment.flags().rst() {
+        // (The real one also believes a forged acknowledgement that is the first segment it sees of a connection.)
+        let known = !from_client || self.last_ack[other].is_some();
+        if segment.flags().ack() && !segment.flags().rst() && known {
             self.last_ack[mine] = Some(segment.ack());
         }
         // Since Linux 5.10 only an exact one ends an established connection's entry.

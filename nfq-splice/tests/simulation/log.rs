@@ -11,6 +11,8 @@ use packet::{Reassembly, Seq, SynOptions, TcpSegment};
 use xxhash_rust::xxh3::xxh3_128;
 
 const ENOUGH: usize = 64 << 20;
+/// No window is larger, and no forged number as near, bytes.
+const FAR: u32 = 1 << 24;
 
 pub(crate) struct FlowLog {
     flow: Flow,
@@ -141,7 +143,9 @@ impl FlowLog {
         if flags.fin() && end == stream.next() && !judged {
             self.server_fin = Some(end + 1);
         }
-        self.ended |= !judged && flags.rst();
+        // One that answers a forged segment has that one's numbers.
+        let believed = segment.seq().since(stream.next()).unsigned_abs() < FAR;
+        self.ended |= !judged && flags.rst() && believed;
     }
 
     fn parse(&self) -> Parsed {

@@ -6,7 +6,8 @@
 //!
 //! **What is real**: the engine, the recovery manager's engine, packet translation; clients and backends are smoltcp, over IPv4
 //! or IPv6, in front of which a shim does what other stacks do and smoltcp 0.12 does not (RFC 5961 checks, PAWS, window probes).
-//! **What is modelled**: the proxy's kernel ([`kernel`]), its fast path ([`sim::fast_path`], over IPv4, on or off), the logger with
+//! **What is modelled**: the proxy's kernel ([`kernel`]), its fast path ([`sim::fast_path`], over IPv4, on or off; with
+//! the handshakes that it conducts, where the daemon translates), the logger with
 //! its log ([`log`]), middleboxes ([`middlebox`]), links, time.
 //!
 //! **Fault budget**. Each link (client–proxy, proxy–logger, logger–backend) may lose, duplicate, corrupt and reorder
@@ -14,7 +15,7 @@
 //! two of three backends fail (silent, killed with FIN or RST, or wrongly suspected), at a time or after so many logged
 //! bytes; the report comes late. The daemon dies at most twice, at any time or *at any step*: with a packet in hand, or between
 //! two of its actions; it stays away for up to 0.7 s and then knows what conntrack knows; set-ups go on, where the client
-//! repeats all it has sent. The kernel may refuse any splice, the fast path any connection. One backend may answer with another body byte, another version, or
+//! repeats all it has sent; now and then the key of its secrets is lost with it. The kernel may refuse any splice, the fast path any connection. One backend may answer with another body byte, another version, or
 //! without ranges. Middleboxes take options out, move them, add unknown ones, cut segments anew and mark congestion. Blind
 //! attackers send up to 40 packets in a client's name: RST, SYN, ACK and data, anywhere or near its numbers, never right in both; and
 //! ICMP errors: soft ones, and *too big* about what is not in flight. The daemon takes packets in batches: what it does comes after
@@ -56,6 +57,9 @@ struct Tally {
     /// Packets that only the fast path saw, and connections that it had alone at first.
     fast_packets: u64,
     young: u32,
+    /// SYNs that the fast path's program answered, and acknowledgements that it took.
+    answered: u64,
+    taken: u64,
     /// Recoveries of connections with a hole in the log.
     bridged: u32,
     /// Clients that could be cut off, by reason.
@@ -68,6 +72,8 @@ impl Tally {
         self.crashes += other.crashes;
         self.fast_packets += other.fast_packets;
         self.young += other.young;
+        self.answered += other.answered;
+        self.taken += other.taken;
         self.bridged += other.bridged;
         for (why, times) in other.excused {
             *self.excused.entry(why).or_default() += times;
@@ -95,6 +101,8 @@ fn run(seed: u64, trace: bool) -> Result<Tally, (String, Vec<String>)> {
                 crashes: world.crashes,
                 fast_packets: world.fast_packets,
                 young: world.young,
+                answered: world.answered().syns,
+                taken: world.answered().acks,
                 bridged: world.bridged,
                 ..Tally::default()
             };

@@ -137,6 +137,8 @@ pub(crate) struct Scenario {
     pub(crate) refusals: u64,
     pub(crate) control_delay: Duration,
     pub(crate) fast_path: bool,
+    /// The key of the proxy's secrets is lost with the daemon.
+    pub(crate) secrets_lost: bool,
 }
 
 const SIZES: [u64; 12] = [0, 1, 100, 700, 1400, 3000, 9000, 20_000, 40_000, 70_000, 120_000, 250_000];
@@ -150,7 +152,7 @@ impl Scenario {
         let v6 = rng.chance(250);
         set_family(v6);
         let mut cluster = Cluster::parse(&config(), "simulation").unwrap();
-        let kernel = rng.chance(650);
+        let kernel = rng.chance(500);
         cluster.splice.path = if kernel { SplicePath::Kernel } else { SplicePath::Userspace };
         cluster.recovery.range_from_bytes = rng.pick(&[1000, 10_000, 60_000, 1 << 40]);
         // smoltcp repeats everything after each loss: with all the faults of a link in one recovery that takes its time.
@@ -179,14 +181,16 @@ impl Scenario {
             clients,
             variants: variants(rng),
             stalls: None,
-            kills,
             crashes: crashes(rng),
             forged: rng.pick(&[0, 0, 5, 40]),
             batches: rng.pick(&[0, 100, 500, 900]),
             middleboxes: middleboxes(rng),
             refusals: rng.pick(&[0, 0, 0, 100, 500]),
             control_delay: Duration::from_micros(rng.between(50, 5000)),
-            fast_path: !v6 && rng.chance(700),
+            fast_path: !v6 && rng.chance(800),
+            // Clocks of connections that are spliced anew would go back.
+            secrets_lost: kills.is_empty() && rng.chance(100),
+            kills,
             cluster,
             v6,
         }
@@ -217,9 +221,15 @@ impl Scenario {
             refusals: 0,
             control_delay: Duration::from_micros(100),
             fast_path: false,
+            secrets_lost: false,
             cluster,
             v6,
         }
+    }
+
+    /// The fast path's program answers clients (`nfq-splice/src/shell/answers.rs`).
+    pub(crate) fn program_answers(&self) -> bool {
+        self.fast_path && !self.v6 && self.cluster.splice.path == SplicePath::Userspace
     }
 
     /// The backends answer differently.

@@ -3,6 +3,7 @@
 mod crash;
 mod fast;
 mod forger;
+mod handshake;
 mod judge;
 mod links;
 mod logger;
@@ -16,7 +17,8 @@ use std::time::Duration;
 use cluster::control::{
     Client as ClientAddress, Evidence, FromLog, FromProxy, Outcome, RecoveryOrder, ToProxy,
 };
-use nfq_splice::{Action, Engine, KernelSplice, Parked, Secret, Settings, Stage, Verdict};
+use netfilter::fast_path::Answered;
+use nfq_splice::{Action, Engine, KernelSplice, Parked, Promise, Secret, Settings, Stage, Verdict};
 use packet::{Seq, TcpSegment, Time};
 use recovery_manager::{LoggerId, Manager, Now};
 
@@ -55,6 +57,9 @@ enum Event {
     Restart,
     Disconnected,
     Connected(u64),
+    /// One life of the daemon lets its program answer so; then its engine hears of it.
+    Answer(u64, Promise),
+    Promised(u64, Promise),
     Destroyed(ClientAddress),
 }
 
@@ -94,6 +99,13 @@ pub(crate) struct World {
     /// Packets that went past the daemon, and connections that began so.
     pub(crate) fast_packets: u64,
     pub(crate) young: u32,
+    /// SYNs that the program answered and acknowledgements that it took, of earlier daemons.
+    answered_before: Answered,
+    /// What the engine wants clients to be told, as the shell knows it.
+    promise: Option<Promise>,
+    key: [u8; 16],
+    /// Daemons before this one that had this key.
+    life: u32,
     steps: u64,
     /// Actions of the daemon wait for the end of a batch of packets.
     deferred: bool,
@@ -140,6 +152,9 @@ impl World {
             servers.push(server);
             hosts.push(host);
         }
+        for host in &mut hosts {
+            host.spares_closed_windows = true;
+        }
         let clients = scenario.clients.iter().enumerate();
         let clients: Vec<Client> = clients
             .map(|(n, habits)| {
@@ -177,6 +192,10 @@ impl World {
             resplices: 0,
             fast_packets: 0,
             young: 0,
+            answered_before: Answered::default(),
+            promise: None,
+            key: KEY,
+            life: 0,
             steps: 0,
             deferred: false,
             daemon_steps: 0,
@@ -197,6 +216,7 @@ impl World {
 
     fn prepare(&mut self) {
         self.engine = self.start_engine();
+        self.tell_promise();
         for (index, kill) in self.scenario.kills.clone().iter().enumerate() {
             if let When::At(at) = kill.when {
                 self.schedule(at + Duration::from_secs(1), Event::Kill(index));
@@ -301,6 +321,7 @@ impl World {
             self.note(|| format!("entry of {client} expired"));
             self.destroyed(client);
         }
+        self.tell_promise();
         self.run_hosts();
         self.excuse_no_backend();
         match self
@@ -338,7 +359,15 @@ impl World {
                 self.manager.handle_proxy_connected(self.now);
                 self.manage();
             }
-            Event::ToProxy(..) | Event::Connected(_) | Event::Act(_) => {}
+            Event::Answer(session, promise) if session == self.session && !self.down => self.answer(promise),
+            Event::Promised(session, promise) if session == self.session && !self.down => {
+                self.engine.handle_promised(self.now, promise);
+            }
+            Event::ToProxy(..)
+            | Event::Connected(_)
+            | Event::Act(_)
+            | Event::Answer(..)
+            | Event::Promised(..) => {}
             Event::Destroyed(client) => {
                 if !self.kernel.entries.contains_key(&client) {
                     self.destroyed(client);

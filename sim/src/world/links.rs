@@ -68,7 +68,10 @@ impl World {
 
     fn arrive_at_client(&mut self, packet: Packet) {
         self.note(|| format!("      -> client   {}", show(&packet.bytes)));
-        self.checks.at_client(&packet);
+        let isn = TcpSegment::parse(&packet.bytes)
+            .ok()
+            .and_then(|segment| self.hosts[0].initial(segment.destination(), service()));
+        self.checks.at_client(&packet, isn);
         for bytes in self.scenario.middleboxes[0].pass(&mut self.rng, packet.bytes) {
             self.check_window(&bytes);
             self.hosts[0].receive(bytes);

@@ -38,6 +38,7 @@ impl World {
             self.excuse_unknown();
         }
         self.session += 1;
+        self.leave_answers();
         self.engine = self.start_engine();
         self.deferred = false;
         self.down = true;
@@ -56,6 +57,7 @@ impl World {
             && self.clients.iter().any(one_segment)
             && self.scenario.links[0].is_clean()
             && self.scenario.forged == 0
+            && !self.scenario.secrets_lost
     }
 
     /// The reset for a mismatch may have been about to leave.
@@ -93,6 +95,10 @@ impl World {
             self.speed_up(&entry);
             self.engine.handle_restored(self.now, &entry);
         }
+        if self.scenario.secrets_lost {
+            self.excuse_cookies();
+        }
+        self.tell_promise();
         self.schedule(self.now + self.scenario.control_delay, Event::Connected(self.session));
     }
 }

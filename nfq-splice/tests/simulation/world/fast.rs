@@ -14,7 +14,7 @@ const SHOWN_EVERY: Duration = Duration::from_secs(60);
 const FIRST: [u8; 2] = [8, 10];
 const USUAL: [u8; 4] = [1, 1, 8, 10];
 
-fn since_boot(now: Time) -> Duration {
+pub(super) fn since_boot(now: Time) -> Duration {
     Duration::from_nanos(now.as_nanos())
 }
 
@@ -59,11 +59,10 @@ pub(super) fn in_its_usual_place(mut packet: Vec<u8>) -> Vec<u8> {
 }
 
 impl World {
-    /// True: it goes on, translated.
-    pub(super) fn goes_fast(&mut self, packet: &mut [u8]) -> bool {
-        let taken = self.fast.receive(since_boot(self.now), packet, |_, _| true) == Fate::Translated;
-        self.fast_packets += u64::from(taken);
-        taken
+    pub(super) fn goes_fast(&mut self, packet: &mut [u8]) -> Fate {
+        let fate = self.fast.receive(since_boot(self.now), packet, |_, _| true);
+        self.fast_packets += u64::from(fate == Fate::Translated);
+        fate
     }
 
     pub(super) fn speed_up(&mut self, splice: &KernelSplice) {
@@ -111,13 +110,13 @@ impl World {
             let flags = segment.flags();
             flags.syn() || flags.fin() || flags.rst()
         });
-        let passed = if ends { self.fast.take(client) } else { self.fast.passed(client) };
+        let passed = if ends { self.fast.set_aside(client) } else { self.fast.passed(client) };
         self.tell_passed(client, passed);
     }
 
     /// Before the engine is told to do something about this client's connection.
     pub(super) fn before_order(&mut self, client: ClientAddress) {
-        let passed = self.fast.take(client);
+        let passed = self.fast.set_aside(client);
         self.tell_passed(client, passed);
     }
 
@@ -140,6 +139,7 @@ impl World {
 
     /// What an earlier daemon had left to the fast path alone; another map takes its place.
     pub(super) fn replace_fast_path(&mut self) -> Vec<(Parked, [Option<Passed>; 2])> {
+        self.answered_before = self.answered();
         let earlier = std::mem::take(&mut self.fast).kept().into_iter().filter(|kept| !kept.has_ended());
         earlier.map(|kept| (Parked::new(splice_of(&kept.entry), kept.rest), kept.passed)).collect()
     }
@@ -150,8 +150,7 @@ impl World {
     }
 
     pub(super) fn start_engine(&self) -> Engine {
-        let secret = Secret::of_life(KEY, self.session as u32);
-        let mut engine = Engine::new(Settings::new(&self.scenario.cluster), secret);
+        let mut engine = Engine::new(Settings::new(&self.scenario.cluster), self.secret());
         if self.scenario.fast_path {
             engine.handle_fast_path();
         }

@@ -1,13 +1,17 @@
 //! Blind attackers: they know a client's address and port, and perhaps roughly where its numbers are.
 
 use packet::icmp::too_big;
-use packet::{Flags, SegmentBuilder};
+use packet::{Flags, SegmentBuilder, SynOptions};
 
 use super::*;
 use crate::addresses::stranger;
 
 /// Longer than any request stream: numbers behind it are never the client's own.
 const BEHIND_ALL: u32 = 400_000;
+
+/// What most hosts offer.
+const OFFER: SynOptions =
+    SynOptions { mss: Some(1460), window_scale: Some(7), sack_permitted: true, timestamp: None };
 
 impl World {
     /// One forged packet arrives at the proxy.
@@ -19,10 +23,11 @@ impl World {
         let any = Seq(self.rng.draw() as u32);
         // Nowhere near what the client may acknowledge.
         let wrong = Some(ack + (1 << 30) + self.rng.below(1 << 31) as u32);
-        let bare = SegmentBuilder { window: 1000, ..SegmentBuilder::new(client, service()) };
-        // With timestamps it may take the fast path.
+        // With timestamps it may take the fast path, or be answered there.
         let timestamps = self.rng.chance(400).then(|| (self.rng.draw() as u32, self.rng.draw() as u32));
-        let data = SegmentBuilder { payload: b"forged", timestamps, ..bare };
+        let bare = SegmentBuilder { window: 1000, timestamps, ..SegmentBuilder::new(client, service()) };
+        let data = SegmentBuilder { payload: b"forged", ..bare };
+        let syn = self.rng.chance(500).then_some(OFFER);
         if self.rng.chance(200) {
             return self.forge_error(client, near, ack);
         }
@@ -32,13 +37,15 @@ impl World {
                 let seq = next + BEHIND_ALL + self.rng.below(20_000) as u32;
                 SegmentBuilder { seq, flags: Flags::RST, ..bare }
             }
-            2 => SegmentBuilder { seq: any, flags: Flags::SYN, ..bare },
+            2 => SegmentBuilder { seq: any, flags: Flags::SYN, syn, ..bare },
             3 => SegmentBuilder { seq: near, ack: wrong, ..data },
             4 => SegmentBuilder { seq: any, ack: wrong, ..data },
             5 => SegmentBuilder { seq: near, ack: wrong, payload: b"", ..data },
             _ => SegmentBuilder {
                 seq: any,
                 flags: if self.rng.chance(500) { Flags::SYN } else { Flags::ACK },
+                syn,
+                timestamps,
                 ..SegmentBuilder::new(stranger(self.rng.draw() as u16), service())
             },
         };

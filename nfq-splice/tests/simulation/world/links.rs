@@ -37,7 +37,7 @@ impl World {
         for bytes in sent {
             let middlebox = self.scenario.middleboxes[number];
             for bytes in middlebox.pass(&mut self.rng, bytes) {
-                self.sent(number, fast::in_its_usual_place(bytes));
+                self.sent(number, handshake::as_linux_has_them(fast::in_its_usual_place(bytes)));
             }
         }
     }
@@ -100,7 +100,10 @@ impl World {
         match node {
             Node::Client => {
                 self.note(|| format!("      -> client   {}", show(&packet.bytes)));
-                self.checks.at_client(&packet);
+                let isn = TcpSegment::parse(&packet.bytes)
+                    .ok()
+                    .and_then(|segment| self.hosts[0].initial(segment.destination(), service()));
+                self.checks.at_client(&packet, isn);
                 for bytes in self.scenario.middleboxes[0].pass(&mut self.rng, packet.bytes) {
                     self.check_window(&bytes);
                     self.hosts[0].receive(bytes);

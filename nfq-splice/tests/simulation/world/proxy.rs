@@ -1,5 +1,7 @@
 //! The proxy: packets through its kernel and the engine, orders, actions, crashes.
 
+use sim::fast_path::Fate;
+
 use super::*;
 
 impl World {
@@ -60,8 +62,11 @@ impl World {
     }
 
     pub(super) fn arrive_at_proxy(&mut self, mut packet: Packet) {
-        if self.goes_fast(&mut packet.bytes) {
-            return self.route(packet);
+        match self.goes_fast(&mut packet.bytes) {
+            Fate::Passed => {}
+            Fate::Translated => return self.route(packet),
+            Fate::Answered => return self.route_answer(packet),
+            Fate::Taken => return self.note(|| format!("the program takes {}", show(&packet.bytes))),
         }
         let path = self.kernel.receive(self.now, &mut packet.bytes, service());
         let stage = match path {
@@ -149,16 +154,17 @@ impl World {
                     self.route(Packet { bytes, born, from_backend: None, departed: 0, window: None });
                 }
                 Action::Suspend(client) => {
-                    self.fast.remove(client);
+                    self.fast.keep_off(client);
                     self.kernel.queued.insert(client);
                 }
                 Action::Resume(client) => {
                     self.kernel.queued.remove(&client);
+                    self.fast.let_begin(client);
                 }
                 Action::Splice(splice) => self.splice(splice),
                 Action::Park(parked) => self.park(&parked),
                 Action::Unsplice(client) => {
-                    self.fast.remove(client);
+                    self.fast.withdraw(client);
                     self.kernel.parked.remove(&client);
                     if let Some(entry) = self.kernel.entries.remove(&client) {
                         self.checks.unspliced(client, backend_number(entry.splice.backend).unwrap());
