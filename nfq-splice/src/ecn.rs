@@ -54,6 +54,10 @@ impl Core {
         let Some(connect) = &mut setup.connect else { return false };
         let granted = grants(segment);
         if connect.withdrawn == Some(segment.seq()) {
+            // To a SYN that was repeated: the reset was lost. Until then it is a copy.
+            if setup.repeat.is_some_and(|repeat| repeat.tries > 1) {
+                self.begin_without_ecn(flow);
+            }
             return true;
         }
         if connect.asks_for_ecn {
@@ -65,12 +69,17 @@ impl Core {
         self.counters.count("ecn_learnt");
         connect.asks_for_ecn = false;
         connect.withdrawn = Some(segment.seq());
-        let backend = connect.backend;
         setup.repeat = Some(Repeat::after(self.now, crate::connect::SYN_TIMEOUT));
-        let syn = leg::syn(&flow.leg, backend, setup.irs, false);
-        self.reset_backend(flow.leg.client, backend, setup.irs + 1);
-        self.send(syn);
+        self.begin_without_ecn(flow);
         true
+    }
+
+    fn begin_without_ecn(&mut self, flow: &Flow) {
+        let State::Setup(setup) = &flow.state else { return };
+        let Some(connect) = &setup.connect else { return };
+        let syn = leg::syn(&flow.leg, connect.backend, setup.irs, false);
+        self.reset_backend(flow.leg.client, connect.backend, setup.irs + 1);
+        self.send(syn);
     }
 }
 

@@ -52,6 +52,26 @@ fn learn(world: &mut World) -> SocketAddr {
     backend
 }
 
+/// The reset that withdraws a handshake is lost: the backend answers the repeated SYN as it answered the first.
+#[test]
+fn a_handshake_that_was_not_withdrawn_is_withdrawn_again() {
+    for (v6, kernel) in ALL {
+        let mut world = World::new(v6, kernel);
+        let [_, to_backend] = connect(&mut world, Flags::ECN);
+        let backend = destination(&to_backend);
+        answer(&mut world, backend, BACKEND_ISN, Flags::ECE);
+        world.pass(101);
+        world.engine.handle_timeout(world.now);
+        assert_eq!(world.sent().len(), 1, "the SYN");
+        let sent = answer(&mut world, backend, BACKEND_ISN, Flags::ECE);
+        let (reset, syn) = (segments(&sent)[0], segments(&sent)[1]);
+        assert!(reset.flags().rst() && reset.seq() == CLIENT_ISN + 1 && reset.destination() == backend);
+        assert_eq!((syn.flags(), syn.seq(), syn.destination()), (Flags::SYN, CLIENT_ISN, backend));
+        let sent = answer(&mut world, backend, SECOND_ISN, Flags(0));
+        assert!(segments(&sent).iter().any(|segment| segment.payload() == REQUEST));
+    }
+}
+
 #[test]
 fn ecn_is_promised_once_all_backends_are_known_to_speak_it() {
     for (v6, kernel) in ALL {
