@@ -151,6 +151,10 @@ impl Core {
         }
         if !setup.established {
             if !flags.ack() || segment.ack() != setup.iss + 1 {
+                // The SYN may be a forger's, and this of the client whose handshake the program has conducted.
+                if self.handle_early(segment) {
+                    return;
+                }
                 self.counters.count("setup_wrong_ack_refused");
                 return self.refuse(segment);
             }

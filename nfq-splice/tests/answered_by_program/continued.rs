@@ -120,6 +120,19 @@ fn a_forged_syn_before_the_first_data_changes_nothing() {
     }
 }
 
+/// It is not the client's first data, which was lost, but the answer to the daemon's answer to the forger.
+#[test]
+fn a_forged_syn_while_the_first_data_is_lost_changes_nothing() {
+    let Some(mut proxy) = Proxy::up("ck") else { return };
+    proxy.answer_for(Duration::from_secs(100));
+    let first = connected(&mut proxy, 5000, 1);
+    let forged = SegmentBuilder { timestamps: None, ..syn(5000, 77, OFFER) };
+    assert_eq!(shape(&sends(&mut proxy.engine, &forged.build())), [(Flags::SYN.union(Flags::ACK), 5000)]);
+    let challenge = SegmentBuilder { seq: first.seq + REQUEST.len() as u32, ..first.clone() };
+    assert!(sends(&mut proxy.engine, &challenge.build()).is_empty());
+    assert_eq!(shape(&sends(&mut proxy.engine, &request(&first))), CONNECTS);
+}
+
 /// Its request has been executed.
 #[test]
 fn a_late_copy_of_an_ended_connections_request_is_refused() {
