@@ -7,9 +7,6 @@ use packet::{Seq, TcpSegment, Time};
 
 use crate::net::{AGE_UNKNOWN, Node, Packet, show};
 
-/// No client sends more in a run, bytes.
-const NEAR: i32 = 1 << 24;
-
 #[derive(Default)]
 struct Seen {
     /// The greatest timestamp received, when the packet that carried it came into being, and when it left the proxy.
@@ -102,19 +99,12 @@ impl Checks {
         }
     }
 
-    /// `isn`: the client's.
-    pub fn at_client(&mut self, packet: &Packet, isn: Option<Seq>) {
+    /// `is_strange`: the client takes no clock from it ([`crate::hosts::Host::is_strange`]).
+    pub fn at_client(&mut self, packet: &Packet, is_strange: bool) {
         let Ok(segment) = TcpSegment::parse(&packet.bytes) else { return };
         if !segment.checksums_valid() {
             return;
         }
-        // Nobody takes a clock from the answer to a SYN that somebody else sent, or from what follows it: these numbers are not
-        // expected (RFC 7323 §4.3).
-        let is_strange = segment.flags().ack()
-            && isn.is_some_and(|isn| {
-                let own = if segment.flags().syn() { 1..2 } else { 0..NEAR };
-                !own.contains(&segment.ack().since(isn))
-            });
         if packet.born == AGE_UNKNOWN || is_strange {
             return;
         }

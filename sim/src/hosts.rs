@@ -22,6 +22,9 @@ const STALL: Duration = Duration::from_secs(2);
 /// Then its peer is gone.
 const KICKS: u32 = 100;
 
+/// Nobody sends more in a run, bytes.
+const NEAR: i32 = 1 << 24;
+
 thread_local! {
     static MILLIS: Cell<u64> = const { Cell::new(0) };
     static OFFSETS: Cell<[u32; HOSTS]> = const { Cell::new([0; HOSTS]) };
@@ -184,9 +187,7 @@ impl Host {
         }
         let Some((value, _)) = segment.timestamps() else { return false };
         if segment.flags().syn() {
-            // Not from the answer to a SYN that this host has not sent.
-            let answers = self.initials.get(&key).is_some_and(|isn| segment.ack() == *isn + 1);
-            if !segment.flags().ack() || answers {
+            if !self.is_strange(&segment) {
                 self.recent.insert(key, value);
             }
             return false;
@@ -200,6 +201,18 @@ impl Host {
             *recent = value;
         }
         false
+    }
+
+    /// Nobody takes a clock from the answer to a SYN that somebody else sent, or from what follows that, nor from a repeated answer to its
+    /// own: none of them is accepted (RFC 9293 §3.10.7.4, RFC 7323 §4.3).
+    pub fn is_strange(&self, segment: &TcpSegment<'_>) -> bool {
+        let key = (segment.destination(), segment.source());
+        let Some(isn) = self.initials.get(&key).filter(|_| segment.flags().ack()) else { return false };
+        let acknowledged = segment.ack().since(*isn);
+        if segment.flags().syn() {
+            return acknowledged != 1 || self.is_open(key);
+        }
+        !(0..NEAR).contains(&acknowledged)
     }
 
     /// smoltcp gives it to another listening socket, which answers with another initial sequence number.

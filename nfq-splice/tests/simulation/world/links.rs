@@ -100,10 +100,9 @@ impl World {
         match node {
             Node::Client => {
                 self.note(|| format!("      -> client   {}", show(&packet.bytes)));
-                let isn = TcpSegment::parse(&packet.bytes)
-                    .ok()
-                    .and_then(|segment| self.hosts[0].initial(segment.destination(), service()));
-                self.checks.at_client(&packet, isn);
+                let is_strange =
+                    TcpSegment::parse(&packet.bytes).is_ok_and(|segment| self.hosts[0].is_strange(&segment));
+                self.checks.at_client(&packet, is_strange);
                 for bytes in self.scenario.middleboxes[0].pass(&mut self.rng, packet.bytes) {
                     self.check_window(&bytes);
                     self.hosts[0].receive(bytes);
