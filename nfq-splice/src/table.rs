@@ -96,12 +96,16 @@ impl Table {
         tally.remove(core, flow);
         // A new connection of the same client may take the place of this one.
         let (timer, began) = (flow.timer, flow.began);
+        // A SYN whose answer nobody acknowledged may have been a forger's, in the same millisecond as the client's own.
+        let unproved = matches!(&flow.state, State::Setup(setup) if !setup.established);
         let result = work(core, flow);
         flow.timer = timer;
         if matches!(flow.state, State::Gone) {
             timers.set(key, &mut flow.timer, None);
             entries.remove(&key);
-            core.stateless.spend(core.now, client, began_at(began, core.now));
+            if !unproved {
+                core.stateless.spend(core.now, client, began_at(began, core.now));
+            }
             return Some(result);
         }
         tally.add(core, flow);

@@ -133,6 +133,19 @@ fn a_forged_syn_while_the_first_data_is_lost_changes_nothing() {
     assert_eq!(shape(&sends(&mut proxy.engine, &request(&first))), CONNECTS);
 }
 
+/// The client refuses the answer to it, and its own handshake is of the same millisecond.
+#[test]
+fn the_end_of_a_forged_handshake_is_not_that_of_the_clients() {
+    let Some(mut proxy) = Proxy::up("cl") else { return };
+    proxy.answer_for(Duration::from_secs(100));
+    let first = connected(&mut proxy, 5000, 1);
+    let forged = SegmentBuilder { timestamps: None, ..syn(5000, 77, OFFER) };
+    sends(&mut proxy.engine, &forged.build());
+    let refusal = SegmentBuilder { seq: forged.seq + 1, flags: Flags::RST, syn: None, ..forged };
+    sends(&mut proxy.engine, &refusal.build());
+    assert_eq!(shape(&sends(&mut proxy.engine, &request(&first))), CONNECTS);
+}
+
 /// Its request has been executed.
 #[test]
 fn a_late_copy_of_an_ended_connections_request_is_refused() {
