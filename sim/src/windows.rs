@@ -7,8 +7,8 @@ use packet::{Seq, TcpSegment};
 
 /// Farther beyond an edge are numbers of an earlier connection.
 const NEAR: i32 = 1 << 24;
-/// A closed window is probed with so many bytes.
-const PROBE: u32 = 1;
+/// A closed window is probed with so many bytes: smoltcp repeats a probe that was not answered together with the next one.
+const PROBE: u32 = 2;
 /// To see what an alternate has to be compared, it must be given room for a segment more, whatever the client has.
 const SEGMENT: u32 = 1460;
 

@@ -36,6 +36,7 @@ pub struct Direction {
     scale: u8,
     /// Stream offset behind the FIN, which counts as a byte.
     end: Option<NonZeroU64>,
+    end_taken: bool,
     /// How often bytes came again with other content.
     pub conflicts: u32,
 }
@@ -55,6 +56,7 @@ impl Direction {
             greatest_window: 0,
             scale: 0,
             end: None,
+            end_taken: false,
             conflicts: 0,
         }
     }
@@ -181,6 +183,11 @@ impl Direction {
         self.finished() && self.offset(ack) == self.delivered as i64 + 1
     }
 
+    /// The receiver has acknowledged the FIN: it lacks nothing, and takes nothing more.
+    pub fn end_taken(&self) -> bool {
+        self.end_taken
+    }
+
     /// A FIN has been logged, but bytes before it have not.
     pub fn gap_before_fin(&self) -> bool {
         self.end.is_some_and(|end| end.get() > self.delivered + 1)
@@ -192,6 +199,7 @@ impl Direction {
         if offset > (self.delivered + u64::from(self.finished())) as i64 {
             return false;
         }
+        self.end_taken |= self.is_end(ack);
         if offset >= self.acked as i64 {
             self.acked = self.acked.max((offset as u64).min(self.delivered));
             self.window = u32::from(window) << self.scale;

@@ -47,6 +47,25 @@ fn premature_fin_is_suppressed_fenced_and_reported_at_once() {
     assert_eq!(world.probes[0].2, Question::Service);
 }
 
+/// The logger did not wait for the judgement any longer: what follows the FIN the client would not take, or in the FIN's place.
+#[test]
+fn a_premature_fin_that_the_client_has_taken_is_not_recovered() {
+    for taken in [false, true] {
+        let mut world = World::new();
+        let (conn, asked) = asked(&mut world, 5000);
+        let full = response(1000);
+        world.backend(conn, 0, &full[..500], asked);
+        world.fences_are_slow = true;
+        world.backend_flags(conn, Flags::FIN, 500, b"", asked).unwrap();
+        assert!(world.reports().is_empty());
+        world.client(conn, asked, b"", 500 + u32::from(taken));
+        world.fenced();
+        let reports = world.reports();
+        let [(Evidence::PrematureFin, false, report)] = reports.as_slice() else { panic!("{reports:?}") };
+        assert_eq!(report.unrecoverable.is_some(), taken);
+    }
+}
+
 #[test]
 fn fin_with_the_last_data_counts_the_data_as_logged() {
     let mut world = World::new();

@@ -10,6 +10,9 @@ use super::Connection;
 const BEHIND_LARGE: &str =
     "a response follows a large file's that was left out of the log and is not acknowledged";
 
+/// Why a connection cannot be recovered whose backend's FIN has passed, held too late, and been acknowledged.
+const END_TAKEN: &str = "the client has taken the end of its connection";
+
 impl Connection {
     /// Why recovery is impossible, as far as is known without reading the log.
     pub fn unrecoverable(&self) -> Option<String> {
@@ -17,6 +20,7 @@ impl Connection {
         let urgent = self.urgent.then_some("urgent data");
         let reason = urgent.or_else(|| self.requests.unrecoverable()).or_else(bound);
         let reason = reason.or_else(|| self.updates_lost());
+        let reason = reason.or_else(|| self.backend.end_taken().then_some(END_TAKEN));
         self.opaque.as_deref().or(reason).map(str::to_owned)
     }
 
