@@ -190,7 +190,8 @@ impl Core {
             flow.state = State::Recovering(Box::new(recovery));
             return;
         }
-        self.reset_alternate(flow.leg.client, &recovery);
+        let (asked, isn, next) = (recovery.order.alternate, recovery.isn(), recovery.alternate_next());
+        let connecting = matches!(recovery.attempt, Attempt::Connecting(_));
         if never_there {
             let id = recovery.order.id;
             self.tell(id, Outcome::AlternateFailed("it failed as well".to_owned()));
@@ -199,7 +200,15 @@ impl Core {
         } else {
             recovery.follow(order);
         }
+        // The SYN that it wants is under way. Another one and a reset between them might arrive in any order.
+        let goes_on = connecting && (recovery.order.alternate, recovery.isn()) == (asked, isn);
         flow.state = State::Recovering(Box::new(recovery));
+        if goes_on {
+            return;
+        }
+        if let Some(seq) = next {
+            self.reset_backend(flow.leg.client, asked, seq);
+        }
         self.connect_alternate(flow);
     }
 

@@ -67,6 +67,31 @@ fn a_second_order_for_the_same_failure_brings_what_was_logged_since() {
     }
 }
 
+/// A manager that was restarted gives its predecessor's order anew: the alternate's answer to the first SYN counts, and no reset
+/// can come between.
+#[test]
+fn a_second_order_with_the_same_alternate_asks_it_nothing_anew_while_it_has_not_answered() {
+    for (v6, _) in ALL {
+        let mut world = World::new(v6, false);
+        world.splice(OFFER, OFFER);
+        let first = world.order(1, 1, 2, BACKEND_ISN + 1, Vec::new());
+        world.engine.handle_order(world.now, first);
+        assert!(segments(&world.sent()).iter().any(|segment| segment.flags().syn()));
+        let second = world.order(2, 1, 2, BACKEND_ISN + 1, Vec::new());
+        world.engine.handle_order(world.now, second);
+        assert_eq!(world.sent(), Vec::<Vec<u8>>::new());
+        let next = CLIENT_ISN + 1 + REQUEST.len() as u32;
+        let syn_ack = world.syn_ack(2, ALTERNATE_ISN, next, OFFER).build();
+        world.engine.handle_packet(world.now, &mut syn_ack.clone(), Stage::Tracked);
+        let ended = |action| match action {
+            Action::Tell(FromProxy::Ended { id, outcome: Outcome::Respliced { .. } }) => Some(id),
+            _ => None,
+        };
+        let told = std::iter::from_fn(|| world.engine.poll_action()).find_map(ended);
+        assert_eq!(told, Some(2));
+    }
+}
+
 /// What the manager is told, timer by timer, until it is told something.
 fn told(world: &mut World) -> FromProxy {
     loop {
