@@ -146,6 +146,36 @@ fn a_client_that_was_recovered_before_is_not_reported_and_its_ordinals_go_on() {
     assert_eq!((reports[0].2.flow, reports[0].2.t_l), (again.flow, 1));
 }
 
+/// The manager that had ordered it dies after the transactionalizer that had reported it, before the alternate has answered.
+#[test]
+fn a_client_that_was_to_be_recovered_is_reported_to_later_managers_until_the_alternate_answers() {
+    let mut world = World::new();
+    late(&mut world);
+    let first = conn(5000, b1());
+    let asked = half(&mut world, first);
+    let again = Conn { client_isn: first.client_isn, ..conn(5000, b2()) };
+    world.syn(again);
+    world.engine.handle_live(world.now);
+    assert_eq!(unended(&world), [first.flow]);
+    let failure = world.engine.unended().next().unwrap();
+    let report = &failure.connections[0];
+    assert_eq!((report.unacked.len(), report.client_next), (500, (first.client_isn + 1 + asked).0));
+    world.engine.handle_ended(first.flow.client, Some(b2()));
+    assert_eq!(unended(&world), []);
+
+    late(&mut world);
+    half(&mut world, first);
+    world.handshake(again);
+    world.engine.handle_live(world.now);
+    assert_eq!(unended(&world), [], "it answers");
+
+    late(&mut world);
+    half(&mut world, first);
+    world.syn(Conn { client_isn: Seq(5_000_000), ..again });
+    world.engine.handle_live(world.now);
+    assert_eq!(unended(&world), [], "it has begun anew");
+}
+
 /// A proxy that was restarted in the middle of a set-up begins again with the same initial sequence number.
 #[test]
 fn a_handshake_that_was_reset_and_repeated_is_a_new_connection() {

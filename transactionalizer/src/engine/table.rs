@@ -6,6 +6,7 @@ use cluster::control::Flow;
 use packet::{TcpSegment, Time};
 
 use crate::connection::{Connection, Handshake};
+use crate::spans::LogBytes;
 
 use super::entry::{Embryo, Entry, State};
 use super::{Action, Engine};
@@ -46,9 +47,9 @@ impl Engine {
     }
 
     /// A client's SYN. A new ISN may be a new connection; whether it is, the backend decides (RFC 5961 §4).
-    pub(super) fn handle_syn(&mut self, flow: Flow, segment: &TcpSegment<'_>, now: Time) {
+    pub(super) fn handle_syn(&mut self, flow: Flow, segment: &TcpSegment<'_>, now: Time, log: &dyn LogBytes) {
         if self.live.is_none() {
-            self.leave_others(flow, now);
+            self.leave_others(flow, now, log);
         }
         let base = self.inherited_base(flow, segment.seq(), now);
         let (isn, options) = (segment.seq(), segment.syn_options());
@@ -94,6 +95,9 @@ impl Engine {
             *entry = Entry { state, queued, touched: now, ..Entry::default() };
         }
         self.counters.opened += 1;
+        if self.live.is_none() {
+            self.unended.forget(flow.client);
+        }
         // The ends of the connection before: nobody is left to be told of them.
         for held in held {
             self.suppress(held.hold, out);

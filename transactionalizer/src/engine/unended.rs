@@ -201,8 +201,9 @@ impl Engine {
         }
     }
 
-    /// While the log is caught up with: a client that goes to another backend was recovered, or has begun anew.
-    pub(super) fn leave_others(&mut self, flow: Flow, now: Time) {
+    /// While the log is caught up with: a client that goes to another backend is being recovered, was, or has begun anew. Until the
+    /// other one is seen to answer, or the client to begin anew, a manager that comes is told: the one that knew may be gone, too.
+    pub(super) fn leave_others(&mut self, flow: Flow, now: Time, log: &dyn LogBytes) {
         let others: Vec<SocketAddr> =
             self.backends.keys().copied().filter(|backend| *backend != flow.backend).collect();
         for backend in others {
@@ -210,12 +211,25 @@ impl Engine {
             let Some(Entry { state: State::Open(connection), .. }) = self.entries.get(&other) else {
                 continue;
             };
-            let report = connection.bare_report();
+            let report = connection.report(log);
             if let Some(entry) = self.entries.get_mut(&other) {
                 (entry.state, entry.held) = (State::Failed, Vec::new());
             }
             self.remember(&report, now);
             self.note_end(other, now);
+            self.keep_left(report, now);
         }
+    }
+
+    /// Not of an upload whose rest only the predecessor could read.
+    fn keep_left(&mut self, report: ConnectionReport, now: Time) {
+        let expires = now + self.recovery_patience();
+        if expires <= self.latest || report.rest.is_some() {
+            return;
+        }
+        let backend = report.flow.backend;
+        let (evidence, connections) = (Evidence::HostSilent, vec![report]);
+        let failure = Failure { evidence, since: now, backend_down: false, backend, connections };
+        self.unended.keep(&failure, expires);
     }
 }
