@@ -81,6 +81,11 @@ impl Direction {
         self.acked
     }
 
+    /// The receiver's highest acknowledgement.
+    pub fn acknowledged(&self) -> Seq {
+        self.seq(self.acked + u64::from(self.end_taken))
+    }
+
     /// The receiver has acknowledged something, if only the SYN.
     pub fn is_acknowledged(&self) -> bool {
         self.edge_known
@@ -171,6 +176,11 @@ impl Direction {
         if offset >= self.delivered as i64 && offset <= self.edge as i64 + WINDOW_SLACK {
             self.end = self.end.or_else(|| NonZeroU64::new(offset as u64 + 1));
         }
+    }
+
+    /// The sender has reset the connection: its FIN, if there was one, means nothing any more.
+    pub fn forget_end(&mut self) {
+        self.end = None;
     }
 
     /// The FIN has been logged and nothing before it is missing.
@@ -268,8 +278,9 @@ mod tests {
         assert!(stream.handle_ack(stream.seq(2), 10), "old ones are no news");
         assert_eq!(stream.acked(), 4);
         stream.handle_fin(stream.seq(6));
+        assert_eq!(stream.acknowledged(), stream.seq(4));
         assert!(stream.handle_ack(stream.seq(7), 10), "the FIN's own");
-        assert_eq!(stream.acked(), 6);
+        assert_eq!((stream.acked(), stream.acknowledged()), (6, stream.seq(7)));
     }
 
     #[test]

@@ -9,6 +9,8 @@ pub enum End {
     Fin,
     /// RST.
     Reset,
+    /// RST before bytes that the client lacks: the backend's kernel does not know the connection any more, and repeats nothing.
+    Forgotten,
 }
 
 /// How far the response in progress has come.
@@ -39,6 +41,8 @@ pub struct Situation {
     pub closing: bool,
     /// The client has sent its FIN or RST.
     pub ended_before: bool,
+    /// The client has not acknowledged all that was logged, and has not reset.
+    pub unacknowledged: bool,
 }
 
 /// What to do with the segment.
@@ -52,13 +56,16 @@ pub enum Judgement {
     AskBackend,
     /// The segment overtook data; judge again when that has come.
     Wait,
+    /// Behind it the backend repeats nothing of what the client lacks: judge again when the client has acknowledged that. Meanwhile the
+    /// backend's state may tell that it has failed.
+    AwaitClient,
 }
 
 /// Judges a held segment.
 pub fn judge(end: End, situation: &Situation) -> Judgement {
     let evidence = match end {
         End::Fin => Evidence::PrematureFin,
-        End::Reset => Evidence::PrematureReset,
+        End::Reset | End::Forgotten => Evidence::PrematureReset,
     };
     match (end, situation) {
         (_, Situation { opaque: true, .. }) => Judgement::Release,
@@ -69,11 +76,13 @@ pub fn judge(end: End, situation: &Situation) -> Judgement {
             Situation { response: InProgress::UntilClose, .. }
             | Situation { ended_before: true, request_pending: true, .. },
         ) => Judgement::AskBackend,
-        (
+        (End::Forgotten, _)
+        | (
             _,
             Situation { response: InProgress::Framed | InProgress::UntilClose, .. }
             | Situation { request_pending: true, .. },
         ) => Judgement::Failure(evidence),
+        (End::Reset, Situation { unacknowledged: true, .. }) => Judgement::AwaitClient,
         (_, Situation { closing: true, .. } | Situation { ended_before: true, .. }) => Judgement::Release,
         _ => Judgement::AskBackend,
     }
@@ -82,7 +91,7 @@ pub fn judge(end: End, situation: &Situation) -> Judgement {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use Judgement::{AskBackend, Failure, Release, Wait};
+    use Judgement::{AskBackend, AwaitClient, Failure, Release, Wait};
 
     const IDLE: Situation = Situation {
         opaque: false,
@@ -91,6 +100,7 @@ mod tests {
         response: InProgress::Nothing,
         closing: false,
         ended_before: false,
+        unacknowledged: false,
     };
     const FIN: Judgement = Failure(Evidence::PrematureFin);
     const RESET: Judgement = Failure(Evidence::PrematureReset);
@@ -142,6 +152,23 @@ mod tests {
     fn until_close_body_needs_a_second_opinion_and_no_reset_ends_it() {
         let response = InProgress::UntilClose;
         assert_eq!(both(Situation { response, request_pending: true, ..IDLE }), (AskBackend, RESET));
+    }
+
+    #[test]
+    fn a_forgotten_connection_whose_client_lacks_bytes_has_failed_however_it_stands() {
+        let ended = Situation { closing: true, ended_before: true, ..IDLE };
+        assert_eq!([ended, IDLE].map(|situation| judge(End::Forgotten, &situation)), [RESET, RESET]);
+        assert_eq!(judge(End::Forgotten, &Situation { opaque: true, ..ended }), Release);
+    }
+
+    #[test]
+    fn a_reset_waits_until_the_client_has_what_was_sent_before() {
+        for situation in [Situation { closing: true, ..IDLE }, Situation { ended_before: true, ..IDLE }, IDLE]
+        {
+            let lacking = Situation { unacknowledged: true, ..situation };
+            assert_eq!(judge(End::Reset, &lacking), AwaitClient);
+            assert_eq!(judge(End::Fin, &lacking), judge(End::Fin, &situation));
+        }
     }
 
     #[test]

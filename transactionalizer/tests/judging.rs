@@ -5,7 +5,7 @@
 mod common;
 
 use cluster::control::Evidence;
-use common::{Conn, World, b1, b2, conn, get, response};
+use common::{Conn, World, b1, b2, conn, get, lives, response};
 use packet::Flags;
 use transactionalizer::detector::probing::{Answer, Question};
 use transactionalizer::engine::Action;
@@ -63,6 +63,8 @@ fn a_premature_fin_that_the_client_has_taken_is_not_recovered() {
         let reports = world.reports();
         let [(Evidence::PrematureFin, false, report)] = reports.as_slice() else { panic!("{reports:?}") };
         assert_eq!(report.unrecoverable.is_some(), taken);
+        // A reset before what it has acknowledged it would ignore.
+        assert_eq!(report.ack_cl, (conn.backend_isn + 501 + u32::from(taken)).0);
     }
 }
 
@@ -342,6 +344,49 @@ fn a_reset_that_overtook_data_is_dropped_and_counts_when_it_is_repeated() {
     assert!(world.reports().is_empty());
     world.backend_flags(conn, Flags::RST, 400, b"", asked).unwrap();
     assert_eq!(world.reports()[0].0, Evidence::PrematureReset);
+}
+
+/// The response was logged and lost on its way to the client, which repeats its request with its FIN.
+#[test]
+fn a_reset_before_bytes_that_the_client_lacks_is_a_failure_also_of_a_finished_connection() {
+    let mut world = World::new();
+    let (conn, asked) = asked(&mut world, 5000);
+    let reply = response(100);
+    world.backend(conn, 0, &reply, asked);
+    world.client_flags(conn, Flags::FIN, 0, &get("/a"), 0);
+    world.backend_flags(conn, Flags::RST, 0, b"", asked).unwrap();
+    let [(evidence, false, report)] = world.reports()[..] else { panic!("{:?}", world.actions) };
+    assert_eq!((evidence, report.t_l, report.unacked.len()), (Evidence::PrematureReset, 1, reply.len()));
+    assert!(report.client_fin && report.unrecoverable.is_none());
+}
+
+/// A server that closes with unread bytes resets behind what it has sent; the client may still get that.
+#[test]
+fn a_reset_behind_a_finished_response_is_released_once_the_client_has_that() {
+    let mut world = World::new();
+    let (conn, asked) = asked(&mut world, 5000);
+    let reply = response(100);
+    world.backend(conn, 0, &reply, asked);
+    world.client_flags(conn, Flags::FIN, asked, b"", 0);
+    let hold = world.backend_flags(conn, Flags::RST, reply.len() as u32, b"", asked).unwrap();
+    world.run(500, lives);
+    assert_eq!(world.actions, []);
+    world.client(conn, asked + 1, b"", reply.len() as u32);
+    assert_eq!(world.actions, [Action::Release(hold)]);
+}
+
+/// Nobody else would repeat to the client what was lost on its way.
+#[test]
+fn a_reset_of_a_dead_backend_behind_a_finished_response_is_a_failure_while_the_client_lacks_that() {
+    let mut world = World::new();
+    let (conn, asked) = asked(&mut world, 5000);
+    let reply = response(100);
+    world.backend(conn, 0, &reply, asked);
+    world.client_flags(conn, Flags::FIN, asked, b"", 0);
+    world.backend_flags(conn, Flags::RST, reply.len() as u32, b"", asked).unwrap();
+    world.run(20, |_| Some(Answer::Refused));
+    let [(evidence, true, report)] = world.reports()[..] else { panic!("{:?}", world.actions) };
+    assert_eq!((evidence, report.unacked.len()), (Evidence::PrematureReset, reply.len()));
 }
 
 #[test]

@@ -5,7 +5,7 @@
 mod common;
 
 use cluster::control::{ConnectionReport, Evidence};
-use common::{CONFIG, Conn, OPTIONS, World, b1, b2, conn, frozen, get, lives, response};
+use common::{CONFIG, Conn, OPTIONS, World, b1, b2, conn, dead, frozen, get, lives, response};
 use packet::{Flags, SegmentBuilder, Seq};
 use transactionalizer::detector::probing::Answer;
 use transactionalizer::engine::Action;
@@ -234,6 +234,47 @@ fn end_that_passed_without_a_judge_is_the_clients_business() {
     world.log(fin.build(), true, false);
     world.run(6000, lives);
     assert_eq!(world.actions, []);
+}
+
+/// The client has a FIN that passed without a judge, but lacks bytes before it: until they have come, their backend still matters.
+fn ended_with_a_hole(world: &mut World, conn: Conn) -> u32 {
+    world.open(conn);
+    let (request, answer) = (get("/a"), [&b"HTTP/1.1 200 OK\r\n\r\n"[..], &[b'x'; 81]].concat());
+    let asked = request.len() as u32;
+    world.client_flags(conn, Flags::FIN, 0, &request, 0);
+    world.backend(conn, 0, &answer[..50], asked + 1);
+    let mut last = SegmentBuilder::new(conn.flow.backend, conn.flow.client);
+    (last.seq, last.ack) = (conn.backend_isn + 1 + 70, Some(conn.client_isn + 2 + asked));
+    (last.flags, last.payload) = (Flags::FIN, &answer[70..]);
+    world.log(last.build(), true, false);
+    world.client(conn, asked + 1, b"", 50);
+    asked + 1
+}
+
+#[test]
+fn bytes_missing_before_an_end_that_passed_without_a_judge_are_still_owed() {
+    let mut world = World::new();
+    ended_with_a_hole(&mut world, conn(1, b1()));
+    world.run(6000, dead);
+    let [(evidence, down, report)] = world.reports()[..] else { panic!("{:?}", world.actions) };
+    assert_eq!((evidence, down, report.unacked.len()), (Evidence::HostSilent, true, 0));
+    assert_eq!((report.client_fin, report.beyond.len()), (true, 1));
+    assert_eq!(report.unrecoverable, None);
+}
+
+#[test]
+fn a_hole_before_an_end_means_nothing_once_it_is_filled_or_reset() {
+    let mut world = World::new();
+    let (filled, reset) = (conn(1, b1()), conn(2, b1()));
+    let asked = ended_with_a_hole(&mut world, filled);
+    world.backend(filled, 50, &[b'x'; 20], asked);
+    world.client(filled, asked, b"", 101);
+    ended_with_a_hole(&mut world, reset);
+    let mut rst = SegmentBuilder::new(reset.flow.backend, reset.flow.client);
+    (rst.seq, rst.flags) = (reset.backend_isn + 1 + 50, Flags::RST);
+    world.log(rst.build(), true, false);
+    world.run(6000, dead);
+    assert!(world.reports().is_empty(), "{:?}", world.reports());
 }
 
 #[test]

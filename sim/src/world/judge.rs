@@ -49,6 +49,10 @@ impl World {
         if reason.starts_with("log began in mid-connection") {
             return crashed(Daemon::Transactionalizer);
         }
+        if reason.starts_with("the client has taken the end") {
+            let broken = self.scenario.breaks.iter().any(|broken| broken.channel == Channel::Judge);
+            return broken || crashed(Daemon::Logger) || crashed(Daemon::Transactionalizer);
+        }
         if reason.starts_with("the transactionalizer has forgotten") {
             return crashed(Daemon::Transactionalizer);
         }

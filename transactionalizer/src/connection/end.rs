@@ -17,6 +17,13 @@ impl Connection {
         self.backend.reset_ahead(seq)
     }
 
+    /// The backend's RST at `seq` answers an acknowledgement of less than it has sent: its kernel does not know the connection any
+    /// more (RFC 9293 §3.10.7.1), and what the client lacks it will not repeat.
+    pub fn forgotten(&self, seq: Seq) -> bool {
+        let lacking = self.backend.offset(seq) < self.backend.delivered() as i64;
+        !self.client_reset && lacking && self.backend.acceptable_reset(seq)
+    }
+
     /// What the judge needs to know.
     pub fn situation(&self) -> Situation {
         Situation {
@@ -26,23 +33,37 @@ impl Connection {
             response: self.responses.in_progress(),
             closing: self.responses.closing(),
             ended_before: self.client_reset || self.client.finished(),
+            unacknowledged: !self.client_reset && self.backend.acked() < self.backend.delivered(),
         }
     }
 
     /// The backend's FIN or RST was released: its end is the client's business from now on.
     pub fn handle_released(&mut self) {
         self.released = true;
-        self.owed_since = None;
+        if self.released_whole() {
+            self.owed_since = None;
+        }
+    }
+
+    /// The backend's RST was released: whatever is missing before a FIN, nobody sends it any more.
+    pub fn handle_reset_released(&mut self) {
+        self.backend.forget_end();
+        self.handle_released();
+    }
+
+    /// Its end was released, and everything before that is logged.
+    pub(super) fn released_whole(&self) -> bool {
+        self.released && !self.backend.gap_before_fin()
     }
 
     /// A failure of the backend would not matter to the client any more.
     pub fn over(&self) -> bool {
-        let delivered = self.backend.acked() == self.backend.delivered() && !self.backend.gap_before_fin();
-        self.client_reset || (self.released && (delivered || self.opaque.is_some()))
+        let delivered = self.backend.acked() == self.backend.delivered();
+        self.client_reset || (self.released_whole() && delivered) || (self.released && self.opaque.is_some())
     }
 
     /// Both ends have closed.
     pub fn closed(&self) -> bool {
-        self.client_reset || (self.released && (self.client.finished() || !self.backend.finished()))
+        self.client_reset || (self.released_whole() && (self.client.finished() || !self.backend.finished()))
     }
 }

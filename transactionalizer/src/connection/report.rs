@@ -73,7 +73,7 @@ impl Connection {
             options: Some(self.options),
             t_l: self.transactions.t_l(),
             ack_tl: self.backend.seq(self.transactions.end_of_t_l()).0,
-            ack_cl: self.backend.seq(self.backend.acked()).0,
+            ack_cl: self.backend.acknowledged().0,
             client_window: ClientWindow { now: self.backend.window(), most: self.backend.greatest_window() },
             client_next: self.client_next().0,
             client_fin: self.client.finished(),

@@ -7,6 +7,7 @@ use std::time::Duration;
 use cluster::control::{Evidence, Flow};
 use packet::{Seq, Time};
 
+use crate::connection::Connection;
 use crate::judge::{End, InProgress, Judgement, judge};
 use crate::spans::LogBytes;
 
@@ -57,16 +58,29 @@ impl Engine {
             }
             Judgement::AskBackend if self.live.is_none() => self.postpone_question(flow, end, since),
             Judgement::AskBackend => self.ask(flow, end, since),
-            Judgement::Wait => {}
+            Judgement::AwaitClient if self.live.is_some() && seen.logged.hold.is_some() => {
+                self.suspect(flow, Evidence::PrematureReset, since);
+            }
+            Judgement::AwaitClient | Judgement::Wait => {}
+        }
+    }
+
+    /// What a held segment means to its connection.
+    fn end(&self, seen: &Seen<'_>) -> End {
+        let forgets = |connection: &Connection| connection.forgotten(seen.segment.seq());
+        match seen.segment.flags().rst() {
+            false => End::Fin,
+            true if self.connection(seen.flow).is_some_and(forgets) => End::Forgotten,
+            true => End::Reset,
         }
     }
 
     /// Keeps a hold that has to be judged; lets go at once of the others.
     fn take_hold(&mut self, seen: &Seen<'_>, hold: u64, out: &mut Vec<Action>) {
-        let end = if seen.segment.flags().rst() { End::Reset } else { End::Fin };
+        let end = self.end(seen);
         let refused = matches!(
             self.entries.get(&seen.flow),
-            Some(Entry { state: State::Unseen, embryo: Some(_), .. }) if end == End::Reset
+            Some(Entry { state: State::Unseen, embryo: Some(_), .. }) if end != End::Fin
         );
         if refused && self.live.is_some() {
             self.suspect(seen.flow, Evidence::PrematureReset, seen.logged.time);
@@ -109,10 +123,9 @@ impl Engine {
             return;
         }
         match self.entries.get_mut(&seen.flow).map(|entry| &mut entry.state) {
-            Some(State::Open(connection))
-                if flags.fin() || connection.acceptable_reset(seen.segment.seq()) =>
-            {
-                connection.handle_released();
+            Some(State::Open(connection)) if !flags.rst() => connection.handle_released(),
+            Some(State::Open(connection)) if connection.acceptable_reset(seen.segment.seq()) => {
+                connection.handle_reset_released();
             }
             Some(State::Middle(middle)) => middle.ended = true,
             _ => {}
@@ -123,8 +136,11 @@ impl Engine {
     pub(super) fn release_held(&mut self, flow: Flow, out: &mut Vec<Action>) {
         let Some(entry) = self.entries.get_mut(&flow) else { return };
         let held = std::mem::take(&mut entry.held);
-        if let (State::Open(connection), false) = (&mut entry.state, held.is_empty()) {
-            connection.handle_released();
+        let reset = held.iter().any(|held| held.end != End::Fin);
+        match &mut entry.state {
+            State::Open(connection) if reset => connection.handle_reset_released(),
+            State::Open(connection) if !held.is_empty() => connection.handle_released(),
+            _ => {}
         }
         for held in held {
             self.release(Some(held.hold), out);
@@ -137,7 +153,7 @@ impl Engine {
     pub(super) fn ask(&mut self, flow: Flow, end: End, since: Time) {
         let evidence = match end {
             End::Fin => Evidence::PrematureFin,
-            End::Reset => Evidence::PrematureReset,
+            End::Reset | End::Forgotten => Evidence::PrematureReset,
         };
         let new = self.backends.get_mut(&flow.backend).is_some_and(|backend| backend.asking.insert(flow));
         if new {
@@ -232,7 +248,7 @@ impl Engine {
         let Some(held) = self.entries.get(&flow).and_then(|entry| entry.held.last()) else { return false };
         let together = held.time.since(death).max(death.since(held.time)) <= ONE_DEATH;
         let connection = self.connection(flow);
-        let harmless = |c: &crate::connection::Connection| c.repeatable() || c.request().is_none();
+        let harmless = |c: &Connection| c.repeatable() || c.request().is_none();
         together && connection.is_some_and(harmless)
     }
 }
