@@ -214,17 +214,22 @@ impl World {
         gauges["judges_now"] > 0
     }
 
-    /// Nobody judges: the end of a backend's process passes at once.
+    /// Nobody judges: the end of a backend's process passes at once, and so does what a backend has to say that a copy of the
+    /// reset of a withdrawn handshake hit in the next one.
     fn excuse_without_judge(&mut self, packet: &Packet) {
-        let Some(number) = packet.from_backend.filter(|number| self.backends[*number].was_killed) else {
-            return;
-        };
-        let ends = TcpSegment::parse(&packet.bytes)
-            .is_ok_and(|segment| segment.flags().fin() || segment.flags().rst());
-        if ends && !self.has_judge() {
+        let Some(number) = packet.from_backend else { return };
+        let Ok(flags) = TcpSegment::parse(&packet.bytes).map(|segment| segment.flags()) else { return };
+        let killed = self.backends[number].was_killed && (flags.fin() || flags.rst());
+        if (killed || flags.rst() && self.resets_twice()) && !self.has_judge() {
             self.note(|| format!("nobody judges the end of a connection with backend{number}"));
             self.excuse_unjudged(packet);
         }
+    }
+
+    /// The proxy has withdrawn handshakes, and links may double its resets.
+    fn resets_twice(&self) -> bool {
+        let doubles = self.scenario.links[1..].iter().any(|link| link.duplication > 0);
+        doubles && self.proxy.engine.status().counters.contains_key("ecn_learnt")
     }
 
     /// A process that was killed serves again by the time of the second opinion: what was idle, or had been closed by its

@@ -1,10 +1,13 @@
 //! The transactionalizer's daemon: reads the log eagerly, judges, detects, reports.
 
 use cluster::control::{Evidence, FromLog, ToLog, ToLogger};
+use packet::TcpSegment;
 use transactionalizer::engine::{Action, Engine, Failure, Logged};
 use transactionalizer::spans::Record;
 
 use super::*;
+use crate::addresses::backend_number;
+use crate::net::show;
 
 pub(super) struct Reader {
     pub(super) engine: Engine,
@@ -188,14 +191,23 @@ impl World {
                 self.tell_managers(&FromLog::BackendUp { backend });
             }
             Action::Probe(backend, id, question) => self.probe(backend, id, question),
-            // As good as lost on its way: the other probes decide.
-            Action::KeepAlive(_) => {}
+            Action::KeepAlive(bytes) => self.ask_on_connection(bytes),
             Action::Unreported(flow, evidence) => {
                 self.note(|| format!("UNREPORTED {} on {}: {evidence:?}", flow.client, flow.backend));
                 self.excuse(flow.client, "its failure was found while no manager listened");
             }
             Action::Note(text) => self.note(|| text),
         }
+    }
+
+    /// A probe on a connection leaves the logger's host; the answer comes by its queue.
+    fn ask_on_connection(&mut self, bytes: Vec<u8>) {
+        let Ok(segment) = TcpSegment::parse(&bytes) else { return };
+        let Some(number) = backend_number(segment.destination()) else { return };
+        self.note(|| format!("keep-alive {}", show(&bytes)));
+        self.serial += 1;
+        let packet = Packet { bytes, born: self.serial, from_backend: None, departed: 0, window: None };
+        self.transmit(2, Node::Backend(number), packet);
     }
 
     fn tell_logger(&mut self, message: ToLogger) {
