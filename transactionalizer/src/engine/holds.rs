@@ -95,10 +95,12 @@ impl Engine {
                 }
                 entry.held.push(Held { hold, end, time: seen.logged.time });
             }
-            // Nothing shows yet whether the response was complete. A backend that means it repeats it as soon as the client's next
-            // segment, or a probe, comes.
+            // Nothing shows yet whether the response was complete. A backend that means it says so again, in answer to the probe
+            // or to the client's next segment.
             State::Open(connection) if connection.reset_ahead(seen.segment.seq()) => {
+                out.push(Action::KeepAlive(connection.keep_alive()));
                 self.counters.resets_ahead += 1;
+                self.counters.keep_alives += 1;
                 self.suppress(hold, out);
             }
             State::Open(_) => {
