@@ -53,9 +53,12 @@ impl Core {
         let State::Setup(setup) = &mut flow.state else { return false };
         let Some(connect) = &mut setup.connect else { return false };
         let granted = grants(segment);
-        if connect.withdrawn == Some(segment.seq()) {
-            // To a SYN that was repeated: the reset was lost. Until then it is a copy.
-            if setup.repeat.is_some_and(|repeat| repeat.tries > 1) {
+        if let Some((_, tries)) = connect.withdrawn.filter(|(irs, _)| *irs == segment.seq()) {
+            // To a SYN that was repeated: the reset was lost. Until then it is a copy. Not once for each answer: where resets never
+            // arrive, that would go on as fast as the path lets it.
+            let sent = setup.repeat.map_or(tries, |repeat| repeat.tries);
+            if sent > tries {
+                connect.withdrawn = Some((segment.seq(), sent));
                 self.begin_without_ecn(flow);
             }
             return true;
@@ -68,8 +71,9 @@ impl Core {
         }
         self.counters.count("ecn_learnt");
         connect.asks_for_ecn = false;
-        connect.withdrawn = Some(segment.seq());
-        setup.repeat = Some(Repeat::after(self.now, crate::connect::SYN_TIMEOUT));
+        let repeat = Repeat::after(self.now, crate::connect::SYN_TIMEOUT);
+        connect.withdrawn = Some((segment.seq(), repeat.tries));
+        setup.repeat = Some(repeat);
         self.begin_without_ecn(flow);
         true
     }

@@ -84,8 +84,9 @@ pub(crate) struct Connect {
     pub(crate) tried: Vec<SocketAddr>,
     /// The first SYN asks for ECN.
     pub(crate) asks_for_ecn: bool,
-    /// The backend's number in a handshake that was withdrawn, because it granted what the client is not promised.
-    pub(crate) withdrawn: Option<Seq>,
+    /// A handshake that was withdrawn, because it granted what the client is not promised: the backend's number in it, and how many
+    /// SYNs of the next one had been sent when it was last reset.
+    pub(crate) withdrawn: Option<(Seq, u32)>,
 }
 
 /// A splice: what is needed to translate, and to undo it.

@@ -67,6 +67,7 @@ fn a_handshake_that_was_not_withdrawn_is_withdrawn_again() {
         let (reset, syn) = (segments(&sent)[0], segments(&sent)[1]);
         assert!(reset.flags().rst() && reset.seq() == CLIENT_ISN + 1 && reset.destination() == backend);
         assert_eq!((syn.flags(), syn.seq(), syn.destination()), (Flags::SYN, CLIENT_ISN, backend));
+        assert!(answer(&mut world, backend, BACKEND_ISN, Flags::ECE).is_empty(), "once for each SYN");
         let sent = answer(&mut world, backend, SECOND_ISN, Flags(0));
         assert!(segments(&sent).iter().any(|segment| segment.payload() == REQUEST));
     }
