@@ -146,5 +146,5 @@ fn the_program_conducts_handshakes_as_promised() {
     router.net.inside("r", || try_all("handshakes", 500, |bytes| router.conducts(&Handshakes::of(&bytes))));
     let answered = router.fast.answered().unwrap();
     println!("{answered:?}");
-    assert!(answered.syns > 500 && answered.acks > 100, "hardly anything was tried: {answered:?}");
+    assert!(answered.syns > 500 && answered.acks > 30, "hardly anything was tried: {answered:?}");
 }
