@@ -133,8 +133,9 @@ impl Core {
 
     /// When the answer was sent that this segment echoes, to a millisecond; `None`: too long ago, or never. One of an earlier
     /// daemon's program, whose clock was behind, seems to be older than it is.
+    /// The program answers IPv4 only; by chance, one in some thousands, an own cookie would pass for one of its.
     fn made(&self, segment: &TcpSegment<'_>) -> Option<Time> {
-        let (_, echo) = segment.timestamps()?;
+        let (_, echo) = segment.timestamps().filter(|_| segment.source().is_ipv4())?;
         let millis = (self.now + LATER).as_nanos() / 1_000_000;
         let offset = self.secret.timestamp_offset(segment.source()).wrapping_add(self.secret.lead());
         let age = u64::from((millis as u32).wrapping_add(offset).wrapping_sub(echo));
