@@ -104,7 +104,7 @@ impl Core {
         let backend_next = to.irs + 1;
         let delta = (setup.iss + 1).0.wrapping_sub(backend_next.0);
         let window = Window::new(first, first + setup.request.len() as u32, setup.iss + 1, SETUP_WINDOW);
-        let ts = to.has_timestamps(&flow.leg).then(|| flow.leg.align_first(&to));
+        let ts = to.has_timestamps(&flow.leg).then(|| flow.leg.align_first(self.now, &to));
         self.splice(flow, &to, (delta, ts), debts, window);
         let State::Spliced(splice) = &mut flow.state else { return };
         if let Some(debts) = &mut splice.debts {

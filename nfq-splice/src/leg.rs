@@ -99,8 +99,13 @@ impl ClientLeg {
     /// The same of a first backend. What the client sends echoes the last that it was told, which is then exactly the SYN-ACK's
     /// timestamp: in SYN-RECEIVED Linux (6.15 and later) drops what echoes an older one, and the client's next bytes may get there
     /// before what ends the handshake.
-    pub(crate) fn align_first(&self, backend: &BackendLeg) -> u32 {
-        self.clock_floor.wrapping_sub(backend.ts_recent)
+    /// The proxy's own clock goes on from there, too, and a tick behind: the two clocks do not tick at the same moment, and what the
+    /// backend says next must not be older than what the proxy says for it (RFC 7323 §5.3).
+    pub(crate) fn align_first(&mut self, now: Time, backend: &BackendLeg) -> u32 {
+        let told = self.clock_floor;
+        self.set_clock(now, told);
+        self.clock_offset = self.clock_offset.wrapping_sub(1);
+        told.wrapping_sub(backend.ts_recent)
     }
 
     /// The client is sent something of this moment.

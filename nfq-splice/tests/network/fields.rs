@@ -175,3 +175,40 @@ fn a_backends_clock_does_not_go_back_behind_what_was_said_before_it() {
         assert!(told.iter().all(|told| value.wrapping_sub(*told) as i32 >= 0), "{value} {told:?}");
     }
 }
+
+/// What the proxy itself sends for a first backend, here what its client had no room for, is not ahead of what the backend says next:
+/// the client would take that for old.
+#[test]
+fn what_is_sent_for_a_first_backend_has_that_ones_clock() {
+    for (v6, kernel) in ALL {
+        let mut world = World::new(v6, kernel);
+        let syn = world.syn(OFFER).build();
+        let answer = world.receive(&syn, Stage::Tracked);
+        let answer = segments(&answer)[0];
+        (world.iss, world.stamps) = (answer.seq(), true);
+        world.stamp = answer.timestamps().unwrap().0;
+        world.pass(50);
+        let (head, rest) = REQUEST.split_at(5);
+        let begun = world.client_segment(CLIENT_ISN + 1, world.iss + 1, head).build();
+        world.receive(&begun, Stage::Tracked);
+        world.pass(50);
+        let full = SegmentBuilder { window: 0, ..world.client_segment(CLIENT_ISN + 6, world.iss + 1, rest) };
+        world.receive(&full.build(), Stage::Tracked);
+        let syn_ack = world.syn_ack(1, BACKEND_ISN, CLIENT_ISN + 1, OFFER).build();
+        world.receive(&syn_ack, Stage::Tracked);
+        world.pass(10);
+        let first = world.backend_segment(1, BACKEND_ISN + 1, b"HTTP", 1010).build();
+        world.receive(&first, Stage::Raw);
+        world.pass(30);
+        let update = world.client_segment(CLIENT_ISN + 1 + REQUEST.len() as u32, world.iss + 1, b"").build();
+        let next = world.backend_segment(1, BACKEND_ISN + 5, b"/1.1", 1040).build();
+        let sent = [world.receive(&update, Stage::Raw), world.receive(&next, Stage::Raw)].concat();
+        let to_client = segments(&sent).into_iter().filter(|sent| sent.destination() == world.client());
+        let said: Vec<_> =
+            to_client.map(|sent| (sent.payload().to_vec(), sent.timestamps().unwrap().0)).collect();
+        let [(ours, own), (theirs, translated)] = &said[..] else { panic!("{said:?}") };
+        assert_eq!((&ours[..], &theirs[..]), (&b"HTTP"[..], &b"/1.1"[..]));
+        assert!(translated.wrapping_sub(*own) as i32 >= 0, "{own} is ahead of {translated}");
+        assert!(own.wrapping_sub(world.stamp) >= 50 + 40 - 1, "it goes on");
+    }
+}
