@@ -18,7 +18,6 @@ use crate::engine::Engine;
 use crate::flow::{Flow, State};
 use crate::secret::LEAD_MILLIS;
 use crate::setup::SETUP_WINDOW;
-use crate::stateless::MAX_SCALE;
 
 /// The first data of a client are repeated within this time, a few retransmission timeouts, if they were lost and later ones came.
 const REPEATED: Duration = Duration::from_secs(3);
@@ -59,9 +58,9 @@ impl Engine {
 }
 
 impl Core {
-    /// A segment of no connection: continues the handshake that the program answered, if it is the first after it.
-    pub(crate) fn continue_answered(&mut self, segment: &TcpSegment<'_>) -> Option<Flow> {
-        let flow = self.flow_answered(segment, segment.seq() - 1)?;
+    /// Continues the handshake that the program answered with one of these scales, if the segment is the first after it.
+    pub(crate) fn continue_answered(&mut self, segment: &TcpSegment<'_>, scales: &[u8]) -> Option<Flow> {
+        let flow = self.flow_answered(segment, segment.seq() - 1, scales)?;
         self.answered.awaited.remove(&segment.source());
         self.counters.count("answered_handshakes_continued");
         Some(flow)
@@ -81,7 +80,8 @@ impl Core {
         if !other || segment.timestamps().is_none_or(is_old) {
             return;
         }
-        let Some(new) = self.flow_answered(segment, segment.seq() - 1) else { return };
+        let scales = self.announced_scales();
+        let Some(new) = self.flow_answered(segment, segment.seq() - 1, &scales) else { return };
         self.counters.count("port_reused");
         if let State::Setup(setup) = &flow.state
             && let Some(connect) = &setup.connect
@@ -94,8 +94,9 @@ impl Core {
     /// What else a client sends whose handshake the program answered: probes while it is silent, and what overtakes its first
     /// data, which it will repeat. True: nothing more is to be done.
     pub(crate) fn handle_early(&mut self, segment: &TcpSegment<'_>) -> bool {
+        let scales = self.announced_scales();
         if segment.sequence_length() <= 1
-            && let Some(flow) = self.flow_answered(segment, segment.seq())
+            && let Some(flow) = self.flow_answered(segment, segment.seq(), &scales)
         {
             self.counters.count("answered_probe_acknowledged");
             self.acknowledge_client(&flow.leg, segment.ack(), segment.seq() + 1, SETUP_WINDOW);
@@ -144,17 +145,20 @@ impl Core {
         good.then(|| Time::from_millis(millis.saturating_sub(age)))
     }
 
-    /// The set-up of a client with this initial number, if the segment proves it.
-    fn flow_answered(&mut self, segment: &TcpSegment<'_>, irs: Seq) -> Option<Flow> {
+    /// The scale that the program promises.
+    pub(crate) fn promised_scale(&self) -> Option<u8> {
+        self.answered.promise.map(|(_, promise)| promise.window_scale)
+    }
+
+    /// The set-up of a client with this initial number that was told one of these scales, if the segment proves it. The echo is proof
+    /// enough to try all.
+    fn flow_answered(&mut self, segment: &TcpSegment<'_>, irs: Seq, scales: &[u8]) -> Option<Flow> {
         let client = segment.source();
         let made = self.made(segment).filter(|_| is_open(segment))?;
         if !self.stateless.takes_answered(self.now, client, made) {
             return None;
         }
-        let promised = self.answered.promise.map(|(_, promise)| promise.window_scale);
-        // All are tried: another queue's daemon may have learnt one that is not known here. The echo is proof enough.
-        let mut scales = promised.into_iter().chain(self.announced_scales()).chain(0..=MAX_SCALE);
-        scales.find_map(|scale| self.flow_with_scale(segment, (irs, scale), made))
+        scales.iter().find_map(|scale| self.flow_with_scale(segment, (irs, *scale), made))
     }
 
     fn flow_with_scale(
@@ -180,6 +184,7 @@ impl Core {
         }
         if let State::Setup(setup) = &mut flow.state {
             setup.establish();
+            setup.continued = self.stateless.is_older(made);
         }
         Some(flow)
     }

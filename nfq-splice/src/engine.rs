@@ -78,9 +78,7 @@ impl Engine {
             self.core.refuse(segment);
         } else if flags.syn() && !flags.ack() && !flags.rst() && !flags.fin() {
             self.handle_syn(segment);
-        } else if let Some(mut flow) =
-            self.core.continue_answered(segment).or_else(|| self.core.continue_setup(segment))
-        {
+        } else if let Some(mut flow) = self.core.continue_handshake(segment) {
             if self.table.len() >= self.core.settings.splice.connections {
                 return self.core.counters.count("syn_cookie_dropped_connection_limit");
             }

@@ -14,8 +14,8 @@ use crate::cookie::{self, Handshake, LIFETIME, Maker};
 use crate::flow::{Flow, State};
 use crate::key::Key;
 
-/// The greatest window scale (RFC 7323 §2.3).
-pub(crate) const MAX_SCALE: u8 = 14;
+/// All window scales (RFC 7323 §2.3).
+const ANY_SCALE: [u8; 15] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14];
 
 /// Ended connections that are remembered for their cookies at most; beyond it the oldest is forgotten.
 const SPENT: usize = 65_536;
@@ -104,6 +104,11 @@ impl Stateless {
         self.started.is_none_or(|started| now < started + LIFETIME)
     }
 
+    /// A handshake of that time is older than this daemon: its client may have got further.
+    pub(crate) fn is_older(&self, made: Time) -> bool {
+        self.started.is_none_or(|started| made <= started)
+    }
+
     /// The client's connection, which began at that time, has ended.
     pub(crate) fn spend(&mut self, now: Time, client: Client, began: Time) {
         if self.by_program || now < self.until.max(self.restarted(now)) {
@@ -165,15 +170,35 @@ impl Core {
         self.send_syn_ack(&flow);
     }
 
-    /// A segment of no connection: continues a set-up if its acknowledgement proves that this proxy answered its SYN.
-    pub(crate) fn continue_setup(&mut self, segment: &TcpSegment<'_>) -> Option<Flow> {
-        let (flags, client) = (segment.flags(), segment.source());
-        if !flags.ack() || flags.syn() || flags.rst() || !self.stateless.takes(self.now, client) {
+    /// A segment of no connection: continues the handshake that the program or this proxy answered, if it proves that. A number may
+    /// by chance be good for another scale or maker, with other options: the likely scales of both come first.
+    pub(crate) fn continue_handshake(&mut self, segment: &TcpSegment<'_>) -> Option<Flow> {
+        let (likely, young) = (self.likely_scales(), self.stateless.is_young(self.now));
+        let any = if young { &ANY_SCALE[..] } else { &[] };
+        let found = self
+            .continue_answered(segment, &likely)
+            .or_else(|| self.continue_setup(segment, &likely))
+            .or_else(|| self.continue_answered(segment, &ANY_SCALE))
+            .or_else(|| self.continue_setup(segment, any));
+        if found.is_none() && self.takes_cookie(segment) {
+            self.counters.count("syn_cookies_wrong");
+        }
+        found
+    }
+
+    /// Continues a set-up if the segment's acknowledgement proves that this proxy answered its SYN, with one of these scales.
+    fn continue_setup(&mut self, segment: &TcpSegment<'_>, scales: &[u8]) -> Option<Flow> {
+        if !self.takes_cookie(segment) {
             return None;
         }
-        let found = self.announced_scales().into_iter().find_map(|scale| self.flow_of_cookie(segment, scale));
-        self.counters.count(if found.is_some() { "syn_cookies_accepted" } else { "syn_cookies_wrong" });
-        found
+        let found = scales.iter().find_map(|scale| self.flow_of_cookie(segment, *scale))?;
+        self.counters.count("syn_cookies_accepted");
+        Some(found)
+    }
+
+    fn takes_cookie(&mut self, segment: &TcpSegment<'_>) -> bool {
+        let (flags, client) = (segment.flags(), segment.source());
+        flags.ack() && !flags.syn() && !flags.rst() && self.stateless.takes(self.now, client)
     }
 
     fn flow_of_cookie(&self, segment: &TcpSegment<'_>, announced_scale: u8) -> Option<Flow> {
@@ -190,12 +215,16 @@ impl Core {
         Some(flow)
     }
 
-    /// The scales that clients in set-up may have been told: the backends' may have changed since, and an earlier daemon may have
-    /// learnt any.
+    /// The scales that clients in set-up have most likely been told. Those of the backends may have changed since, and an earlier daemon,
+    /// or that of another queue, may have learnt any.
+    fn likely_scales(&self) -> Vec<u8> {
+        let configured = self.settings.splice.window_scale;
+        let likely = [self.promised_scale(), Some(self.scale()), self.former_scale, Some(configured)];
+        likely.into_iter().flatten().collect()
+    }
+
+    /// All scales, the likely ones first.
     pub(crate) fn announced_scales(&self) -> Vec<u8> {
-        // The likely ones first: a number may by chance be good for another scale, with other options.
-        let likely = [Some(self.scale()), self.former_scale, Some(self.settings.splice.window_scale)];
-        let any = (0..=MAX_SCALE).filter(|_| self.stateless.is_young(self.now));
-        likely.into_iter().flatten().chain(any).collect()
+        self.likely_scales().into_iter().chain(ANY_SCALE).collect()
     }
 }

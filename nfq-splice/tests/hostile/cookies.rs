@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use nfq_splice::{Promise, SETUP_WINDOW};
 use packet::{Flags, SegmentBuilder, Seq, SynOptions};
 
 use crate::proxy::{ISN, Proxy, REQUEST, SYN_ACK, backend, client, data, syn};
@@ -112,6 +113,56 @@ fn the_middle_of_a_head_is_not_answered() {
     let sent = (1..50_000).map(|offset| proxy.receive(&middle(offset))).find(|sent| !sent.is_empty());
     let [reset] = &sent.expect("by chance")[..] else { panic!("more than a reset") };
     assert_eq!((reset.to, reset.flags.rst(), reset.payload.len()), (client(1), true, 0));
+}
+
+/// The next daemon, whose fast path's program answers SYNs.
+fn restart_with_program(proxy: &mut Proxy) {
+    proxy.restart();
+    proxy.engine.handle_promised(proxy.now, Promise { mss: 1400, window_scale: 3 });
+}
+
+/// The same where the place looks like the beginning of a connection whose handshake the program has conducted.
+#[test]
+fn nor_is_it_where_the_program_answers() {
+    let mut proxy = Proxy::new();
+    let answer = proxy.receive(&SegmentBuilder { timestamps: Some((5, 0)), ..syn(1) }).remove(0);
+    let middle = |offset| SegmentBuilder {
+        ack: Some(answer.seq + 1),
+        timestamps: Some((6, answer.options.timestamp.unwrap())),
+        ..data(1, offset, b"st: a\r\n\r\n")
+    };
+    restart_with_program(&mut proxy);
+    let mut continued = 0;
+    for offset in 1..20_000 {
+        let sent = proxy.receive(&middle(offset));
+        if sent.is_empty() {
+            continue;
+        }
+        let [reset] = &sent[..] else { panic!("more than a reset") };
+        assert_eq!((reset.to, reset.flags.rst(), reset.payload.len()), (client(1), true, 0));
+        continued += proxy.counter("answered_handshakes_continued");
+        restart_with_program(&mut proxy);
+    }
+    assert!(continued > 2, "by chance");
+}
+
+/// Of these, with timestamps, one number in 2¹⁵ is also good for another scale or maker, with other options. The likely ones are tried
+/// first, so that few are mistaken: 4 here, where in another order 13 were.
+#[test]
+fn a_handshake_is_not_taken_for_another_by_chance() {
+    let mut proxy = Proxy::new();
+    let mut mistaken = 0;
+    for port in 1..20_000 {
+        let answer = proxy.receive(&SegmentBuilder { timestamps: Some((5, 0)), ..syn(port) }).remove(0);
+        restart_with_program(&mut proxy);
+        let timestamps = Some((6, answer.options.timestamp.unwrap()));
+        let begun = SegmentBuilder { ack: Some(answer.seq + 1), timestamps, ..data(port, 0, b"GET") };
+        let sent = proxy.receive(&begun).remove(0);
+        let offered = SETUP_WINDOW >> answer.options.window_scale.unwrap();
+        assert_eq!(sent.ack, ISN + 4);
+        mistaken += u32::from(u32::from(sent.window) != offered);
+    }
+    assert!(mistaken <= 4, "{mistaken}");
 }
 
 #[test]
