@@ -149,7 +149,11 @@ impl Host {
         if !flags.ack() || flags.syn() || flags.rst() || !segment.checksums_valid() {
             return false;
         }
-        let Some(sent) = self.sent.get(&key).filter(|_| !self.is_half_open(key.1)) else { return false };
+        let Some(sent) = self.sent.get(&key) else { return false };
+        // What ends the handshake may have come at the same moment, and not have been looked at yet.
+        if self.is_half_open(key.1) && self.acked.get(&key) != Some(sent) {
+            return false;
+        }
         sent.before(segment.ack()) || sent.since(segment.ack()) > 1 << 24
     }
 
@@ -169,12 +173,19 @@ impl Host {
         if let Ok(segment) = TcpSegment::parse(&packet)
             && segment.checksums_valid()
             && segment.flags().ack()
+            && self.may_acknowledge(&segment)
         {
             self.windows.insert((segment.destination(), segment.source()), segment.window());
             let acked = self.acked.entry((segment.destination(), segment.source())).or_insert(segment.ack());
             *acked = if segment.flags().syn() { segment.ack() } else { acked.max(segment.ack()) };
         }
         self.wire.incoming.push_back(packet);
+    }
+
+    /// Not what was never sent: one that is half open answers that, and learns nothing from it.
+    fn may_acknowledge(&self, segment: &TcpSegment<'_>) -> bool {
+        let sent = self.sent.get(&(segment.destination(), segment.source()));
+        sent.is_none_or(|sent| (0..=NEAR).contains(&sent.since(segment.ack())))
     }
 
     /// smoltcp does not protect itself against wrapped sequence numbers; other stacks drop a segment whose timestamp goes

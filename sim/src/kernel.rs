@@ -24,6 +24,8 @@ pub struct Entry {
     fins: [Option<Seq>; 2],
     acked: [bool; 2],
     last_ack: [Option<Seq>; 2],
+    /// One after the last byte sent.
+    sent: [Option<Seq>; 2],
     reset: bool,
     expires: Time,
 }
@@ -35,6 +37,7 @@ impl Entry {
             fins: [None; 2],
             acked: [false; 2],
             last_ack: [None; 2],
+            sent: [None; 2],
             reset: false,
             expires: now + OPEN,
         }
@@ -59,8 +62,15 @@ impl Entry {
         {
             self.acked[other] = true;
         }
-        // (The real one also believes a forged acknowledgement that is the first segment it sees of a connection.)
-        let known = !from_client || self.last_ack[other].is_some();
+        // An acknowledgement of what was not sent is invalid (`tcp_in_window` of Linux). (The real one believes a forged one that is the
+        // first segment it sees of a connection.)
+        let known = !from_client
+            || self.sent[other].is_some_and(|sent| (0..NEAR).contains(&sent.since(segment.ack())));
+        // A client's numbers may be a forger's, a backend's reset may have those of a forged acknowledgement.
+        if !from_client && !segment.flags().rst() {
+            let end = segment.seq() + segment.sequence_length();
+            self.sent[mine] = Some(self.sent[mine].map_or(end, |sent| sent.max(end)));
+        }
         if segment.flags().ack() && !segment.flags().rst() && known {
             self.last_ack[mine] = Some(segment.ack());
         }
