@@ -1,15 +1,15 @@
-//! Connections that live oddly: short ones by the thousand, dribbled and pipelined requests, half-closed and idle ones.
+//! Connections that live oddly: dribbled and pipelined requests, half-closed and idle ones.
 
 #![allow(clippy::disallowed_methods, reason = "a test of real systems owns sockets and a clock")]
 
 use std::net::Shutdown;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use lab::http::{Behaviour, get_request};
 use lab::settings::{Path, Settings};
 use lab::testing::in_lab;
-use lab::{Fault, Lab, Node};
+use lab::{Fault, Lab};
 
 const PATHS: [Path; 2] = [Path::Kernel, Path::Userspace];
 
@@ -18,22 +18,6 @@ fn on_both_paths(test: impl Fn(&Lab) -> Result<()>) -> Result<()> {
         in_lab(&Settings { path, ..Settings::default() }, &test).with_context(|| format!("{path:?}"))?;
     }
     Ok(())
-}
-
-/// Each port is used again within a second or two, while the proxy's and the backends' kernels remember its last connection.
-#[test]
-fn ports_that_come_round_within_seconds() -> Result<()> {
-    on_both_paths(|lab| {
-        lab.netns(Node::Client).sysctl("net/ipv4/ip_local_port_range", "40000 42999")?;
-        lab.netns(Node::Client).sysctl("net/ipv4/tcp_tw_reuse", "1")?;
-        let url = lab.url("/files/1k");
-        let arguments =
-            ["-t1", "-c16", "-d3s", "--latency", "--timeout", "1s", "-H", "Connection: close", &url];
-        let said = lab.on_client("wrk", &arguments)?;
-        ensure!(!said.contains("Socket errors") && !said.contains("Non-2xx"), "{said}");
-        ensure!(said.contains("requests in"), "{said}");
-        Ok(())
-    })
 }
 
 #[test]

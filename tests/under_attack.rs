@@ -2,6 +2,7 @@
 
 #![allow(clippy::disallowed_methods, reason = "a test of real systems owns sockets and files")]
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::process::Command;
 use std::time::Duration;
@@ -17,6 +18,8 @@ use netfilter::raw::RawSender;
 use packet::{Flags, SegmentBuilder, Seq, SynOptions};
 
 const SERVICE: SocketAddr = SocketAddr::new(IpAddr::V4(VIP), PORT);
+type Counters = BTreeMap<String, u64>;
+
 const SYNS: u32 = 50_000;
 /// SYNs sent before somebody else's transfer is looked at.
 const WAVE: u32 = 5000;
@@ -30,14 +33,46 @@ fn scatter(n: u32) -> u32 {
     n.wrapping_mul(0x9e37_79b1) ^ n.wrapping_mul(0x85eb_ca6b).rotate_left(15)
 }
 
-/// A SYN of a host that does not exist, in 198.18.0.0/15 (RFC 2544).
-fn syn_of_nobody(n: u32) -> Vec<u8> {
+/// A host that does not exist, in 198.18.0.0/15 (RFC 2544).
+fn nobody(n: u32) -> SocketAddr {
     let random = scatter(n);
     let address = Ipv4Addr::from(0xc612_0000 | (random & 0x1_ffff));
-    let from = SocketAddr::new(IpAddr::V4(address), (random >> 16) as u16 | 1024);
+    SocketAddr::new(IpAddr::V4(address), (random >> 16) as u16 | 1024)
+}
+
+fn syn_of_nobody(n: u32) -> Vec<u8> {
     let syn = SynOptions { mss: Some(1460), window_scale: Some(7), ..SynOptions::default() };
-    let bare = SegmentBuilder::new(from, SERVICE);
-    SegmentBuilder { seq: Seq(random), flags: Flags::SYN, window: 64_240, syn: Some(syn), ..bare }.build()
+    let bare = SegmentBuilder::new(nobody(n), SERVICE);
+    SegmentBuilder { seq: Seq(scatter(n)), flags: Flags::SYN, window: 64_240, syn: Some(syn), ..bare }.build()
+}
+
+/// With the options of Linux, in its order.
+fn linux_syn_of_nobody(n: u32) -> Vec<u8> {
+    let syn = SynOptions {
+        mss: Some(1460),
+        window_scale: Some(7),
+        sack_permitted: true,
+        timestamp: Some(scatter(!n)),
+    };
+    let bare = SegmentBuilder::new(nobody(n), SERVICE);
+    let timestamps = Some((scatter(!n), 0));
+    let (seq, syn) = (Seq(scatter(n)), Some(syn));
+    SegmentBuilder { seq, flags: Flags::SYN, window: 64_240, syn, timestamps, ..bare }.build()
+}
+
+/// Such a host claims to have got an answer, and half of them ask for something at once.
+fn forged_end_of_handshake(n: u32) -> Vec<u8> {
+    let bare = SegmentBuilder::new(nobody(n), SERVICE);
+    let payload: &[u8] = if n.is_multiple_of(2) { b"GET /evil HTTP/1.1\r\nHost: x\r\n\r\n" } else { b"" };
+    let (seq, ack) = (Seq(scatter(n)) + 1, Some(Seq(scatter(n ^ 0x5555))));
+    let timestamps = Some((scatter(!n) + 1, scatter(n ^ 0x3333)));
+    SegmentBuilder { seq, ack, window: 502, timestamps, payload, ..bare }.build()
+}
+
+fn route_to_nobody(lab: &Lab) -> Result<()> {
+    let via = Node::Client.address().to_string();
+    lab.netns(Node::Proxy).run(Command::new("ip").args(["route", "add", "198.18.0.0/15", "via", &via]))?;
+    Ok(())
 }
 
 fn counter(lab: &Lab, name: &str) -> Result<u64> {
@@ -56,10 +91,7 @@ fn resident_kib(lab: &Lab) -> Result<u64> {
 fn a_syn_flood_from_random_sources() -> Result<()> {
     let settings = Settings { set: vec!["splice.half_open=64".into()], ..Settings::default() };
     in_lab(&settings, |lab| {
-        let via = Node::Client.address().to_string();
-        let mut route = Command::new("ip");
-        route.args(["route", "add", "198.18.0.0/15", "via", &via]);
-        lab.netns(Node::Proxy).run(&mut route)?;
+        route_to_nobody(lab)?;
         let mut before = lab.curl(&[&lab.url("/files/300m")])?;
         before.read_to(1_000_000)?;
         let memory = resident_kib(lab)?;
@@ -84,6 +116,46 @@ fn a_syn_flood_from_random_sources() -> Result<()> {
         ensure!(grown < 32 << 10, "the proxy grew by {grown} KiB");
         Ok(())
     })
+}
+
+/// On the userspace path the BPF program answers a flood that looks like Linux. Its cookies let real clients in, forged ones nobody.
+#[test]
+fn a_syn_flood_that_the_program_answers() -> Result<()> {
+    in_lab(&Settings { path: Path::Userspace, ..Settings::default() }, |lab| {
+        route_to_nobody(lab)?;
+        await_condition("the program answers", Duration::from_secs(5), || {
+            lab.curl(&[&lab.url("/files/1k")])?.finish()?.check("/files/1k")?;
+            Ok(counter(lab, "fast_path_acks_taken")? > 0)
+        })?;
+        let (before, memory) = (lab.proxy_status()?.counters, resident_kib(lab)?);
+        let mut raw = sender(lab)?;
+        for wave in 0..SYNS / WAVE {
+            let numbers = wave * WAVE..(wave + 1) * WAVE;
+            let mut packets: Vec<_> = numbers.clone().map(linux_syn_of_nobody).collect();
+            packets.extend(numbers.step_by(9).map(forged_end_of_handshake));
+            let curl = lab.curl(&[&lab.url("/files/64k")])?;
+            raw.send_batch(&packets);
+            curl.finish()?.check("/files/64k").with_context(|| format!("wave {wave}"))?;
+        }
+        only_real_clients_came_in(&before, &lab.proxy_status()?.counters)?;
+        let grown = resident_kib(lab)?.saturating_sub(memory);
+        ensure!(grown < 32 << 10, "the proxy grew by {grown} KiB");
+        Ok(())
+    })
+}
+
+/// One a wave.
+fn only_real_clients_came_in(before: &Counters, after: &Counters) -> Result<()> {
+    let of = |counters: &Counters, name| counters.get(name).copied().unwrap_or(0);
+    let grown = |name| of(after, name) - of(before, name);
+    let answered = grown("fast_path_syns_answered");
+    ensure!(answered > u64::from(SYNS / 4), "the program answered only {answered} SYNs");
+    for name in ["fast_path_acks_taken", "answered_handshakes_continued", "connections_spliced"] {
+        ensure!(grown(name) == u64::from(SYNS / WAVE), "{name}: {}", grown(name));
+    }
+    ensure!(grown("syn_cookies_wrong") > 0, "no forged cookie was looked at");
+    ensure!(of(after, "half_open_now") == 0, "some are half open");
+    Ok(())
 }
 
 /// Resets, SYNs and data that have a connection's addresses and ports, and any numbers.

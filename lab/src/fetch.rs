@@ -81,6 +81,7 @@ pub struct Report {
 /// Fetches; `progress` is told the body bytes received. The failure is caused by another thread, so that it does not delay the client's reads.
 pub fn fetch(lab: &Lab, options: &Options, progress: &mut dyn FnMut(u64)) -> Result<Report> {
     let behaviour = Behaviour {
+        port: None,
         receive_buffer: options.receive_buffer,
         rate: options.rate,
         patience: options.patience,

@@ -5,11 +5,11 @@ pub(crate) mod body;
 
 use std::fmt;
 use std::io::{ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use rustix::net::{AddressFamily, SocketFlags, SocketType, connect, ipproto, socket_with, sockopt};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, connect, ipproto, socket_with, sockopt};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
@@ -30,6 +30,8 @@ const READ: usize = 64 << 10;
 /// How a connection behaves.
 #[derive(Debug, Clone, Copy)]
 pub struct Behaviour {
+    /// The client's port, also one whose last connection its kernel still remembers (TIME-WAIT); `None`: as the kernel chooses.
+    pub port: Option<u16>,
     /// Size of the socket's receive buffer, bytes; `None`: as the kernel tunes it.
     pub receive_buffer: Option<usize>,
     /// Bytes read per second at most.
@@ -43,6 +45,7 @@ pub struct Behaviour {
 impl Default for Behaviour {
     fn default() -> Self {
         Self {
+            port: None,
             receive_buffer: None,
             rate: None,
             patience: Duration::from_secs(20),
@@ -136,6 +139,15 @@ impl Connection {
             sockopt::set_socket_timeout(&socket, sockopt::Timeout::Send, Some(behaviour.patience))?;
             sockopt::set_socket_timeout(&socket, sockopt::Timeout::Recv, Some(behaviour.patience))?;
             sockopt::set_tcp_nodelay(&socket, true)?;
+            if let Some(port) = behaviour.port {
+                let any = if to.is_ipv4() {
+                    IpAddr::V4(Ipv4Addr::UNSPECIFIED)
+                } else {
+                    IpAddr::V6(Ipv6Addr::UNSPECIFIED)
+                };
+                sockopt::set_socket_reuseaddr(&socket, true)?;
+                bind(&socket, &SocketAddr::new(any, port)).with_context(|| format!("taking port {port}"))?;
+            }
             connect(&socket, &to).with_context(|| format!("connecting to {to}"))?;
             Ok(TcpStream::from(socket))
         })?;

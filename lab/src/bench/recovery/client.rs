@@ -64,6 +64,7 @@ pub(super) fn perform(
 ) -> Performed {
     let started = Instant::now();
     let behaviour = Behaviour {
+        port: None,
         receive_buffer: transfer.receive_buffer,
         rate: transfer.rate,
         patience: PATIENCE,
