@@ -83,16 +83,13 @@ pub enum Action {
     Suspend(Client),
     /// No longer.
     Resume(Client),
-    /// Create the conntrack entry, replacing one that is there. A failure goes to [`crate::Engine::handle_splice_failed`]; so does a
-    /// FIN that had passed on the fast path by then, unseen by the entry, and what passed is told after that.
+    /// Create the conntrack entry, replacing one that is there. A failure goes to [`crate::Engine::handle_splice_failed`].
     Splice(KernelSplice),
     /// Keep it in the kernel for a daemon after this one, replacing an entry that is there. A failure costs a restart this
     /// connection, nothing else.
     Park(Parked),
     /// Let the fast path alone translate it from now on, both FINs included. A failure goes to [`crate::Engine::handle_recalled`].
     Hasten(Parked),
-    /// Tell what passed, then [`crate::Engine::handle_looked`]: it stays on the fast path, where a daemon after this one would find it.
-    Look(Client),
     /// Take it off the fast path: tell what passed ([`crate::Engine::handle_passed`]), then [`crate::Engine::handle_recalled`].
     Recall(Client),
     /// Delete the conntrack entry, spliced or parked, if it is there.

@@ -20,8 +20,6 @@ const ROOM: usize = 512;
 pub struct Batch {
     /// Clients whose entries are to be looked up, with the SYN to be handed back.
     pub inspect: Vec<(Client, Vec<u8>)>,
-    /// Clients of whose connections it is to be told what passed on the fast path.
-    pub look: Vec<Client>,
     /// Clients whose connections leave the fast path and are told of.
     pub recall: Vec<Client>,
     /// Clients whose packets are to be queued before conntrack.
@@ -70,7 +68,6 @@ impl Batch {
             Action::Splice(splice) => self.splice.push(splice),
             Action::Park(parked) => self.park.push(parked),
             Action::Hasten(parked) => self.hasten.push(parked),
-            Action::Look(client) => self.look.push(client),
             Action::Recall(client) => self.recall.push(client),
             Action::Resume(client) => self.resume.push(client),
             Action::Send(packet) => self.send.push(packet),
@@ -88,7 +85,6 @@ impl Batch {
     /// Empties it, after everything was executed, but for packets that are still in `send`; its memory stays.
     pub fn clear(&mut self) {
         self.inspect.clear();
-        self.look.clear();
         self.recall.clear();
         self.suspend.clear();
         self.unsplice.clear();
@@ -115,9 +111,7 @@ impl Batch {
 
 fn step(action: &Action) -> Option<(Client, Step)> {
     match action {
-        Action::Inspect { client, .. } | Action::Look(client) | Action::Recall(client) => {
-            Some((*client, Step::Inspect))
-        }
+        Action::Inspect { client, .. } | Action::Recall(client) => Some((*client, Step::Inspect)),
         Action::Suspend(client) => Some((*client, Step::Suspend)),
         Action::Unsplice(client) => Some((*client, Step::Unsplice)),
         Action::Splice(splice) => Some((splice.client, Step::Create)),

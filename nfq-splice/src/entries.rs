@@ -107,11 +107,6 @@ impl Engine {
         self.core.stateless.lose(client);
     }
 
-    /// This client and a backend talk to each other, as far as is known.
-    pub fn is_spliced(&self, client: Client) -> bool {
-        self.table.is_in_userspace(client) || self.table.kernel_seen(client, self.core.now).is_some()
-    }
-
     /// Clients whose connections the kernel translates.
     pub fn kernel_clients(&self) -> impl Iterator<Item = Client> + '_ {
         self.table.kernel_clients()

@@ -85,7 +85,7 @@ impl Splice {
     }
 
     /// The kernel translates no window scales, cuts no segments, makes no timestamps, and miscalculates checksums of options on odd places.
-    pub(crate) fn fits_kernel(&self, leg: &ClientLeg) -> bool {
+    fn fits_kernel(&self, leg: &ClientLeg) -> bool {
         self.server_scale == leg.announced_scale
             && self.client_scale == leg.client_scale()
             && self.debts.is_none()
@@ -365,7 +365,7 @@ impl Core {
             return self.forget(flow, "connections_ended");
         }
         if splice.young.is_some_and(|until| now >= until) {
-            return self.end_youth(flow);
+            return self.recall(flow);
         }
         if !splice.kernel && now >= splice.idle.check {
             splice.idle.check = splice.idle.seen + idle;

@@ -1,10 +1,9 @@
-//! The beginning of a connection, which the fast path translates alone: no conntrack entry, no element of a set. Most connections
-//! end before they are older than that, and what the kernel keeps of each would cost more than its packets. What the fast path
-//! does not take comes to this daemon, which translates it and sends it on.
+//! The beginning of a connection on the userspace path, which the fast path translates alone: no conntrack entry, no element of
+//! a set. Most connections end before they are older than that, and what the kernel keeps of each would cost more than its
+//! packets. What the fast path does not take comes to this daemon, which translates it and sends it on.
 //!
-//! Conntrack believes any RST of a client until it has seen what the server acknowledges (`nf_conntrack_proto_tcp.c`,
-//! `IP_CT_TCP_FLAG_MAXACK_SET`; an entry made later cannot be told). So on the kernel path the server is asked when a connection becomes conntrack's:
-//! a segment that it has makes it acknowledge (RFC 9293 §3.10.7.4).
+//! On the kernel path conntrack has the connection from its beginning: one that it got later, and that was silent then, was ended by
+//! a blind RST, probably because conntrack believes any until it has seen what the server acknowledges.
 //!
 //! It is found again by a daemon after this one, in the fast path's own map ([`Engine::handle_parked`]).
 
@@ -16,10 +15,10 @@ use packet::Time;
 use crate::action::Action;
 use crate::common::Core;
 use crate::engine::Engine;
-use crate::flow::{Closing, Flow, Splice, State};
+use crate::flow::{Flow, Splice, State};
 use crate::parked::Parked;
 
-/// What lives longer goes on by way of conntrack, or in the set of queued flows, as configured. A few round trips.
+/// What lives longer goes on in the set of queued flows. A few round trips.
 const YOUTH: Duration = Duration::from_millis(250);
 
 impl Splice {
@@ -38,7 +37,7 @@ impl Core {
             && splice.lacks.is_none()
             && !flow.leg.odd_places
             && flow.leg.service.is_ipv4();
-        if !self.fast_path || !plain || flow.suspended {
+        if !self.fast_path || !plain || flow.suspended || self.prefers_kernel() {
             return false;
         }
         splice.young = Some(self.now + YOUTH);
@@ -48,30 +47,15 @@ impl Core {
         true
     }
 
-    /// It is not young any more. What conntrack will translate stays on the fast path until there is an entry: a daemon that died
-    /// in between would leave nothing of it. To the others that may happen.
-    pub(crate) fn end_youth(&mut self, flow: &mut Flow) {
+    /// It is not young any more.
+    pub(crate) fn recall(&mut self, flow: &mut Flow) {
         if let State::Spliced(splice) = &mut flow.state {
             splice.young = None;
-            let client = flow.leg.client;
-            let stays = self.prefers_kernel() && splice.fits_kernel(&flow.leg);
-            self.act(if stays { Action::Look(client) } else { Action::Recall(client) });
-        }
-    }
-
-    /// Nobody has closed: conntrack's from now on.
-    fn look(&mut self, flow: &mut Flow) {
-        let State::Spliced(splice) = &flow.state else { return };
-        let Closing { client_fin, server_fin, reset, .. } = splice.closing;
-        if client_fin || server_fin || reset {
             self.act(Action::Recall(flow.leg.client));
-        } else {
-            self.hand_to_conntrack(flow);
         }
     }
 
-    /// Nothing goes past any more: it has ended, or goes on as configured. Of one that has closed on one side conntrack would not
-    /// learn that.
+    /// Nothing goes past any more: it has ended, or is queued from now on.
     fn grow_up(&mut self, flow: &mut Flow) {
         let State::Spliced(splice) = &mut flow.state else { return };
         splice.young = None;
@@ -79,24 +63,9 @@ impl Core {
         if closing.client_fin && closing.server_fin && splice.has_got_all(flow.leg.acked) {
             self.counters.count("connections_ended");
             flow.state = State::Gone;
-        } else if closing.client_fin || closing.server_fin {
+        } else if !closing.reset {
             self.suspend_packets(flow);
             self.park(flow);
-        } else if !closing.reset {
-            self.hand_to_conntrack(flow);
-        }
-    }
-
-    /// If it can be: as configured otherwise.
-    fn hand_to_conntrack(&mut self, flow: &mut Flow) {
-        let State::Spliced(splice) = &flow.state else { return };
-        let window = splice.window;
-        self.settle(flow);
-        if let State::Spliced(splice) = &flow.state
-            && splice.kernel
-            && let Some(window) = window
-        {
-            self.send(splice.old_segment(&flow.leg, window.client_next - 1));
         }
     }
 }
@@ -105,12 +74,6 @@ impl Engine {
     /// There is a fast path: connections begin there.
     pub fn handle_fast_path(&mut self) {
         self.core.fast_path = true;
-    }
-
-    /// The answer to [`Action::Look`].
-    pub fn handle_looked(&mut self, now: Time, client: Client) {
-        self.core.now = now;
-        self.table.with(&mut self.core, client, Core::look);
     }
 
     /// A connection is no longer, or never was, on the fast path: the answer to [`Action::Recall`], or to an

@@ -248,10 +248,8 @@ impl FastPath {
         let Some((client, from_server)) = self.find(packet) else { return Fate::Passed };
         let Some(element) = self.elements.get_mut(&client) else { return Fate::Passed };
         if element.ends_it(packet[FLAGS]) {
-            // Conntrack's, until it has forgotten it.
             if element.recorded.is_none() {
                 self.elements.remove(&client);
-                self.aside.insert(client, false);
             }
             return Fate::Passed;
         }

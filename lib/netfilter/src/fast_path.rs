@@ -210,20 +210,6 @@ impl FastPath {
         self.put_in_its_place(client, value::QUEUED)
     }
 
-    /// This client has a connection that is not on the fast path, or ends: its segments go on as they are, and so do its SYNs.
-    pub fn leave_alone(&self, client: SocketAddr) -> Result<(), Error> {
-        let SocketAddr::V4(client) = client else { return Ok(()) };
-        self.put_in_its_place(client, value::ENDING)
-    }
-
-    /// It has none any more, or one on the fast path.
-    pub fn leave_alone_no_longer(&self, client: SocketAddr) -> Result<(), Error> {
-        let SocketAddr::V4(address) = client else { return Ok(()) };
-        let found = self.get(syscalls::Get::Look, address)?;
-        let ends = found.is_some_and(|found| value::kind(&found) == value::ENDING);
-        if ends { self.remove(client) } else { Ok(()) }
-    }
-
     /// Where there is no room, at least nothing is translated.
     fn put_in_its_place(&self, client: SocketAddrV4, kind: u8) -> Result<(), Error> {
         self.put(client, &value::kept_off(kind)).or_else(|_| self.remove(client.into()))

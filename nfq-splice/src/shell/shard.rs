@@ -303,12 +303,6 @@ impl Shard {
         for client in clients {
             let ended = match self.engine.judge_ended(*client, between) {
                 Ended::Yes => true,
-                // Of a connection in whose place another one begins, or that had ended before this daemon began, the fast path
-                // still knows.
-                Ended::No if !self.engine.is_spliced(*client) => {
-                    self.kernel.leave_alone_no_longer(*client)?;
-                    false
-                }
                 Ended::No => false,
                 Ended::Perhaps => !self.kernel.has_entry(*client)?,
             };

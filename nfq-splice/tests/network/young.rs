@@ -6,8 +6,8 @@ use packet::{Flags, SegmentBuilder, Seq, TcpSegment};
 use crate::world::{BACKEND_ISN, CLIENT_ISN, OFFER, REQUEST, World, segments};
 
 /// A connection that the fast path was given; all else that the engine wanted then.
-fn begun(kernel: bool) -> (World, Vec<Action>) {
-    let mut world = World::new(false, kernel);
+fn begun() -> (World, Vec<Action>) {
+    let mut world = World::new(false, false);
     world.engine.handle_fast_path();
     let syn = world.syn(OFFER).build();
     world.request(&syn);
@@ -45,101 +45,49 @@ fn passed(world: &mut World, answer: u32, closed: bool) {
 fn grow_up(world: &mut World, answer: u32, closed: bool) -> Vec<Action> {
     world.pass(251);
     world.engine.handle_timeout(world.now);
-    let client = world.client();
-    let wanted = actions(world);
+    assert_eq!(actions(world), [Action::Recall(world.client())]);
     passed(world, answer, closed);
-    if wanted == [Action::Look(client)] {
-        world.engine.handle_looked(world.now, client);
-        if !closed {
-            return actions(world);
-        }
-        assert_eq!(actions(world), [Action::Recall(client)]);
-    } else {
-        assert_eq!(wanted, [Action::Recall(client)]);
-    }
-    world.engine.handle_recalled(world.now, client);
+    world.engine.handle_recalled(world.now, world.client());
     actions(world)
 }
 
 /// No entry, no set, and the request leaves after the fast path knows the connection.
 #[test]
 fn a_connection_begins_on_the_fast_path_alone() {
-    for kernel in [true, false] {
-        let (world, actions) = begun(kernel);
-        assert!(matches!(actions.as_slice(), [Action::Hasten(_), Action::Send(_)]), "{actions:?}");
-        assert_eq!(world.state().as_deref(), Some("spliced-young"));
-    }
+    let (world, actions) = begun();
+    assert!(matches!(actions.as_slice(), [Action::Hasten(_), Action::Send(_)]), "{actions:?}");
+    assert_eq!(world.state().as_deref(), Some("spliced-young"));
 }
 
 #[test]
 fn what_ended_while_it_was_young_leaves_nothing() {
-    let (mut world, _) = begun(true);
+    let (mut world, _) = begun();
     assert_eq!(grow_up(&mut world, 1000, true), []);
     assert_eq!(world.engine.status().total, 0);
     assert_eq!(world.counter("connections_ended"), 1);
 }
 
-/// As configured: an entry, or the set and an entry for the next daemon.
+/// In the set, and with an entry for the next daemon.
 #[test]
-fn what_lives_on_goes_the_configured_way() {
-    let (mut world, _) = begun(true);
-    let actions = grow_up(&mut world, 1000, false);
-    let [Action::Splice(_), Action::Send(probe)] = &actions[..] else { panic!("{actions:?}") };
-    let probe = TcpSegment::parse(probe).unwrap();
-    let client_end = CLIENT_ISN + 1 + REQUEST.len() as u32;
-    assert_eq!((probe.seq(), probe.ack()), (client_end - 1, BACKEND_ISN + 1001), "conntrack sees the answer");
-    assert_eq!(probe.destination(), world.backend(1));
-    assert_eq!(world.state().as_deref(), Some("spliced-kernel"));
-    let (mut world, _) = begun(false);
+fn what_lives_on_is_queued_from_then_on() {
+    let (mut world, _) = begun();
     let actions = grow_up(&mut world, 1000, false);
     assert!(matches!(actions.as_slice(), [Action::Suspend(_), Action::Park(_)]), "{actions:?}");
-}
-
-/// Conntrack would wait for the FIN that it has not seen.
-#[test]
-fn what_has_closed_on_one_side_is_no_entry() {
-    let (mut world, _) = begun(true);
-    world.pass(251);
-    world.engine.handle_timeout(world.now);
-    actions(&mut world);
-    let client = world.client_segment(CLIENT_ISN + 1 + REQUEST.len() as u32, world.iss + 1, b"");
-    let closed = SegmentBuilder { flags: Flags::FIN, ..client }.build();
-    world.engine.handle_passed(world.now, &closed);
-    world.engine.handle_recalled(world.now, world.client());
-    let actions = actions(&mut world);
-    assert!(matches!(actions.as_slice(), [Action::Suspend(_), Action::Park(_)]), "{actions:?}");
-}
-
-/// Between the look and the entry.
-#[test]
-fn what_closed_unseen_by_its_entry_goes_on_in_user_space() {
-    let (mut world, _) = begun(true);
-    grow_up(&mut world, 1000, false);
-    world.engine.handle_splice_failed(world.now, world.client());
-    passed(&mut world, 1000, true);
-    let actions = actions(&mut world);
-    assert!(
-        matches!(actions.as_slice(), [Action::Suspend(_), Action::Park(_), Action::Unsplice(_)]),
-        "{actions:?}"
-    );
-    world.pass(10_001);
-    world.engine.handle_timeout(world.now);
-    assert_eq!(world.engine.status().total, 0);
 }
 
 /// The map is full, say.
 #[test]
-fn what_the_fast_path_does_not_take_goes_the_configured_way_at_once() {
-    let (mut world, _) = begun(true);
+fn what_the_fast_path_does_not_take_is_queued_at_once() {
+    let (mut world, _) = begun();
     world.engine.handle_recalled(world.now, world.client());
     let actions = actions(&mut world);
-    assert!(matches!(actions.as_slice(), [Action::Splice(_), Action::Send(_)]), "{actions:?}");
+    assert!(matches!(actions.as_slice(), [Action::Suspend(_), Action::Park(_)]), "{actions:?}");
 }
 
 /// What the fast path leaves alone comes after conntrack and is sent anew, in the other side's numbers.
 #[test]
 fn odd_segments_of_a_young_connection_are_translated_here() {
-    let (mut world, _) = begun(true);
+    let (mut world, _) = begun();
     let segment = world.backend_segment(1, BACKEND_ISN + 1, b"answer", 2000);
     let urgent = SegmentBuilder { flags: Flags::PSH, ..segment }.build();
     let sent = world.receive(&urgent, Stage::Tracked);
@@ -154,7 +102,7 @@ fn odd_segments_of_a_young_connection_are_translated_here() {
 #[test]
 fn a_new_connection_of_the_same_port_is_accepted_after_the_end_of_a_young_one() {
     for closed in [true, false] {
-        let (mut world, _) = begun(true);
+        let (mut world, _) = begun();
         passed(&mut world, 1000, closed);
         let syn = SegmentBuilder { seq: Seq(70_000), ..world.syn(OFFER) }.build();
         let sent = world.receive(&syn, Stage::Fresh);
@@ -166,10 +114,10 @@ fn a_new_connection_of_the_same_port_is_accepted_after_the_end_of_a_young_one() 
 
 /// The world with the daemon after this one's, which found the connection in the fast path's map.
 fn taken_over() -> (World, Seq) {
-    let (world, actions) = begun(true);
+    let (world, actions) = begun();
     let Some(Action::Hasten(parked)) = actions.first() else { panic!("{actions:?}") };
     let parked = nfq_splice::Parked::new(parked.splice, parked.rest());
-    let mut later = World::new(false, true);
+    let mut later = World::new(false, false);
     (later.iss, later.stamps, later.stamp) = (world.iss, world.stamps, world.stamp);
     later.engine.handle_fast_path();
     later.engine.handle_parked(later.now, &parked);

@@ -65,14 +65,8 @@ impl World {
         fate
     }
 
-    /// What has just become the kernel's.
     pub(super) fn speed_up(&mut self, splice: &KernelSplice) {
-        let passed = self.fast.take(splice.client);
-        if passed.iter().flatten().any(|side| side.fin) {
-            self.kernel.entries.remove(&splice.client);
-            self.engine.handle_splice_failed(self.now, splice.client);
-            self.tell_passed(splice.client, passed);
-        } else if self.scenario.fast_path {
+        if self.scenario.fast_path {
             self.fast.add(&entry_of(splice));
         }
     }
@@ -93,12 +87,6 @@ impl World {
             self.young += 1;
             self.note(|| format!("the fast path takes {client}"));
         }
-    }
-
-    pub(super) fn look(&mut self, client: ClientAddress) {
-        let passed = self.fast.passed(client);
-        self.tell_passed(client, passed);
-        self.engine.handle_looked(self.now, client);
     }
 
     pub(super) fn recall(&mut self, client: ClientAddress) {

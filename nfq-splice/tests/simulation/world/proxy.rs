@@ -180,7 +180,6 @@ impl World {
                     self.engine.handle_entry_state(self.now, client, state, &syn);
                 }
                 Action::Hasten(parked) => self.hasten(&parked),
-                Action::Look(client) => self.look(client),
                 Action::Recall(client) => self.recall(client),
                 Action::Tell(message) => self.told(message),
             }
