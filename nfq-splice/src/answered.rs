@@ -59,7 +59,11 @@ impl Engine {
 
 impl Core {
     /// Continues the handshake that the program answered with one of these scales, if the segment is the first after it.
-    pub(crate) fn continue_answered(&mut self, segment: &TcpSegment<'_>, scales: &[u8]) -> Option<Flow> {
+    pub(crate) fn continue_answered(
+        &mut self,
+        segment: &TcpSegment<'_>,
+        scales: impl IntoIterator<Item = u8>,
+    ) -> Option<Flow> {
         let flow = self.flow_answered(segment, segment.seq() - 1, scales)?;
         self.answered.awaited.remove(&segment.source());
         self.counters.count("answered_handshakes_continued");
@@ -74,14 +78,14 @@ impl Core {
             State::Spliced(_) | State::Recovering(_) | State::Gone => false,
         };
         // A SYN whose answer nobody has acknowledged may be anybody's, and so may its clock.
-        let unproved = matches!(&flow.state, State::Setup(setup) if !setup.established);
+        let unproved = flow.is_half_open();
         // Not what is left of an older one (RFC 7323 §5).
         let is_old = |(value, _): (u32, u32)| !unproved && value.wrapping_sub(flow.leg.ts_recent) as i32 <= 0;
         if !other || segment.timestamps().is_none_or(is_old) {
             return;
         }
         let scales = self.announced_scales();
-        let Some(new) = self.flow_answered(segment, segment.seq() - 1, &scales) else { return };
+        let Some(new) = self.flow_answered(segment, segment.seq() - 1, scales) else { return };
         self.counters.count("port_reused");
         if let State::Setup(setup) = &flow.state
             && let Some(connect) = &setup.connect
@@ -96,7 +100,7 @@ impl Core {
     pub(crate) fn handle_early(&mut self, segment: &TcpSegment<'_>) -> bool {
         let scales = self.announced_scales();
         if segment.sequence_length() <= 1
-            && let Some(flow) = self.flow_answered(segment, segment.seq(), &scales)
+            && let Some(flow) = self.flow_answered(segment, segment.seq(), scales)
         {
             self.counters.count("answered_probe_acknowledged");
             self.acknowledge_client(&flow.leg, segment.ack(), segment.seq() + 1, SETUP_WINDOW);
@@ -152,13 +156,18 @@ impl Core {
 
     /// The set-up of a client with this initial number that was told one of these scales, if the segment proves it. The echo is proof
     /// enough to try all.
-    fn flow_answered(&mut self, segment: &TcpSegment<'_>, irs: Seq, scales: &[u8]) -> Option<Flow> {
+    fn flow_answered(
+        &mut self,
+        segment: &TcpSegment<'_>,
+        irs: Seq,
+        scales: impl IntoIterator<Item = u8>,
+    ) -> Option<Flow> {
         let client = segment.source();
         let made = self.made(segment).filter(|_| is_open(segment))?;
         if !self.stateless.takes_answered(self.now, client, made) {
             return None;
         }
-        scales.iter().find_map(|scale| self.flow_with_scale(segment, (irs, *scale), made))
+        scales.into_iter().find_map(|scale| self.flow_with_scale(segment, (irs, scale), made))
     }
 
     fn flow_with_scale(

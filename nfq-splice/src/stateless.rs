@@ -4,6 +4,7 @@
 //! Only what the client has not been acknowledged can be continued: its next segment must begin with its first byte.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use cluster::control::Client;
@@ -15,7 +16,7 @@ use crate::flow::{Flow, State};
 use crate::key::Key;
 
 /// All window scales (RFC 7323 §2.3).
-const ANY_SCALE: [u8; 15] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14];
+const ANY_SCALE: RangeInclusive<u8> = 0..=14;
 
 /// Ended connections that are remembered for their cookies at most; beyond it the oldest is forgotten.
 const SPENT: usize = 65_536;
@@ -174,12 +175,11 @@ impl Core {
     /// by chance be good for another scale or maker, with other options: the likely scales of both come first.
     pub(crate) fn continue_handshake(&mut self, segment: &TcpSegment<'_>) -> Option<Flow> {
         let (likely, young) = (self.likely_scales(), self.stateless.is_young(self.now));
-        let any = if young { &ANY_SCALE[..] } else { &[] };
         let found = self
-            .continue_answered(segment, &likely)
-            .or_else(|| self.continue_setup(segment, &likely))
-            .or_else(|| self.continue_answered(segment, &ANY_SCALE))
-            .or_else(|| self.continue_setup(segment, any));
+            .continue_answered(segment, likely)
+            .or_else(|| self.continue_setup(segment, likely))
+            .or_else(|| self.continue_answered(segment, ANY_SCALE))
+            .or_else(|| self.continue_setup(segment, ANY_SCALE.filter(|_| young)));
         if found.is_none() && self.takes_cookie(segment) {
             self.counters.count("syn_cookies_wrong");
         }
@@ -187,11 +187,15 @@ impl Core {
     }
 
     /// Continues a set-up if the segment's acknowledgement proves that this proxy answered its SYN, with one of these scales.
-    fn continue_setup(&mut self, segment: &TcpSegment<'_>, scales: &[u8]) -> Option<Flow> {
+    fn continue_setup(
+        &mut self,
+        segment: &TcpSegment<'_>,
+        scales: impl IntoIterator<Item = u8>,
+    ) -> Option<Flow> {
         if !self.takes_cookie(segment) {
             return None;
         }
-        let found = scales.iter().find_map(|scale| self.flow_of_cookie(segment, *scale))?;
+        let found = scales.into_iter().find_map(|scale| self.flow_of_cookie(segment, scale))?;
         self.counters.count("syn_cookies_accepted");
         Some(found)
     }
@@ -216,15 +220,14 @@ impl Core {
     }
 
     /// The scales that clients in set-up have most likely been told. Those of the backends may have changed since, and an earlier daemon,
-    /// or that of another queue, may have learnt any.
-    fn likely_scales(&self) -> Vec<u8> {
-        let configured = self.settings.splice.window_scale;
-        let likely = [self.promised_scale(), Some(self.scale()), self.former_scale, Some(configured)];
-        likely.into_iter().flatten().collect()
+    /// or that of another queue, may have learnt any. Some may stand there twice.
+    fn likely_scales(&self) -> [u8; 4] {
+        let (scale, configured) = (self.scale(), self.settings.splice.window_scale);
+        [self.promised_scale().unwrap_or(scale), scale, self.former_scale.unwrap_or(scale), configured]
     }
 
     /// All scales, the likely ones first.
-    pub(crate) fn announced_scales(&self) -> Vec<u8> {
-        self.likely_scales().into_iter().chain(ANY_SCALE).collect()
+    pub(crate) fn announced_scales(&self) -> impl Iterator<Item = u8> + use<> {
+        self.likely_scales().into_iter().chain(ANY_SCALE)
     }
 }

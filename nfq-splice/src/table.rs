@@ -97,7 +97,7 @@ impl Table {
         // A new connection of the same client may take the place of this one.
         let (timer, began) = (flow.timer, flow.began);
         // A SYN whose answer nobody acknowledged may have been a forger's, in the same millisecond as the client's own.
-        let unproved = matches!(&flow.state, State::Setup(setup) if !setup.established);
+        let unproved = flow.is_half_open();
         let result = work(core, flow);
         flow.timer = timer;
         if matches!(flow.state, State::Gone) {
