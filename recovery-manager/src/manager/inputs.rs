@@ -234,13 +234,11 @@ impl Manager {
     /// The proxy does not have the connection where the first report has it: it had itself chosen the backend whose failure was reported
     /// meanwhile, if one was. False if none was.
     fn begin_newer(&mut self, now: Now, client: Client) -> bool {
-        let mut swallowed = self.kept_swallowed(client);
-        let newer = self.active.get_mut(&client).and_then(|recovery| recovery.newer.take());
-        let Some(newer) = newer else { return false };
+        let Some((newer, mut swallowed)) = self.take_newer(client) else { return false };
         swallowed.retain(|swallowed| belongs(swallowed, &newer.report));
         self.count("reports_superseding");
         self.finish(now.monotonic, client, &End::Superseded);
-        self.begin(now, *newer);
+        self.begin(now, newer);
         for swallowed in swallowed {
             self.take_swallowed(swallowed);
         }
@@ -249,12 +247,11 @@ impl Manager {
 
     /// The client is on `alternate`, though that may have been found to fail meanwhile.
     fn respliced(&mut self, now: Now, client: Client, alternate: SocketAddr, outcome: Outcome) {
-        let swallowed = self.kept_swallowed(client);
-        let newer = self.active.get_mut(&client).and_then(|recovery| recovery.newer.take());
+        let newer = self.take_newer(client);
         self.finish(now.monotonic, client, &End::Order(alternate, outcome));
-        if let Some(newer) = newer.filter(|newer| newer.report.flow.backend == alternate) {
+        if let Some((newer, swallowed)) = newer.filter(|(newer, _)| newer.report.flow.backend == alternate) {
             let (flow, client_next) = (newer.report.flow, newer.report.client_next);
-            self.begin(now, *newer);
+            self.begin(now, newer);
             self.carry_swallowed(flow, client_next, swallowed);
         }
     }

@@ -3,7 +3,7 @@
 use cluster::control::{Client, ConnectionReport, Flow, SWALLOWED_BYTES, Swallowed, ToProxy};
 
 use super::Manager;
-use super::recovery::Recovery;
+use super::recovery::{Failure, Recovery};
 
 /// It belongs to this failure.
 pub(super) fn belongs(swallowed: &Swallowed, report: &ConnectionReport) -> bool {
@@ -46,16 +46,18 @@ impl Manager {
     pub(super) fn pass_kept_swallowed(&mut self, client: Client) {
         let Some(recovery) = self.active.get(&client) else { return };
         let Some(attempt) = recovery.attempt else { return };
-        let mut kept = recovery.swallowed.clone();
-        kept.retain(|swallowed| belongs(swallowed, &recovery.failure.report));
+        let present = |swallowed: &&Swallowed| belongs(swallowed, &recovery.failure.report);
+        let kept: Vec<Swallowed> = recovery.swallowed.iter().filter(present).cloned().collect();
         for swallowed in kept {
             self.pass_swallowed(attempt.alternate, swallowed);
         }
     }
 
-    /// What has come so far of this recovery, and of the alternate's failure.
-    pub(super) fn kept_swallowed(&self, client: Client) -> Vec<Swallowed> {
-        self.active.get(&client).map(|recovery| recovery.swallowed.clone()).unwrap_or_default()
+    /// A failure that was reported while this recovery ran, and what fences have swallowed of the client so far.
+    pub(super) fn take_newer(&mut self, client: Client) -> Option<(Failure, Vec<Swallowed>)> {
+        let recovery = self.active.get_mut(&client)?;
+        let newer = recovery.newer.take()?;
+        Some((*newer, recovery.swallowed.clone()))
     }
 
     /// The client was re-spliced, and its alternate has failed: what its first backend's fence has swallowed may have got no farther
