@@ -81,11 +81,11 @@ pub struct Report {
 /// Fetches; `progress` is told the body bytes received. The failure is caused by another thread, so that it does not delay the client's reads.
 pub fn fetch(lab: &Lab, options: &Options, progress: &mut dyn FnMut(u64)) -> Result<Report> {
     let behaviour = Behaviour {
-        port: None,
         receive_buffer: options.receive_buffer,
         rate: options.rate,
         patience: options.patience,
         limit: Duration::MAX,
+        ..Behaviour::default()
     };
     let mut connection = Connection::open(lab, options.target.address, behaviour)?;
     let client = connection.local()?;

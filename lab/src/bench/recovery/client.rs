@@ -64,11 +64,11 @@ pub(super) fn perform(
 ) -> Performed {
     let started = Instant::now();
     let behaviour = Behaviour {
-        port: None,
         receive_buffer: transfer.receive_buffer,
         rate: transfer.rate,
         patience: PATIENCE,
         limit: LIMIT,
+        ..Behaviour::default()
     };
     let opened = lab.open(behaviour).and_then(|connection| Ok((connection.local()?, connection)));
     let (client, connection) = match opened {
