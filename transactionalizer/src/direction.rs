@@ -178,11 +178,6 @@ impl Direction {
         }
     }
 
-    /// The sender has reset the connection: its FIN, if there was one, means nothing any more.
-    pub fn forget_end(&mut self) {
-        self.end = None;
-    }
-
     /// The FIN has been logged and nothing before it is missing.
     pub fn finished(&self) -> bool {
         self.end.is_some_and(|end| end.get() == self.delivered + 1)

@@ -5,21 +5,10 @@
 mod common;
 
 use cluster::control::Evidence;
-use common::{Conn, World, b1, b2, conn, get, lives, response};
-use packet::{Flags, TcpSegment};
+use common::{Conn, World, asked, b1, b2, conn, get, response};
+use packet::Flags;
 use transactionalizer::detector::probing::{Answer, Question};
 use transactionalizer::engine::Action;
-
-/// A connection with one request, logged and acknowledged by the backend.
-fn asked(world: &mut World, port: u16) -> (Conn, u32) {
-    let conn = conn(port, b1());
-    world.open(conn);
-    let request = get("/a");
-    world.client(conn, 0, &request, 0);
-    let length = request.len() as u32;
-    world.backend(conn, 0, b"", length);
-    (conn, length)
-}
 
 #[test]
 fn premature_fin_is_suppressed_fenced_and_reported_at_once() {
@@ -316,86 +305,6 @@ fn half_a_request_is_premature() {
 }
 
 #[test]
-fn reset_in_the_middle_is_a_failure_and_one_outside_the_window_is_not() {
-    let mut world = World::new();
-    let (conn, asked) = asked(&mut world, 5000);
-    world.backend(conn, 0, &response(1000)[..300], asked);
-    world.client(conn, asked, b"", 300);
-    let hold = world.backend_flags(conn, Flags::RST, 50_000_000, b"", asked).unwrap();
-    assert_eq!(world.actions, [Action::Release(hold)]);
-    world.backend(conn, 300, &response(1000)[300..400], asked);
-    world.backend_flags(conn, Flags::RST, 400, b"", asked).unwrap();
-    let reports = world.reports();
-    assert_eq!((reports[0].0, reports[0].2.unacked.len()), (Evidence::PrematureReset, 100));
-}
-
-/// Passed on, it would end the connection as soon as the bytes before it come.
-#[test]
-fn a_reset_that_overtook_data_is_dropped_and_counts_when_it_is_repeated() {
-    let mut world = World::new();
-    let (conn, asked) = asked(&mut world, 5000);
-    world.backend(conn, 0, &response(1000)[..300], asked);
-    world.client(conn, asked, b"", 300);
-    let hold = world.backend_flags(conn, Flags::RST, 400, b"", asked).unwrap();
-    // If the data was lost, nobody would have the backend say it again.
-    let [Action::KeepAlive(probe), Action::Suppress(suppressed)] = &world.actions[..] else {
-        panic!("{:?}", world.actions)
-    };
-    let probe = TcpSegment::parse(probe).unwrap();
-    assert_eq!((probe.destination(), probe.seq()), (b1(), conn.client_isn + asked));
-    assert_eq!((probe.ack(), probe.payload().len()), (conn.backend_isn + 1 + 300, 0));
-    assert_eq!((*suppressed, world.counter("resets_ahead")), (hold, 1));
-    world.backend(conn, 300, &response(1000)[300..400], asked);
-    world.client(conn, asked, b"", 400);
-    assert!(world.reports().is_empty());
-    world.backend_flags(conn, Flags::RST, 400, b"", asked).unwrap();
-    assert_eq!(world.reports()[0].0, Evidence::PrematureReset);
-}
-
-/// The response was logged and lost on its way to the client, which repeats its request with its FIN.
-#[test]
-fn a_reset_before_bytes_that_the_client_lacks_is_a_failure_also_of_a_finished_connection() {
-    let mut world = World::new();
-    let (conn, asked) = asked(&mut world, 5000);
-    let reply = response(100);
-    world.backend(conn, 0, &reply, asked);
-    world.client_flags(conn, Flags::FIN, 0, &get("/a"), 0);
-    world.backend_flags(conn, Flags::RST, 0, b"", asked).unwrap();
-    let [(evidence, false, report)] = world.reports()[..] else { panic!("{:?}", world.actions) };
-    assert_eq!((evidence, report.t_l, report.unacked.len()), (Evidence::PrematureReset, 1, reply.len()));
-    assert!(report.client_fin && report.unrecoverable.is_none());
-}
-
-/// A server that closes with unread bytes resets behind what it has sent; the client may still get that.
-#[test]
-fn a_reset_behind_a_finished_response_is_released_once_the_client_has_that() {
-    let mut world = World::new();
-    let (conn, asked) = asked(&mut world, 5000);
-    let reply = response(100);
-    world.backend(conn, 0, &reply, asked);
-    world.client_flags(conn, Flags::FIN, asked, b"", 0);
-    let hold = world.backend_flags(conn, Flags::RST, reply.len() as u32, b"", asked).unwrap();
-    world.run(500, lives);
-    assert_eq!(world.actions, []);
-    world.client(conn, asked + 1, b"", reply.len() as u32);
-    assert_eq!(world.actions, [Action::Release(hold)]);
-}
-
-/// Nobody else would repeat to the client what was lost on its way.
-#[test]
-fn a_reset_of_a_dead_backend_behind_a_finished_response_is_a_failure_while_the_client_lacks_that() {
-    let mut world = World::new();
-    let (conn, asked) = asked(&mut world, 5000);
-    let reply = response(100);
-    world.backend(conn, 0, &reply, asked);
-    world.client_flags(conn, Flags::FIN, asked, b"", 0);
-    world.backend_flags(conn, Flags::RST, reply.len() as u32, b"", asked).unwrap();
-    world.run(20, |_| Some(Answer::Refused));
-    let [(evidence, true, report)] = world.reports()[..] else { panic!("{:?}", world.actions) };
-    assert_eq!((evidence, report.unacked.len()), (Evidence::PrematureReset, reply.len()));
-}
-
-#[test]
 fn fin_that_overtook_data_is_judged_when_the_data_has_come() {
     let mut world = World::new();
     let (conn, asked) = asked(&mut world, 5000);
@@ -449,21 +358,4 @@ fn malformed_foreign_and_unknown_holds_are_released() {
     let hold = world.backend_flags(foreign, Flags::FIN, 0, b"", 0).unwrap();
     assert_eq!(world.actions.last(), Some(&Action::Release(hold)));
     assert_eq!((world.counter("malformed"), world.counter("foreign")), (1, 1));
-}
-
-/// Its receiver would ignore it now, but not any more when the data has come.
-#[test]
-fn a_reset_that_has_overtaken_all_data_does_not_pass() {
-    let mut world = World::new();
-    let (conn, asked) = asked(&mut world, 5000);
-    let full = response(1000);
-    let early = world.backend_flags(conn, Flags::RST, 500, b"", asked).unwrap();
-    world.backend(conn, 0, &full[..500], asked);
-    let [Action::KeepAlive(_), Action::Suppress(suppressed)] = world.actions[..] else {
-        panic!("{:?}", world.actions)
-    };
-    assert_eq!(suppressed, early);
-    // The client acknowledges; nobody is there to hear it.
-    world.backend_flags(conn, Flags::RST, 500, b"", asked).unwrap();
-    assert_eq!(world.reports()[0].0, Evidence::PrematureReset);
 }

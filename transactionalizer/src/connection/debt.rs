@@ -116,11 +116,12 @@ impl Connection {
     }
 
     /// A segment that a live kernel answers with an acknowledgement and that changes nothing: a keep-alive probe
-    /// (RFC 9293 §3.8.4), in the client's name.
+    /// (RFC 9293 §3.8.4), in the client's name. One that does not know the connection answers with an RST at what is acknowledged:
+    /// what the client takes.
     pub fn keep_alive(&self) -> Vec<u8> {
         let mut segment = SegmentBuilder::new(self.client_address.into(), self.backend_address.into());
         segment.seq = self.client.seq(self.client.acked()) - 1;
-        segment.ack = Some(self.backend.seq(self.backend.acked()));
+        segment.ack = Some(self.backend.acknowledged());
         segment.window = self.backend.window_field();
         segment.build()
     }

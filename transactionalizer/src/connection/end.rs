@@ -6,15 +6,27 @@ use crate::judge::Situation;
 
 use super::Connection;
 
+/// A backend is asked so often on one connection what a reset meant: something that answers each question with such a reset
+/// ends there.
+const MOST_ASKED: u8 = 8;
+
 impl Connection {
     /// The backend's RST at `seq` is one that the client may take (RFC 5961).
     pub fn acceptable_reset(&self, seq: Seq) -> bool {
         self.backend.acceptable_reset(seq)
     }
 
-    /// The backend's RST at `seq` may have overtaken its last bytes.
+    /// The backend's RST at `seq` may have overtaken its last bytes. One that comes after the client was let have another is the
+    /// client's business: kept back, each would be asked about, answered before what the client has acknowledged, and challenged, for ever.
     pub fn reset_ahead(&self, seq: Seq) -> bool {
-        self.backend.reset_ahead(seq)
+        !self.reset_released && self.backend.reset_ahead(seq)
+    }
+
+    /// What to ask the backend about a reset that is ahead; `None`: it was asked often enough.
+    pub fn ask_about_reset(&mut self) -> Option<Vec<u8>> {
+        let more = self.asked < MOST_ASKED;
+        self.asked += u8::from(more);
+        more.then(|| self.keep_alive())
     }
 
     /// The backend's RST at `seq` answers an acknowledgement of less than it has sent: its kernel does not know the connection any
@@ -45,15 +57,16 @@ impl Connection {
         }
     }
 
-    /// The backend's RST was released: whatever is missing before a FIN, nobody sends it any more.
+    /// The backend's RST was released: whatever is missing before a FIN, nobody sends it any more. A FIN that the client may have
+    /// taken still counts: behind it is the next RST that the client takes, should this one be lost.
     pub fn handle_reset_released(&mut self) {
-        self.backend.forget_end();
+        self.reset_released = true;
         self.handle_released();
     }
 
-    /// Its end was released, and everything before that is logged.
+    /// Its end was released, and everything before that is logged, or will never come.
     pub(super) fn released_whole(&self) -> bool {
-        self.released && !self.backend.gap_before_fin()
+        self.released && (self.reset_released || !self.backend.gap_before_fin())
     }
 
     /// A failure of the backend would not matter to the client any more.
@@ -64,6 +77,7 @@ impl Connection {
 
     /// Both ends have closed.
     pub fn closed(&self) -> bool {
-        self.client_reset || (self.released_whole() && (self.client.finished() || !self.backend.finished()))
+        let both = self.released_whole() && (self.client.finished() || !self.backend.finished());
+        self.client_reset || self.reset_released || both
     }
 }

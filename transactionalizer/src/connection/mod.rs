@@ -79,7 +79,12 @@ pub struct Connection {
     /// Urgent data came: recovery could not reproduce it.
     urgent: bool,
     client_reset: bool,
+    /// The client was let have the backend's FIN or RST.
     released: bool,
+    /// It was an RST.
+    reset_released: bool,
+    /// How often its backend was asked on it what a reset meant.
+    asked: u8,
     /// When T_L's response ended.
     ended: Time,
     /// When the backend was last heard on this connection.
@@ -123,6 +128,8 @@ impl Connection {
             urgent: false,
             client_reset: false,
             released: false,
+            reset_released: false,
+            asked: 0,
             ended: now,
             heard: now,
             owed_since: None,

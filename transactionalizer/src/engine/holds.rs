@@ -98,9 +98,10 @@ impl Engine {
             // Nothing shows yet whether the response was complete. A backend that means it says so again, in answer to the probe
             // or to the client's next segment.
             State::Open(connection) if connection.reset_ahead(seen.segment.seq()) => {
-                out.push(Action::KeepAlive(connection.keep_alive()));
+                let question = connection.ask_about_reset();
                 self.counters.resets_ahead += 1;
-                self.counters.keep_alives += 1;
+                self.counters.keep_alives += u64::from(question.is_some());
+                out.extend(question.map(Action::KeepAlive));
                 self.suppress(hold, out);
             }
             State::Open(_) => {

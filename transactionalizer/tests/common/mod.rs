@@ -323,6 +323,17 @@ pub fn dead(_: Question) -> Option<Answer> {
     None
 }
 
+/// A connection with one request, logged and acknowledged by the backend.
+pub fn asked(world: &mut World, port: u16) -> (Conn, u32) {
+    let conn = conn(port, b1());
+    world.open(conn);
+    let request = get("/a");
+    world.client(conn, 0, &request, 0);
+    let length = request.len() as u32;
+    world.backend(conn, 0, b"", length);
+    (conn, length)
+}
+
 /// Sends request number `i` of a keep-alive connection; gives the stream offsets before it.
 pub fn ask(world: &mut World, conn: Conn, i: u32) -> (u32, u32) {
     let (request, reply) = (get("/a").len() as u32, response(100).len() as u32);
