@@ -13,7 +13,7 @@ use cluster::control::Client;
 use packet::{Seq, TcpSegment, Time};
 
 use crate::common::Core;
-use crate::cookie::{self, Handshake, LIFETIME, Maker};
+use crate::cookie::{self, Answer, Handshake, LIFETIME, Maker};
 use crate::engine::Engine;
 use crate::flow::{Flow, State};
 use crate::secret::LEAD_MILLIS;
@@ -58,13 +58,9 @@ impl Engine {
 }
 
 impl Core {
-    /// Continues the handshake that the program answered with one of these scales, if the segment is the first after it.
-    pub(crate) fn continue_answered(
-        &mut self,
-        segment: &TcpSegment<'_>,
-        scales: impl IntoIterator<Item = u8>,
-    ) -> Option<Flow> {
-        let flow = self.flow_answered(segment, segment.seq() - 1, scales)?;
+    /// Continues the handshake that the program answered, if the segment is the first after it.
+    pub(crate) fn continue_answered(&mut self, segment: &TcpSegment<'_>) -> Option<Flow> {
+        let flow = self.flow_answered(segment, segment.seq() - 1)?;
         self.answered.awaited.remove(&segment.source());
         self.counters.count("answered_handshakes_continued");
         Some(flow)
@@ -84,8 +80,7 @@ impl Core {
         if !other || segment.timestamps().is_none_or(is_old) {
             return;
         }
-        let scales = self.announced_scales();
-        let Some(new) = self.flow_answered(segment, segment.seq() - 1, scales) else { return };
+        let Some(new) = self.flow_answered(segment, segment.seq() - 1) else { return };
         self.counters.count("port_reused");
         if let State::Setup(setup) = &flow.state
             && let Some(connect) = &setup.connect
@@ -98,9 +93,8 @@ impl Core {
     /// What else a client sends whose handshake the program answered: probes while it is silent, and what overtakes its first
     /// data, which it will repeat. True: nothing more is to be done.
     pub(crate) fn handle_early(&mut self, segment: &TcpSegment<'_>) -> bool {
-        let scales = self.announced_scales();
         if segment.sequence_length() <= 1
-            && let Some(flow) = self.flow_answered(segment, segment.seq(), scales)
+            && let Some(flow) = self.flow_answered(segment, segment.seq())
         {
             self.counters.count("answered_probe_acknowledged");
             self.acknowledge_client(&flow.leg, segment.ack(), segment.seq() + 1, SETUP_WINDOW);
@@ -138,7 +132,7 @@ impl Core {
 
     /// When the answer was sent that this segment echoes, to a millisecond; `None`: too long ago, or never. One of an earlier
     /// daemon's program, whose clock was behind, seems to be older than it is.
-    /// The program answers IPv4 only; by chance, one in some thousands, an own cookie would pass for one of its.
+    /// The program answers IPv4 only.
     fn made(&self, segment: &TcpSegment<'_>) -> Option<Time> {
         let (_, echo) = segment.timestamps().filter(|_| segment.source().is_ipv4())?;
         let millis = (self.now + LATER).as_nanos() / 1_000_000;
@@ -149,39 +143,23 @@ impl Core {
         good.then(|| Time::from_millis(millis.saturating_sub(age)))
     }
 
-    /// The scale that the program promises.
-    pub(crate) fn promised_scale(&self) -> Option<u8> {
-        self.answered.promise.map(|(_, promise)| promise.window_scale)
-    }
-
-    /// The set-up of a client with this initial number that was told one of these scales, if the segment proves it. The echo is proof
-    /// enough to try all.
-    fn flow_answered(
-        &mut self,
-        segment: &TcpSegment<'_>,
-        irs: Seq,
-        scales: impl IntoIterator<Item = u8>,
-    ) -> Option<Flow> {
-        let client = segment.source();
+    /// The set-up of a client with this initial number, if the segment proves it. The echo is proof enough to take any scale.
+    fn flow_answered(&mut self, segment: &TcpSegment<'_>, irs: Seq) -> Option<Flow> {
+        let (client, iss) = (segment.source(), segment.ack() - 1);
         let made = self.made(segment).filter(|_| is_open(segment))?;
         if !self.stateless.takes_answered(self.now, client, made) {
             return None;
         }
-        scales.into_iter().find_map(|scale| self.flow_with_scale(segment, (irs, scale), made))
+        let timestamp = segment.timestamps().map(|(value, _)| value);
+        let handshake = Handshake { client, irs };
+        let answer = cookie::check(&self.secret, self.now + LATER, &handshake, iss, timestamp)?;
+        (answer.maker == Maker::Program).then(|| self.answered_flow(segment, irs, answer, made))
     }
 
-    fn flow_with_scale(
-        &self,
-        segment: &TcpSegment<'_>,
-        (irs, announced_scale): (Seq, u8),
-        made: Time,
-    ) -> Option<Flow> {
+    fn answered_flow(&self, segment: &TcpSegment<'_>, irs: Seq, answer: Answer, made: Time) -> Flow {
         let (client, iss) = (segment.source(), segment.ack() - 1);
-        let handshake = Handshake { client, irs, announced_scale, maker: Maker::Program };
-        let timestamp = segment.timestamps().map(|(value, _)| value);
-        let options = cookie::check(&self.secret, self.now + LATER, &handshake, iss, timestamp)?;
-        let mut flow = self.half_open_flow(client, options, irs, iss);
-        flow.leg.announced_scale = announced_scale;
+        let mut flow = self.half_open_flow(client, answer.options, irs, iss);
+        flow.leg.announced_scale = answer.announced_scale;
         // What was promised before is not known.
         if let Some((since, promise)) = self.answered.promise
             && since < made
@@ -195,7 +173,7 @@ impl Core {
             setup.establish();
             setup.continued = self.stateless.is_older(made);
         }
-        Some(flow)
+        flow
     }
 }
 

@@ -6,8 +6,6 @@ use std::net::SocketAddr;
 use packet::Seq;
 use siphasher::sip::SipHasher24;
 
-use crate::cookie::Maker;
-
 /// By so much each daemon's clock is ahead of that of the one before, milliseconds. More than what may be forgotten with a daemon: clocks
 /// jump by a few seconds with each recovery of a connection.
 pub(crate) const LEAD_MILLIS: u32 = 60_000;
@@ -58,13 +56,9 @@ impl Secret {
         self.hash(2, client) as u32
     }
 
-    /// The message authentication code of a [`crate::cookie`]: of client, its number, our scale, period.
-    pub(crate) fn cookie(&self, maker: Maker, about: (SocketAddr, Seq, u8, u64)) -> u64 {
-        let purpose = match maker {
-            Maker::Daemon => 3,
-            Maker::Program => 4,
-        };
-        self.hash(purpose, about)
+    /// The message authentication code of a [`crate::cookie`]: of client, its number, period.
+    pub(crate) fn cookie(&self, about: (SocketAddr, Seq, u64)) -> u64 {
+        self.hash(3, about)
     }
 }
 

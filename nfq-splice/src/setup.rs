@@ -10,7 +10,7 @@ use cluster::control::Client;
 use packet::{Flags, Reassembly, SegmentBuilder, Seq, SynOptions, TcpSegment, Time};
 
 use crate::common::Core;
-use crate::cookie::{self, Handshake, Maker};
+use crate::cookie::{self, Answer, Handshake, Maker};
 use crate::ecn::Ecn;
 use crate::flow::{Flow, Repeat, Setup, State};
 use crate::leg::ClientLeg;
@@ -84,8 +84,8 @@ impl Core {
     /// What a SYN begins.
     pub(crate) fn begin(&self, segment: &TcpSegment<'_>) -> Flow {
         let (client, irs, options) = (segment.source(), segment.seq(), segment.syn_options());
-        let handshake = Handshake { client, irs, announced_scale: self.scale(), maker: Maker::Daemon };
-        let iss = cookie::make(&self.secret, self.now, &handshake, &options);
+        let answer = Answer { maker: Maker::Daemon, announced_scale: self.scale(), options };
+        let iss = cookie::make(&self.secret, self.now, &Handshake { client, irs }, &answer);
         let mut flow = self.half_open_flow(client, options, irs, iss);
         flow.leg.announced_mss = self.announced_mss();
         flow

@@ -4,19 +4,15 @@
 //! Only what the client has not been acknowledged can be continued: its next segment must begin with its first byte.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
-use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use cluster::control::Client;
 use packet::{TcpSegment, Time};
 
 use crate::common::Core;
-use crate::cookie::{self, Handshake, LIFETIME, Maker};
+use crate::cookie::{self, Answer, Handshake, LIFETIME, Maker};
 use crate::flow::{Flow, State};
 use crate::key::Key;
-
-/// All window scales (RFC 7323 §2.3).
-const ANY_SCALE: RangeInclusive<u8> = 0..=14;
 
 /// Ended connections that are remembered for their cookies at most; beyond it the oldest is forgotten.
 const SPENT: usize = 65_536;
@@ -171,31 +167,18 @@ impl Core {
         self.send_syn_ack(&flow);
     }
 
-    /// A segment of no connection: continues the handshake that the program or this proxy answered, if it proves that. A number may
-    /// by chance be good for another scale or maker, with other options: the likely scales of both come first.
+    /// A segment of no connection: continues the handshake that the program or this proxy answered, if it proves that.
     pub(crate) fn continue_handshake(&mut self, segment: &TcpSegment<'_>) -> Option<Flow> {
-        let (likely, young) = (self.likely_scales(), self.stateless.is_young(self.now));
-        let found = self
-            .continue_answered(segment, likely)
-            .or_else(|| self.continue_setup(segment, likely))
-            .or_else(|| self.continue_answered(segment, ANY_SCALE))
-            .or_else(|| self.continue_setup(segment, ANY_SCALE.filter(|_| young)));
+        let found = self.continue_answered(segment).or_else(|| self.continue_setup(segment));
         if found.is_none() && self.takes_cookie(segment) {
             self.counters.count("syn_cookies_wrong");
         }
         found
     }
 
-    /// Continues a set-up if the segment's acknowledgement proves that this proxy answered its SYN, with one of these scales.
-    fn continue_setup(
-        &mut self,
-        segment: &TcpSegment<'_>,
-        scales: impl IntoIterator<Item = u8>,
-    ) -> Option<Flow> {
-        if !self.takes_cookie(segment) {
-            return None;
-        }
-        let found = scales.into_iter().find_map(|scale| self.flow_of_cookie(segment, scale))?;
+    /// Continues a set-up if the segment's acknowledgement proves that this proxy answered its SYN.
+    fn continue_setup(&mut self, segment: &TcpSegment<'_>) -> Option<Flow> {
+        let found = if self.takes_cookie(segment) { self.flow_of_cookie(segment) } else { None }?;
         self.counters.count("syn_cookies_accepted");
         Some(found)
     }
@@ -205,11 +188,14 @@ impl Core {
         flags.ack() && !flags.syn() && !flags.rst() && self.stateless.takes(self.now, client)
     }
 
-    fn flow_of_cookie(&self, segment: &TcpSegment<'_>, announced_scale: u8) -> Option<Flow> {
+    fn flow_of_cookie(&self, segment: &TcpSegment<'_>) -> Option<Flow> {
         let (client, irs, iss) = (segment.source(), segment.seq() - 1, segment.ack() - 1);
         let timestamp = segment.timestamps().map(|(value, _)| value);
-        let handshake = Handshake { client, irs, announced_scale, maker: Maker::Daemon };
-        let options = cookie::check(&self.secret, self.now, &handshake, iss, timestamp)?;
+        let answer = cookie::check(&self.secret, self.now, &Handshake { client, irs }, iss, timestamp)?;
+        let Answer { maker, announced_scale, options } = answer;
+        if maker != Maker::Daemon || !self.may_have_announced(announced_scale) {
+            return None;
+        }
         let mut flow = self.half_open_flow(client, options, irs, iss);
         flow.leg.announced_scale = if options.window_scale.is_some() { announced_scale } else { 0 };
         if let State::Setup(setup) = &mut flow.state {
@@ -219,15 +205,9 @@ impl Core {
         Some(flow)
     }
 
-    /// The scales that clients in set-up have most likely been told. Those of the backends may have changed since, and an earlier daemon,
-    /// or that of another queue, may have learnt any. Some may stand there twice.
-    fn likely_scales(&self) -> [u8; 4] {
-        let (scale, configured) = (self.scale(), self.settings.splice.window_scale);
-        [self.promised_scale().unwrap_or(scale), scale, self.former_scale.unwrap_or(scale), configured]
-    }
-
-    /// All scales, the likely ones first.
-    pub(crate) fn announced_scales(&self) -> impl Iterator<Item = u8> + use<> {
-        self.likely_scales().into_iter().chain(ANY_SCALE)
+    /// Clients in set-up may have been told this scale: the backends' may have changed since, and an earlier daemon may have learnt any.
+    fn may_have_announced(&self, scale: u8) -> bool {
+        let known = [Some(self.scale()), self.former_scale, Some(self.settings.splice.window_scale)];
+        self.stateless.is_young(self.now) || known.contains(&Some(scale))
     }
 }

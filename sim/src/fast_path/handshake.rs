@@ -27,13 +27,15 @@ const SCALE: [u8; 3] = [1, 3, 3];
 /// What each hash is for.
 const OF_SEQUENCE: u8 = 1;
 const OF_CLOCK: u8 = 2;
-const OF_COOKIE: u8 = 4;
+const OF_COOKIE: u8 = 3;
 
 /// Steps of the clock of initial numbers (RFC 9293 §3.4.1), nanoseconds; how many are a period; numbers of a period.
 const STEP: u128 = 4000;
 const PERIOD: u128 = 1 << 23;
 const LOW: u32 = (1 << 23) - 1;
 const PERIODS: u32 = (1 << 9) - 1;
+/// In the number of an answer: that the program made it. The scale announced is above the options' nine bits.
+const BY_PROGRAM: u32 = 1 << 13;
 /// The least MSS of each class, from 1 on.
 const CLASSES: [u16; 7] = [88, 536, 1220, 1360, 1440, 1460, 8960];
 /// No older acknowledgement is taken, milliseconds.
@@ -138,10 +140,11 @@ impl Proof<'_> {
         clock.wrapping_add(self.hash(OF_CLOCK, &[]) as u32)
     }
 
-    /// What nobody else can compute of a client's initial number.
+    /// What nobody else can compute of a client's initial number, and what was promised.
     fn code(&self, irs: u32, period: u64) -> u32 {
-        let scale = [self.answers.window_scale.min(14)];
-        self.hash(OF_COOKIE, &[&irs.to_ne_bytes(), &scale, &period.to_ne_bytes()]) as u32
+        let scale = u32::from(self.answers.window_scale.min(14));
+        let code = self.hash(OF_COOKIE, &[&irs.to_ne_bytes(), &period.to_ne_bytes()]) as u32;
+        code.wrapping_add(BY_PROGRAM | scale << 9)
     }
 
     /// Of the client and what else there is.

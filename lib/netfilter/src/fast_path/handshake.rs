@@ -19,7 +19,7 @@ const NOW: Register = 9;
 const CLOCK: i32 = 5;
 
 // On the stack, where the route is looked up later.
-/// What is hashed: the client with the length of that; or the client, its number, our scale and the period, with the length.
+/// What is hashed: the client with the length of that; or the client, its number and the period, with the length.
 const CLIENT: i16 = FIB;
 const COOKIE: [i16; 3] = [FIB + 8, FIB + 16, FIB + 24];
 const SEQUENCE_OFFSET: i16 = FIB + 32;
@@ -33,15 +33,17 @@ const INDEX: i16 = FIB - 16;
 /// What each hash is for (`nfq-splice/src/secret.rs`).
 const OF_SEQUENCE: i32 = 1;
 const OF_CLOCK: i32 = 2;
-const OF_COOKIE: i32 = 4;
+const OF_COOKIE: i32 = 3;
 /// Bytes of what is hashed.
 const CLIENT_BYTES: i32 = 15;
-const COOKIE_BYTES: i32 = 28;
+const COOKIE_BYTES: i32 = 27;
 
-/// Bits of a number below the count of periods, those of options, and the length of a step of the clock, nanoseconds.
+/// Bits of a number below the count of periods, those of options, where our scale lies, which bit says that this program answered, and the length of
+/// a step of the clock, nanoseconds.
 const LOW_BITS: i32 = 23;
 const LOW: i32 = (1 << LOW_BITS) - 1;
 const OPTION_BITS: i32 = 9;
+const BY_PROGRAM: i32 = 1 << 13;
 const STEP: i32 = 4000;
 /// The least MSS, and from which on the others count.
 const LEAST_MSS: i32 = 88;
@@ -190,7 +192,8 @@ fn end_with_length(code: &mut Assembler, register: Register, bytes: i32) {
     code.calculate_with(OrWide, register, 2);
 }
 
-/// Register 0 becomes the code of a handshake in the period that is stored, where register 1 is the client's initial number.
+/// Register 0 becomes what an answer without options has below the count of the period that is stored, where register 1 is the client's
+/// initial number.
 fn authenticate(code: &mut Assembler) {
     let [first, second, third] = COOKIE;
     code.load(Double, 2, 10, first);
@@ -199,18 +202,19 @@ fn authenticate(code: &mut Assembler) {
     code.calculate_with(OrWide, 2, 3);
     code.store(Double, 10, first, 2);
     code.calculate(ShiftRight, 1, 8);
-    code.load(Byte, 3, FOUND, answers::SCALE);
-    code.calculate(ShiftLeft, 3, 24);
-    code.calculate_with(Or, 1, 3);
     code.load(Double, 3, 10, PERIOD);
     code.copy(4, 3);
-    code.calculate(ShiftLeftWide, 4, 32);
+    code.calculate(ShiftLeftWide, 4, 24);
     code.calculate_with(OrWide, 1, 4);
     code.store(Double, 10, second, 1);
-    code.calculate(ShiftRightWide, 3, 32);
+    code.calculate(ShiftRightWide, 3, 40);
     end_with_length(code, 3, COOKIE_BYTES);
     code.store(Double, 10, third, 3);
     hash(code, OF_COOKIE, &COOKIE);
+    code.load(Byte, 1, FOUND, answers::SCALE);
+    code.calculate(ShiftLeft, 1, OPTION_BITS);
+    code.calculate(Or, 1, BY_PROGRAM);
+    code.calculate_with(Add, 0, 1);
 }
 
 /// The initial number of the answer.
