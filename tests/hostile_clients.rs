@@ -84,10 +84,11 @@ fn an_endless_head() -> Result<()> {
     })
 }
 
+/// Without the fast path, whose program keeps nothing of a client before it speaks, and has nothing to forget.
 #[test]
 fn a_client_that_says_nothing_or_not_enough() -> Result<()> {
-    let settings =
-        Settings { set: vec!["splice.request_head_timeout_ms=1500".into()], ..Settings::default() };
+    let set = vec!["splice.request_head_timeout_ms=1500".into(), "splice.fast_path=false".into()];
+    let settings = Settings { set, ..Settings::default() };
     beside_a_download(&settings, |lab| {
         let mut silent = open(lab)?;
         let mut slow = open(lab)?;

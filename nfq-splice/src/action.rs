@@ -79,17 +79,23 @@ pub enum Action {
     Send(Vec<u8>),
     /// As [`Self::Send`], but it must have left before the connection's new way is open: it ends a handshake.
     SendFirst(Vec<u8>),
-    /// Queue this client's packets before conntrack from now on.
+    /// Queue this client's packets before conntrack from now on, off the fast path; what passed there is told
+    /// ([`crate::Engine::handle_passed`]).
     Suspend(Client),
     /// No longer.
     Resume(Client),
-    /// Create the conntrack entry, replacing one that is there. A failure goes to [`crate::Engine::handle_splice_failed`].
+    /// Create the conntrack entry, replacing one that is there. A failure goes to [`crate::Engine::handle_splice_failed`]; so does a
+    /// FIN that had passed on the fast path by then, unseen by the entry, and what passed is told after that.
     Splice(KernelSplice),
     /// Keep it in the kernel for a daemon after this one, replacing an entry that is there. A failure costs a restart this
-    /// connection, nothing else.
+    /// connection, nothing else. Before its packets are queued: a daemon that died in between would leave nothing of it.
     Park(Parked),
+    /// Let the fast path translate most of it, where it can; its packets are queued before conntrack.
+    Record(Parked),
     /// Let the fast path alone translate it from now on, both FINs included. A failure goes to [`crate::Engine::handle_recalled`].
     Hasten(Parked),
+    /// Tell what passed, then [`crate::Engine::handle_looked`]: it stays on the fast path, where a daemon after this one would find it.
+    Look(Client),
     /// Take it off the fast path: tell what passed ([`crate::Engine::handle_passed`]), then [`crate::Engine::handle_recalled`].
     Recall(Client),
     /// Delete the conntrack entry, spliced or parked, if it is there.

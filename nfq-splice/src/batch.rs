@@ -20,8 +20,12 @@ const ROOM: usize = 512;
 pub struct Batch {
     /// Clients whose entries are to be looked up, with the SYN to be handed back.
     pub inspect: Vec<(Client, Vec<u8>)>,
+    /// Clients of whose connections it is to be told what passed on the fast path.
+    pub look: Vec<Client>,
     /// Clients whose connections leave the fast path and are told of.
     pub recall: Vec<Client>,
+    /// Entries to be kept for the next daemon.
+    pub park: Vec<Parked>,
     /// Clients whose packets are to be queued before conntrack.
     pub suspend: Vec<Client>,
     /// Clients whose entries are to be deleted.
@@ -30,8 +34,8 @@ pub struct Batch {
     pub first: Vec<Vec<u8>>,
     /// Entries to be created.
     pub splice: Vec<KernelSplice>,
-    /// Entries to be kept for the next daemon.
-    pub park: Vec<Parked>,
+    /// Connections that the fast path translates as well.
+    pub record: Vec<Parked>,
     /// Connections that only the fast path translates from now on.
     pub hasten: Vec<Parked>,
     /// Clients whose packets are to be queued before conntrack no longer.
@@ -48,6 +52,7 @@ pub struct Batch {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Step {
     Inspect,
+    Park,
     Suspend,
     Unsplice,
     Create,
@@ -67,7 +72,9 @@ impl Batch {
             Action::Unsplice(client) => self.unsplice.push(client),
             Action::Splice(splice) => self.splice.push(splice),
             Action::Park(parked) => self.park.push(parked),
+            Action::Record(parked) => self.record.push(parked),
             Action::Hasten(parked) => self.hasten.push(parked),
+            Action::Look(client) => self.look.push(client),
             Action::Recall(client) => self.recall.push(client),
             Action::Resume(client) => self.resume.push(client),
             Action::Send(packet) => self.send.push(packet),
@@ -85,12 +92,14 @@ impl Batch {
     /// Empties it, after everything was executed, but for packets that are still in `send`; its memory stays.
     pub fn clear(&mut self) {
         self.inspect.clear();
+        self.look.clear();
         self.recall.clear();
+        self.park.clear();
         self.suspend.clear();
         self.unsplice.clear();
         self.first.clear();
         self.splice.clear();
-        self.park.clear();
+        self.record.clear();
         self.hasten.clear();
         self.resume.clear();
         self.tell.clear();
@@ -111,11 +120,14 @@ impl Batch {
 
 fn step(action: &Action) -> Option<(Client, Step)> {
     match action {
-        Action::Inspect { client, .. } | Action::Recall(client) => Some((*client, Step::Inspect)),
+        Action::Inspect { client, .. } | Action::Look(client) | Action::Recall(client) => {
+            Some((*client, Step::Inspect))
+        }
+        Action::Park(parked) => Some((parked.splice.client, Step::Park)),
         Action::Suspend(client) => Some((*client, Step::Suspend)),
         Action::Unsplice(client) => Some((*client, Step::Unsplice)),
         Action::Splice(splice) => Some((splice.client, Step::Create)),
-        Action::Park(parked) | Action::Hasten(parked) => Some((parked.splice.client, Step::Create)),
+        Action::Record(parked) | Action::Hasten(parked) => Some((parked.splice.client, Step::Create)),
         Action::Resume(client) => Some((*client, Step::Resume)),
         Action::Send(_) | Action::SendFirst(_) | Action::Tell(_) => None,
     }

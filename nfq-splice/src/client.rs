@@ -6,7 +6,7 @@ use crate::action::Action;
 use crate::common::Core;
 use crate::ecn::Ecn;
 use crate::engine::{Pass, is_nonsense};
-use crate::flow::{Flow, State};
+use crate::flow::{Flow, Splice, State};
 use crate::leg::ClientLeg;
 use crate::setup::SETUP_WINDOW;
 use crate::window::{Expected, Judgement, Window};
@@ -138,14 +138,7 @@ impl Core {
             return self.counters.count("challenge_rationed");
         }
         self.counters.count("challenge_sent");
-        let window = flow.leg.max_window >> splice.client_scale;
-        let probe = SegmentBuilder {
-            seq: segment.seq(),
-            ack: Some(flow.leg.acked - splice.delta),
-            window: window.min(0xffff) as u16,
-            ..SegmentBuilder::new(flow.client(), splice.backend)
-        };
-        self.send(probe.build());
+        self.send(splice.old_segment(&flow.leg, segment.seq()));
     }
 
     /// A reset that is not exact, inside the window, may be a forger's: whoever means it repeats it exactly when challenged;
@@ -222,6 +215,21 @@ impl Flow {
             State::Setup(setup) => setup.iss + 1,
             _ => self.leg.acked,
         }
+    }
+}
+
+impl Splice {
+    /// A segment of the client's with this number, outside its window, makes the backend acknowledge (RFC 9293 §3.10.7.4). It says
+    /// nothing new, of the window either: the log would wait for a backend whose client has closed it.
+    pub(crate) fn old_segment(&self, leg: &ClientLeg, seq: Seq) -> Vec<u8> {
+        let window = leg.window.unwrap_or(leg.max_window) >> self.client_scale;
+        let old = SegmentBuilder {
+            seq,
+            ack: Some(leg.acked - self.delta),
+            window: window.min(0xffff) as u16,
+            ..SegmentBuilder::new(leg.client, self.backend)
+        };
+        old.build()
     }
 }
 

@@ -58,10 +58,7 @@ impl Engine {
                 splice.window = splice.window.or(window);
                 splice.idle = self.core.busy();
                 // Before its bytes go: a daemon that died in between would let them be said again.
-                self.core.first(|core| {
-                    core.suspend_packets(&mut flow);
-                    core.park(&mut flow);
-                });
+                self.core.first(|core| core.translate_here(&mut flow));
             }
             self.put(flow);
         }
@@ -105,6 +102,11 @@ impl Engine {
     pub fn handle_lost(&mut self, client: Client) {
         self.core.counters.count("connections_lost");
         self.core.stateless.lose(client);
+    }
+
+    /// This client and a backend talk to each other, as far as is known.
+    pub fn is_spliced(&self, client: Client) -> bool {
+        self.table.is_in_userspace(client) || self.table.kernel_seen(client, self.core.now).is_some()
     }
 
     /// Clients whose connections the kernel translates.

@@ -107,6 +107,16 @@ impl Core {
         }
     }
 
+    /// Leaves most of a parked connection to the fast path.
+    pub(crate) fn record(&mut self, flow: &Flow) {
+        if let State::Spliced(splice) = &flow.state
+            && flow.parked
+            && splice.lacks.is_none()
+        {
+            self.act(Action::Record(Parked::of(&flow.leg, splice)));
+        }
+    }
+
     pub(crate) fn unpark(&mut self, flow: &mut Flow) {
         if std::mem::replace(&mut flow.parked, false) {
             self.act(Action::Unsplice(flow.leg.client));
@@ -117,6 +127,18 @@ impl Core {
 impl Engine {
     /// A connection that an earlier daemon translated itself.
     pub fn handle_parked(&mut self, now: Time, parked: &Parked) {
+        let mut flow = self.parked_flow(now, parked);
+        self.core.translate_here(&mut flow);
+        self.put(flow);
+    }
+
+    /// One that an earlier daemon had left to the fast path alone: to be told what passed of it, and then that it was recalled.
+    pub fn handle_young(&mut self, now: Time, young: &Parked) {
+        let flow = self.parked_flow(now, young);
+        self.put(flow);
+    }
+
+    fn parked_flow(&mut self, now: Time, parked: &Parked) -> Flow {
         self.core.now = now;
         let entry = &parked.splice;
         let leg = self.core.client_leg(entry.client, parked.options);
@@ -126,10 +148,7 @@ impl Engine {
         let splice = Splice { lacks: parked.lacks(), kernel: false, ..of_entry };
         self.core.counters.count("connections_restored");
         self.core.settings.routing.remember(entry.backend);
-        let mut flow = Flow { parked: true, ..Flow::spliced(leg, splice) };
-        self.core.suspend_packets(&mut flow);
-        self.core.park(&mut flow);
-        self.put(flow);
+        Flow::spliced(leg, splice)
     }
 }
 

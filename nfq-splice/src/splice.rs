@@ -85,7 +85,7 @@ impl Splice {
     }
 
     /// The kernel translates no window scales, cuts no segments, makes no timestamps, and miscalculates checksums of options on odd places.
-    fn fits_kernel(&self, leg: &ClientLeg) -> bool {
+    pub(crate) fn fits_kernel(&self, leg: &ClientLeg) -> bool {
         self.server_scale == leg.announced_scale
             && self.client_scale == leg.client_scale()
             && self.debts.is_none()
@@ -130,9 +130,15 @@ impl Core {
             flow.parked = false;
             self.resume_packets(flow);
         } else {
-            self.suspend_packets(flow);
-            self.park(flow);
+            self.translate_here(flow);
         }
+    }
+
+    /// Its packets are queued before conntrack from now on, once a daemon after this one would find it.
+    pub(crate) fn translate_here(&mut self, flow: &mut Flow) {
+        self.park(flow);
+        self.suspend_packets(flow);
+        self.record(flow);
     }
 
     /// A change of the set is a transaction with the kernel: only where it changes something.
@@ -365,7 +371,7 @@ impl Core {
             return self.forget(flow, "connections_ended");
         }
         if splice.young.is_some_and(|until| now >= until) {
-            return self.recall(flow);
+            return self.end_youth(flow);
         }
         if !splice.kernel && now >= splice.idle.check {
             splice.idle.check = splice.idle.seen + idle;
@@ -373,6 +379,7 @@ impl Core {
                 return self.forget(flow, "connections_idle_forgotten");
             }
             self.park(flow);
+            self.record(flow);
         }
         let State::Spliced(Splice { debts: Some(debts), .. }) = &mut flow.state else { return };
         if debts.to_backend.is_starved(now) {

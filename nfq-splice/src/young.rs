@@ -1,16 +1,17 @@
-//! The beginning of a connection on the userspace path, which the fast path translates alone: no conntrack entry, no element of
-//! a set. Most connections end before they are older than that, and what the kernel keeps of each would cost more than its
-//! packets. What the fast path does not take comes to this daemon, which translates it and sends it on.
+//! The beginning of a connection, which the fast path translates alone: no conntrack entry, no element of a set. Most connections
+//! end before they are older than that, and what the kernel keeps of each would cost more than its packets. What the fast path
+//! does not take comes to this daemon, which translates it and sends it on.
 //!
-//! On the kernel path conntrack has the connection from its beginning: one that it got later, and that was silent then, was ended by
-//! a blind RST, probably because conntrack believes any until it has seen what the server acknowledges.
+//! Conntrack believes any RST of a client until it has seen what the server acknowledges (`nf_conntrack_proto_tcp.c`,
+//! `IP_CT_TCP_FLAG_MAXACK_SET`; an entry made later cannot be told). So on the kernel path the server is asked when a connection becomes conntrack's:
+//! a segment that it has makes it acknowledge (RFC 9293 §3.10.7.4).
 //!
-//! It is found again by a daemon after this one, in the fast path's own map ([`Engine::handle_parked`]).
+//! It is found again by a daemon after this one, in the fast path's own map ([`Engine::handle_young`]).
 
 use std::time::Duration;
 
 use cluster::control::Client;
-use packet::Time;
+use packet::{Seq, Time};
 
 use crate::action::Action;
 use crate::common::Core;
@@ -18,13 +19,18 @@ use crate::engine::Engine;
 use crate::flow::{Flow, Splice, State};
 use crate::parked::Parked;
 
-/// What lives longer goes on in the set of queued flows. A few round trips.
+/// What lives longer goes on by way of conntrack, or in the set of queued flows, as configured. A few round trips.
 const YOUTH: Duration = Duration::from_millis(250);
 
 impl Splice {
     /// When something is to be done, if nothing comes.
     pub(crate) fn next_look(&self) -> Option<Time> {
         self.closing.deadline.or(self.young).or((!self.kernel).then_some(self.idle.check))
+    }
+
+    /// Both sides have closed, and lack nothing; `acked`: the client's acknowledgement.
+    fn has_ended(&self, acked: Seq) -> bool {
+        self.closing.client_fin && self.closing.server_fin && self.has_got_all(acked)
     }
 }
 
@@ -37,7 +43,7 @@ impl Core {
             && splice.lacks.is_none()
             && !flow.leg.odd_places
             && flow.leg.service.is_ipv4();
-        if !self.fast_path || !plain || flow.suspended || self.prefers_kernel() {
+        if !self.fast_path || !plain || flow.suspended {
             return false;
         }
         splice.young = Some(self.now + YOUTH);
@@ -47,25 +53,51 @@ impl Core {
         true
     }
 
-    /// It is not young any more.
-    pub(crate) fn recall(&mut self, flow: &mut Flow) {
+    /// It is not young any more. It stays on the fast path until there is an entry of it, for conntrack or for a daemon after this
+    /// one: that finds nothing else of it.
+    pub(crate) fn end_youth(&mut self, flow: &mut Flow) {
         if let State::Spliced(splice) = &mut flow.state {
             splice.young = None;
-            self.act(Action::Recall(flow.leg.client));
+            self.act(Action::Look(flow.leg.client));
         }
     }
 
-    /// Nothing goes past any more: it has ended, or is queued from now on.
+    /// What has ended leaves the fast path; the rest goes on as configured.
+    fn look(&mut self, flow: &mut Flow) {
+        let State::Spliced(splice) = &flow.state else { return };
+        if splice.has_ended(flow.leg.acked) || splice.closing.reset {
+            self.act(Action::Recall(flow.leg.client));
+        } else {
+            self.grow_up(flow);
+        }
+    }
+
+    /// Nothing is left to the fast path alone any more: it has ended, or goes on as configured. Of one that has closed on one side
+    /// conntrack would not learn that.
     fn grow_up(&mut self, flow: &mut Flow) {
         let State::Spliced(splice) = &mut flow.state else { return };
         splice.young = None;
         let closing = splice.closing;
-        if closing.client_fin && closing.server_fin && splice.has_got_all(flow.leg.acked) {
+        if splice.has_ended(flow.leg.acked) {
             self.counters.count("connections_ended");
             flow.state = State::Gone;
+        } else if closing.client_fin || closing.server_fin {
+            self.translate_here(flow);
         } else if !closing.reset {
-            self.suspend_packets(flow);
-            self.park(flow);
+            self.hand_to_conntrack(flow);
+        }
+    }
+
+    /// If it can be: as configured otherwise.
+    fn hand_to_conntrack(&mut self, flow: &mut Flow) {
+        let State::Spliced(splice) = &flow.state else { return };
+        let window = splice.window;
+        self.settle(flow);
+        if let State::Spliced(splice) = &flow.state
+            && splice.kernel
+            && let Some(window) = window
+        {
+            self.send(splice.old_segment(&flow.leg, window.client_next - 1));
         }
     }
 }
@@ -74,6 +106,12 @@ impl Engine {
     /// There is a fast path: connections begin there.
     pub fn handle_fast_path(&mut self) {
         self.core.fast_path = true;
+    }
+
+    /// The answer to [`Action::Look`].
+    pub fn handle_looked(&mut self, now: Time, client: Client) {
+        self.core.now = now;
+        self.table.with(&mut self.core, client, Core::look);
     }
 
     /// A connection is no longer, or never was, on the fast path: the answer to [`Action::Recall`], or to an

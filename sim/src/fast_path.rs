@@ -130,9 +130,10 @@ impl FastPath {
     }
 
     /// This client's packets are queued: nothing of it is translated or answered.
-    pub fn keep_off(&mut self, client: SocketAddr) {
-        self.remove(client);
+    pub fn keep_off(&mut self, client: SocketAddr) -> [Option<Passed>; 2] {
+        let passed = self.take(client);
         v4(client).map(|client| self.aside.insert(client, true));
+        passed
     }
 
     /// They are no longer.
@@ -248,8 +249,10 @@ impl FastPath {
         let Some((client, from_server)) = self.find(packet) else { return Fate::Passed };
         let Some(element) = self.elements.get_mut(&client) else { return Fate::Passed };
         if element.ends_it(packet[FLAGS]) {
+            // Conntrack's, until it has forgotten it.
             if element.recorded.is_none() {
                 self.elements.remove(&client);
+                self.aside.insert(client, false);
             }
             return Fate::Passed;
         }

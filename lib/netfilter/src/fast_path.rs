@@ -204,10 +204,27 @@ impl FastPath {
         Ok(answers::answered(&counts))
     }
 
-    /// This client's packets are queued before conntrack: its segments go on as they are, and so do its SYNs.
-    pub fn keep_off(&self, client: SocketAddr) -> Result<(), Error> {
+    /// This client's packets are queued before conntrack: its segments go on as they are, and so do its SYNs. Gives what was
+    /// recorded.
+    pub fn keep_off(&self, client: SocketAddr) -> Result<[Option<Passed>; 2], Error> {
+        let passed = self.take(client)?;
+        let SocketAddr::V4(client) = client else { return Ok(passed) };
+        self.put_in_its_place(client, value::QUEUED)?;
+        Ok(passed)
+    }
+
+    /// This client has a connection that is not on the fast path, or ends: its segments go on as they are, and so do its SYNs.
+    pub fn leave_alone(&self, client: SocketAddr) -> Result<(), Error> {
         let SocketAddr::V4(client) = client else { return Ok(()) };
-        self.put_in_its_place(client, value::QUEUED)
+        self.put_in_its_place(client, value::ENDING)
+    }
+
+    /// It has none any more, or one on the fast path.
+    pub fn leave_alone_no_longer(&self, client: SocketAddr) -> Result<(), Error> {
+        let SocketAddr::V4(address) = client else { return Ok(()) };
+        let found = self.get(syscalls::Get::Look, address)?;
+        let ends = found.is_some_and(|found| value::kind(&found) == value::ENDING);
+        if ends { self.remove(client) } else { Ok(()) }
     }
 
     /// Where there is no room, at least nothing is translated.

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cluster::config::{Cluster, ProtocolName, SplicePath};
+use cluster::config::{Cluster, ProtocolName};
 use netfilter::fast_path::{Answers, FastPath};
 use nfq_splice::{Promise, SETUP_WINDOW, Secret};
 use packet::Time;
@@ -24,10 +24,10 @@ pub(super) struct Answering {
 }
 
 impl Answering {
-    /// `None`: there is no fast path, or conntrack has all connections from their beginning.
+    /// `None`: there is no fast path.
     pub(super) fn new(fast: Option<&Arc<FastPath>>, cluster: &Cluster, secret: &Secret) -> Option<Self> {
         let SocketAddr::V4(service) = cluster.service.address else { return None };
-        let fast = fast.filter(|_| cluster.splice.path == SplicePath::Userspace)?;
+        let fast = fast?;
         let answers = Answers {
             service,
             key: secret.key(),

@@ -37,10 +37,19 @@ fn logs_here(cluster: &Cluster) -> bool {
         .any(|logger| logger.is_loopback() || cluster.proxies.values().any(|proxy| proxy.address == logger))
 }
 
-/// Once all that is spliced already is in it, it replaces an earlier daemon's. Gives the number of interfaces where it is.
-pub(super) fn attach(fast: &FastPath, kernel: &mut Kernel, entries: &[KernelSplice]) -> usize {
+/// Once all that is spliced already is in it, and all that has `ended` but is not forgotten, it replaces an earlier daemon's. Gives the
+/// number of interfaces where it is.
+pub(super) fn attach(
+    fast: &FastPath,
+    kernel: &mut Kernel,
+    entries: &[KernelSplice],
+    ended: &[KernelSplice],
+) -> usize {
     for splice in entries {
         kernel.speed_up_splice(splice);
+    }
+    for splice in ended {
+        kernel.leave_alone(splice.client);
     }
     let attached = fast.attach().inspect_err(|error| {
         tracing::warn!(%error, "no fast path at some interfaces; conntrack translates there");
@@ -85,6 +94,11 @@ impl Passing {
 /// Takes a connection off the fast path; what passed of its client and of its server.
 pub(super) fn take(fast: Option<&FastPath>, client: Client) -> [Option<Passed>; 2] {
     fast.map_or([None; 2], |fast| known(client, fast.take(client)))
+}
+
+/// The same, and it stays.
+pub(super) fn look(fast: Option<&FastPath>, client: Client) -> [Option<Passed>; 2] {
+    fast.map_or([None; 2], |fast| known(client, fast.passed(client)))
 }
 
 fn known(client: Client, passed: Result<[Option<Passed>; 2], netfilter::Error>) -> [Option<Passed>; 2] {

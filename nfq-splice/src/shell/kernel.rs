@@ -32,6 +32,12 @@ pub(super) enum Answer {
     TooLong(Vec<u8>),
     /// What went past on a connection that the fast path had, and has no more.
     Recalled(Client, [Option<Passed>; 2]),
+    /// What went past on a connection that the fast path still has.
+    Looked(Client, [Option<Passed>; 2]),
+    /// The same, of one whose entry has not seen that a side closed.
+    Closed(Client, [Option<Passed>; 2]),
+    /// What went past before its packets were queued.
+    Passed(Client, [Option<Passed>; 2]),
     /// The state of an entry.
     State(Client, EntryState, Vec<u8>),
 }
@@ -44,6 +50,15 @@ impl Answer {
             Self::Recalled(client, passed) => {
                 fast::tell(engine, (client, service), passed, now);
                 engine.handle_recalled(now, client);
+            }
+            Self::Looked(client, passed) => {
+                fast::tell(engine, (client, service), passed, now);
+                engine.handle_looked(now, client);
+            }
+            Self::Passed(client, passed) => fast::tell(engine, (client, service), passed, now),
+            Self::Closed(client, passed) => {
+                engine.handle_splice_failed(now, client);
+                fast::tell(engine, (client, service), passed, now);
             }
             Self::State(client, state, syn) => engine.handle_entry_state(now, client, state, &syn),
         }
@@ -108,12 +123,19 @@ impl Kernel {
 
     /// All splices in the kernel.
     pub(super) fn entries(&mut self) -> Result<Vec<KernelSplice>> {
+        self.entries_that_are(EntryState::Open)
+    }
+
+    /// Those whose connections have ended.
+    pub(super) fn ended(&mut self) -> Result<Vec<KernelSplice>> {
+        self.entries_that_are(EntryState::Closed)
+    }
+
+    fn entries_that_are(&mut self, wanted: EntryState) -> Result<Vec<KernelSplice>> {
         let dump = self.conntrack.dump(SPLICED_MARK).context("reading conntrack")?;
         let ours = dump.into_iter().filter(|status| status.entry.service == self.service);
-        Ok(ours
-            .filter(|status| state(status.state) == EntryState::Open)
-            .map(|status| splice_of(&status.entry))
-            .collect())
+        let wanted = ours.filter(|status| state(status.state) == wanted);
+        Ok(wanted.map(|status| splice_of(&status.entry)).collect())
     }
 
     /// There is a fast path.
@@ -139,19 +161,17 @@ impl Kernel {
             let state = found.map_or(EntryState::Missing, |status| state(status.state));
             answers.push(Answer::State(client, state, syn));
         }
+        self.look(&batch.look, &mut answers);
         self.recall(&batch.recall, &mut answers);
-        if let Some(fast) = &self.fast {
-            let queued = batch.suspend.iter().try_for_each(|client| fast.keep_off(*client));
-            let ended =
-                queued.and_then(|()| batch.unsplice.iter().try_for_each(|client| fast.withdraw(*client)));
-            ended.context("leaving the fast path")?;
-        }
-        self.suspended.add(&batch.suspend).context("queueing flows")?;
+        self.park(&batch.park);
+        self.suspend(&batch.suspend, &mut answers)?;
         self.unsplice(&batch.unsplice)?;
         self.send(&mut batch.first, &mut answers);
         let before = answers.len();
         self.splice(&batch.splice, &mut answers);
-        self.park(&batch.park);
+        for parked in &batch.record {
+            self.speed_up_parked(parked, false);
+        }
         self.hasten(&batch.hasten, &mut answers);
         self.suspended.delete(&batch.resume).context("un-queueing flows")?;
         if let Some(fast) = &self.fast {
@@ -166,13 +186,30 @@ impl Kernel {
         Ok(answers)
     }
 
-    /// What the kernel translates goes the fast path from now on, where it can.
+    /// What the kernel translates goes the fast path from now on, where it can; where not, the client's next connection does not begin
+    /// there before this one is forgotten.
     fn speed_up(&mut self, entry: &SpliceEntry) {
-        match self.fast.as_ref().map(|fast| fast.add(entry)) {
-            Some(Ok(true)) => self.sped_up += 1,
-            Some(Err(error)) => tracing::debug!(client = %entry.client, %error, "not on the fast path"),
-            Some(Ok(false)) | None => {}
+        let Some(fast) = &self.fast else { return };
+        match fast.add(entry) {
+            Ok(true) => self.sped_up += 1,
+            Ok(false) => self.leave_alone(entry.client),
+            Err(error) => tracing::debug!(client = %entry.client, %error, "not on the fast path"),
         }
+    }
+
+    /// The fast path has nothing to do with this client until conntrack has forgotten its connection.
+    pub(super) fn leave_alone(&self, client: Client) {
+        if let Some(Err(error)) = self.fast.as_ref().map(|fast| fast.leave_alone(client)) {
+            tracing::debug!(%client, %error, "not kept off the fast path");
+        }
+    }
+
+    /// Conntrack has.
+    pub(super) fn leave_alone_no_longer(&self, client: Client) -> Result<()> {
+        self.fast
+            .as_ref()
+            .map_or(Ok(()), |fast| fast.leave_alone_no_longer(client))
+            .context("letting clients begin anew")
     }
 
     /// For operators.
@@ -210,6 +247,12 @@ impl Kernel {
         }
     }
 
+    fn look(&self, clients: &[Client], answers: &mut Vec<Answer>) {
+        for client in clients {
+            answers.push(Answer::Looked(*client, fast::look(self.fast.as_deref(), *client)));
+        }
+    }
+
     fn recall(&self, clients: &[Client], answers: &mut Vec<Answer>) {
         for client in clients {
             answers.push(Answer::Recalled(*client, fast::take(self.fast.as_deref(), *client)));
@@ -225,6 +268,10 @@ impl Kernel {
         if clients.is_empty() {
             return Ok(());
         }
+        if let Some(fast) = &self.fast {
+            let left = clients.iter().try_for_each(|client| fast.withdraw(*client));
+            left.context("leaving the fast path")?;
+        }
         let flows: Vec<_> = clients.iter().map(|client| (*client, self.service)).collect();
         let results = self.conntrack.delete_all(&flows);
         results.into_iter().try_for_each(|result| result.map(drop)).context("deleting a splice")
@@ -238,6 +285,12 @@ impl Kernel {
             if let Err(error) = created.or_else(|error| replace(&mut self.conntrack, entry, error)) {
                 tracing::warn!(client = %entry.client, %error, "the kernel refused a splice; going on in userspace");
                 answers.push(Answer::Refused(entry.client));
+                continue;
+            }
+            // If it was young, conntrack translates between this and what follows.
+            let passed = fast::take(self.fast.as_deref(), entry.client);
+            if passed.iter().flatten().any(|side| side.fin) {
+                answers.push(Answer::Closed(entry.client, passed));
             } else {
                 self.speed_up(entry);
             }
@@ -245,11 +298,21 @@ impl Kernel {
         self.entries = entries;
     }
 
+    /// Off the fast path first: what comes in between is queued after conntrack.
+    fn suspend(&mut self, clients: &[Client], answers: &mut Vec<Answer>) -> Result<()> {
+        if let Some(fast) = &self.fast {
+            for client in clients {
+                let passed = fast.keep_off(*client).context("leaving the fast path")?;
+                if passed.iter().any(Option::is_some) {
+                    answers.push(Answer::Passed(*client, passed));
+                }
+            }
+        }
+        self.suspended.add(clients).context("queueing flows")
+    }
+
     /// Renewed before half of its time has passed.
     fn park(&mut self, parked: &[Parked]) {
-        for parked in parked.iter().filter(|parked| !parked.is_made_up_for()) {
-            self.speed_up_parked(parked, false);
-        }
         self.entries.clear();
         self.entries.extend(parked.iter().map(|parked| SpliceEntry {
             client_offset: parked.rest(),

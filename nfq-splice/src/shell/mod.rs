@@ -102,12 +102,17 @@ impl Shell {
         let events = Events::subscribe(EVENT_BUFFER, &[EventKind::Destroyed]).context("conntrack events")?;
         let queues = proxy_queues(cluster);
         let parked = kernel.parked()?;
+        let entries = kernel.entries()?;
         let mut known: BTreeSet<Client> = parked.iter().map(|parked| parked.splice.client).collect();
         let mut young = if fast.is_some() { kernel.young() } else { Vec::new() };
+        // Of one that was just becoming conntrack's there is both.
+        let in_kernel: BTreeSet<Client> = entries.iter().map(|entry| entry.client).collect();
+        young.retain(|(young, _)| !in_kernel.contains(&young.splice.client));
         young.retain(|(young, _)| known.insert(young.splice.client));
         let lost = kernel.resume_lost(&known)?;
-        let entries = kernel.entries()?;
-        let fast_interfaces = fast.as_ref().map_or(0, |fast| fast::attach(fast, &mut kernel, &entries));
+        let ended = kernel.ended()?;
+        let fast_interfaces =
+            fast.as_ref().map_or(0, |fast| fast::attach(fast, &mut kernel, &entries, &ended));
         let restored = Restored { entries, parked, young, lost }.by_queue(queues);
         let answering = Answering::new(fast.as_ref(), cluster, &secret);
         let (control, mailbox) = mailbox::mailbox(CONTROL_MAIL)?;

@@ -136,8 +136,10 @@ impl Shard {
             engine.handle_parked(now(), parked);
         }
         for (young, passed) in &restored.young {
-            engine.handle_parked(now(), young);
-            fast::tell(&mut engine, (young.splice.client, kernel.service()), *passed, now());
+            let client = young.splice.client;
+            engine.handle_young(now(), young);
+            fast::tell(&mut engine, (client, kernel.service()), *passed, now());
+            engine.handle_recalled(now(), client);
         }
         for client in &restored.lost {
             engine.handle_lost(*client);
@@ -303,6 +305,12 @@ impl Shard {
         for client in clients {
             let ended = match self.engine.judge_ended(*client, between) {
                 Ended::Yes => true,
+                // Of a connection in whose place another one begins, or that had ended before this daemon began, the fast path
+                // still knows.
+                Ended::No if !self.engine.is_spliced(*client) => {
+                    self.kernel.leave_alone_no_longer(*client)?;
+                    false
+                }
                 Ended::No => false,
                 Ended::Perhaps => !self.kernel.has_entry(*client)?,
             };

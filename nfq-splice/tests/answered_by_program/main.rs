@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use cluster::config::Cluster;
 use common::{Net, config, wait};
 use netfilter::Family;
+use netfilter::conntrack::SpliceEntry;
 use netfilter::fast_path::{Answered, Answers, FastPath};
 use netfilter::queue::{Queue, Verdict};
 use netfilter::raw::RawSender;
@@ -289,4 +290,47 @@ fn other_syns_are_left_alone() {
     assert!(proxy.ask(&plain.build()).is_some());
     proxy.answer_for(Duration::ZERO);
     assert_eq!(proxy.ask(&plain.build()), None, "the daemon is gone");
+}
+
+/// Conntrack has an entry of this client until it is told to be gone, also where the connection has ended or is none for the fast path.
+#[test]
+fn syns_of_those_whom_conntrack_knows_are_left_alone() {
+    let Some(mut proxy) = Proxy::up("hd") else { return };
+    proxy.answer_for(Duration::from_secs(100));
+    for (port, ending) in [(5000, Flags::FIN), (5001, Flags::RST), (5002, Flags::SYN)] {
+        let entry = entry(port);
+        assert!(proxy.fast.add(&entry).unwrap());
+        let syn = syn(port, 1, OFFER).build();
+        let end = SegmentBuilder {
+            flags: ending,
+            ack: Some(Seq(1)),
+            ..SegmentBuilder::new(entry.client, service())
+        };
+        assert_eq!(proxy.ask(&end.build()), None);
+        assert_eq!(proxy.ask(&syn), None, "conntrack knows an old connection");
+        proxy.fast.leave_alone_no_longer(entry.client).unwrap();
+        assert!(proxy.ask(&syn).is_some());
+        proxy.fast.leave_alone(entry.client).unwrap();
+        assert_eq!(proxy.ask(&syn), None);
+        // The next connection's place is not taken away by the end of the one before.
+        proxy.fast.add(&entry).unwrap();
+        proxy.fast.leave_alone_no_longer(entry.client).unwrap();
+        assert_eq!(proxy.ask(&syn), None);
+    }
+}
+
+fn entry(port: u16) -> SpliceEntry {
+    SpliceEntry {
+        client: client(port),
+        service: service(),
+        backend: "10.0.2.2:80".parse().unwrap(),
+        server_offset: 1,
+        client_offset: 0,
+        timestamp_offset: 1,
+        has_timestamps: true,
+        mark: 7,
+        timeout_s: 600,
+        window_scales: None,
+        sack_permitted: true,
+    }
 }

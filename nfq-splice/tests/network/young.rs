@@ -6,8 +6,8 @@ use packet::{Flags, SegmentBuilder, Seq, TcpSegment};
 use crate::world::{BACKEND_ISN, CLIENT_ISN, OFFER, REQUEST, World, segments};
 
 /// A connection that the fast path was given; all else that the engine wanted then.
-fn begun() -> (World, Vec<Action>) {
-    let mut world = World::new(false, false);
+fn begun(kernel: bool) -> (World, Vec<Action>) {
+    let mut world = World::new(false, kernel);
     world.engine.handle_fast_path();
     let syn = world.syn(OFFER).build();
     world.request(&syn);
@@ -22,8 +22,13 @@ fn actions(world: &mut World) -> Vec<Action> {
 }
 
 /// What the fast path recorded of both sides, in their own numbers: they have sent so many bytes, perhaps closed, and
-/// acknowledged all.
+/// acknowledged all. The client's window is closed.
 fn passed(world: &mut World, answer: u32, closed: bool) {
+    passed_but(world, answer, closed, 0);
+}
+
+/// The client lacks the last bytes.
+fn passed_but(world: &mut World, answer: u32, closed: bool, lacks: u32) {
     let (client_end, fin) = (CLIENT_ISN + 1 + REQUEST.len() as u32, u32::from(closed));
     let flags = if closed { Flags::FIN } else { Flags(0) };
     let server = SegmentBuilder {
@@ -34,8 +39,8 @@ fn passed(world: &mut World, answer: u32, closed: bool) {
         timestamps: Some((2000, 1100)),
         ..SegmentBuilder::new(world.service(), world.client())
     };
-    let client =
-        SegmentBuilder { flags, ..world.client_segment(client_end, world.iss + 1 + answer + fin, b"") };
+    let bare = world.client_segment(client_end, world.iss + 1 + answer + fin - lacks, b"");
+    let client = SegmentBuilder { flags, window: 0, ..bare };
     for side in [server, client] {
         world.engine.handle_passed(world.now, &side.build());
     }
@@ -43,51 +48,118 @@ fn passed(world: &mut World, answer: u32, closed: bool) {
 
 /// It is not young any more: the fast path is asked, and says what passed.
 fn grow_up(world: &mut World, answer: u32, closed: bool) -> Vec<Action> {
+    let client = world.client();
+    come_of_age(world);
+    passed(world, answer, closed);
+    world.engine.handle_looked(world.now, client);
+    if closed {
+        assert_eq!(actions(world), [Action::Recall(client)]);
+        world.engine.handle_recalled(world.now, client);
+    }
+    actions(world)
+}
+
+/// It stays on the fast path, where a daemon after this one would find it.
+fn come_of_age(world: &mut World) {
     world.pass(251);
     world.engine.handle_timeout(world.now);
-    assert_eq!(actions(world), [Action::Recall(world.client())]);
-    passed(world, answer, closed);
-    world.engine.handle_recalled(world.now, world.client());
-    actions(world)
+    assert_eq!(actions(world), [Action::Look(world.client())]);
+}
+
+/// A daemon that dies after any of them leaves something of the connection: in the map, until there is an entry.
+fn is_queued(actions: &[Action]) -> bool {
+    matches!(actions, [Action::Park(_), Action::Suspend(_), Action::Record(_)])
 }
 
 /// No entry, no set, and the request leaves after the fast path knows the connection.
 #[test]
 fn a_connection_begins_on_the_fast_path_alone() {
-    let (world, actions) = begun();
-    assert!(matches!(actions.as_slice(), [Action::Hasten(_), Action::Send(_)]), "{actions:?}");
-    assert_eq!(world.state().as_deref(), Some("spliced-young"));
+    for kernel in [true, false] {
+        let (world, actions) = begun(kernel);
+        assert!(matches!(actions.as_slice(), [Action::Hasten(_), Action::Send(_)]), "{actions:?}");
+        assert_eq!(world.state().as_deref(), Some("spliced-young"));
+    }
 }
 
 #[test]
 fn what_ended_while_it_was_young_leaves_nothing() {
-    let (mut world, _) = begun();
+    let (mut world, _) = begun(true);
     assert_eq!(grow_up(&mut world, 1000, true), []);
     assert_eq!(world.engine.status().total, 0);
     assert_eq!(world.counter("connections_ended"), 1);
 }
 
-/// In the set, and with an entry for the next daemon.
+/// As configured: an entry, or the set and an entry for the next daemon.
 #[test]
-fn what_lives_on_is_queued_from_then_on() {
-    let (mut world, _) = begun();
+fn what_lives_on_goes_the_configured_way() {
+    let (mut world, _) = begun(true);
     let actions = grow_up(&mut world, 1000, false);
-    assert!(matches!(actions.as_slice(), [Action::Suspend(_), Action::Park(_)]), "{actions:?}");
+    let [Action::Splice(_), Action::Send(probe)] = &actions[..] else { panic!("{actions:?}") };
+    let probe = TcpSegment::parse(probe).unwrap();
+    let client_end = CLIENT_ISN + 1 + REQUEST.len() as u32;
+    assert_eq!((probe.seq(), probe.ack()), (client_end - 1, BACKEND_ISN + 1001), "conntrack sees the answer");
+    assert_eq!(probe.destination(), world.backend(1));
+    assert_eq!(probe.window(), 0, "the log would wait for a backend that has no room");
+    assert_eq!(world.state().as_deref(), Some("spliced-kernel"));
+    let (mut world, _) = begun(false);
+    let actions = grow_up(&mut world, 1000, false);
+    assert!(is_queued(&actions), "{actions:?}");
+}
+
+/// Conntrack would wait for the FIN that it has not seen.
+#[test]
+fn what_has_closed_on_one_side_is_no_entry() {
+    let (mut world, _) = begun(true);
+    come_of_age(&mut world);
+    let client = world.client_segment(CLIENT_ISN + 1 + REQUEST.len() as u32, world.iss + 1, b"");
+    let closed = SegmentBuilder { flags: Flags::FIN, ..client }.build();
+    world.engine.handle_passed(world.now, &closed);
+    world.engine.handle_looked(world.now, world.client());
+    let actions = actions(&mut world);
+    assert!(is_queued(&actions), "{actions:?}");
+}
+
+/// After the look, before its packets were queued.
+#[test]
+fn what_ends_as_it_is_queued_is_forgotten_after_a_while() {
+    let (mut world, _) = begun(false);
+    assert!(is_queued(&grow_up(&mut world, 1000, false)));
+    passed(&mut world, 1000, true);
+    let actions = actions(&mut world);
+    assert!(matches!(actions.as_slice(), [Action::Unsplice(_)]), "{actions:?}");
+    world.pass(10_001);
+    world.engine.handle_timeout(world.now);
+    assert_eq!(world.engine.status().total, 0);
+}
+
+/// Between the look and the entry.
+#[test]
+fn what_closed_unseen_by_its_entry_goes_on_in_user_space() {
+    let (mut world, _) = begun(true);
+    grow_up(&mut world, 1000, false);
+    world.engine.handle_splice_failed(world.now, world.client());
+    passed(&mut world, 1000, true);
+    let actions = actions(&mut world);
+    let Some((Action::Unsplice(_), before)) = actions.split_last() else { panic!("{actions:?}") };
+    assert!(is_queued(before), "{actions:?}");
+    world.pass(10_001);
+    world.engine.handle_timeout(world.now);
+    assert_eq!(world.engine.status().total, 0);
 }
 
 /// The map is full, say.
 #[test]
-fn what_the_fast_path_does_not_take_is_queued_at_once() {
-    let (mut world, _) = begun();
+fn what_the_fast_path_does_not_take_goes_the_configured_way_at_once() {
+    let (mut world, _) = begun(true);
     world.engine.handle_recalled(world.now, world.client());
     let actions = actions(&mut world);
-    assert!(matches!(actions.as_slice(), [Action::Suspend(_), Action::Park(_)]), "{actions:?}");
+    assert!(matches!(actions.as_slice(), [Action::Splice(_), Action::Send(_)]), "{actions:?}");
 }
 
 /// What the fast path leaves alone comes after conntrack and is sent anew, in the other side's numbers.
 #[test]
 fn odd_segments_of_a_young_connection_are_translated_here() {
-    let (mut world, _) = begun();
+    let (mut world, _) = begun(true);
     let segment = world.backend_segment(1, BACKEND_ISN + 1, b"answer", 2000);
     let urgent = SegmentBuilder { flags: Flags::PSH, ..segment }.build();
     let sent = world.receive(&urgent, Stage::Tracked);
@@ -102,7 +174,7 @@ fn odd_segments_of_a_young_connection_are_translated_here() {
 #[test]
 fn a_new_connection_of_the_same_port_is_accepted_after_the_end_of_a_young_one() {
     for closed in [true, false] {
-        let (mut world, _) = begun();
+        let (mut world, _) = begun(true);
         passed(&mut world, 1000, closed);
         let syn = SegmentBuilder { seq: Seq(70_000), ..world.syn(OFFER) }.build();
         let sent = world.receive(&syn, Stage::Fresh);
@@ -114,20 +186,35 @@ fn a_new_connection_of_the_same_port_is_accepted_after_the_end_of_a_young_one() 
 
 /// The world with the daemon after this one's, which found the connection in the fast path's map.
 fn taken_over() -> (World, Seq) {
-    let (world, actions) = begun();
+    let (world, actions) = begun(true);
     let Some(Action::Hasten(parked)) = actions.first() else { panic!("{actions:?}") };
     let parked = nfq_splice::Parked::new(parked.splice, parked.rest());
-    let mut later = World::new(false, false);
+    let mut later = World::new(false, true);
     (later.iss, later.stamps, later.stamp) = (world.iss, world.stamps, world.stamp);
     later.engine.handle_fast_path();
-    later.engine.handle_parked(later.now, &parked);
+    later.engine.handle_young(later.now, &parked);
     (later, world.iss)
 }
 
-/// It goes on in user space.
+/// As configured.
 #[test]
 fn another_daemon_takes_it_over() {
+    let (mut later, _) = taken_over();
+    passed(&mut later, 1000, false);
+    later.engine.handle_recalled(later.now, later.client());
+    let actions = actions(&mut later);
+    assert!(matches!(actions.as_slice(), [Action::Splice(_), Action::Send(_)]), "{actions:?}");
+}
+
+/// One side has closed.
+#[test]
+fn another_daemon_translates_itself_what_is_half_closed() {
     let (mut later, iss) = taken_over();
+    let last = later.backend_segment(1, BACKEND_ISN + 1, b"", 1000);
+    later.engine.handle_passed(later.now, &SegmentBuilder { flags: Flags::FIN, ..last }.build());
+    later.engine.handle_recalled(later.now, later.client());
+    let actions = actions(&mut later);
+    assert!(is_queued(&actions), "{actions:?}");
     let segment = later.backend_segment(1, BACKEND_ISN + 1, b"answer", 2000).build();
     let sent = later.receive(&segment, Stage::Raw);
     assert_eq!(segments(&sent)[0].seq(), iss + 1);
@@ -137,7 +224,8 @@ fn another_daemon_takes_it_over() {
 #[test]
 fn another_daemon_hears_the_end_of_what_closed_before() {
     let (mut later, iss) = taken_over();
-    passed(&mut later, 1000, true);
+    passed_but(&mut later, 1000, true, 501);
+    later.engine.handle_recalled(later.now, later.client());
     let last = later.backend_segment(1, BACKEND_ISN + 501, &[7; 500], 2000);
     let sent = later.receive(&SegmentBuilder { flags: Flags::FIN, ..last }.build(), Stage::Raw);
     assert_eq!(segments(&sent)[0].seq(), iss + 501);

@@ -229,7 +229,7 @@ impl Scenario {
 
     /// The fast path's program answers clients (`nfq-splice/src/shell/answers.rs`).
     pub(crate) fn program_answers(&self) -> bool {
-        self.fast_path && !self.v6 && self.cluster.splice.path == SplicePath::Userspace
+        self.fast_path && !self.v6
     }
 
     /// The backends answer differently.

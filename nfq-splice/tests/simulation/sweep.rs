@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use cluster::config::SplicePath;
 
-use crate::apps::Habits;
+use crate::apps::{Habits, Phase};
 use crate::content::{Request, Variant};
 use crate::rng::Rng;
 use crate::scenario::{Crash, CrashAt, Kill, Kind, Scenario, When, millis};
@@ -122,6 +122,25 @@ fn the_daemon_may_die_at_every_step() {
             let what = format!("{path:?}, {kind:?}, turn {turn}, death at step {step} of {steps}");
             let world = run(&scenario, &what);
             assert_eq!(world.crashes, 1, "{what}");
+        }
+    }
+}
+
+/// A daemon after it finds a connection that becomes older than the fast path alone has it, at each step of that.
+#[test]
+fn the_daemon_may_die_as_a_connection_comes_of_age() {
+    let requests = vec![Request::Get(300), Request::Get(300)];
+    for path in PATHS {
+        let mut scenario = scenario(path, 9, requests.clone());
+        scenario.clients[0].pipelined = true;
+        scenario.clients[0].pause_at = Some((requests[0].bytes().len() + 5, Duration::from_millis(400)));
+        let world = run(&scenario, "without a crash");
+        assert!(world.young > 0 && excuses(&world).is_empty());
+        for step in 1..=world.daemon_steps {
+            scenario.crashes = vec![Crash { at: CrashAt::Step(step), down: Duration::from_millis(20) }];
+            let what = format!("{path:?}, death at step {step} of {}", world.daemon_steps);
+            let world = run(&scenario, &what);
+            assert!(world.clients[0].phase == Phase::Done, "{what}: {:?}", world.excuses);
         }
     }
 }

@@ -379,7 +379,11 @@ impl World {
     /// Nobody hears of it while there is no daemon.
     fn destroyed(&mut self, client: ClientAddress) {
         if !self.down {
-            self.fast.remove(client);
+            // Another connection of this client may have begun there.
+            let in_kernel = self.engine.kernel_clients().any(|known| known == client);
+            if in_kernel || !self.engine.is_spliced(client) {
+                self.fast.remove(client);
+            }
             self.engine.handle_entry_destroyed(self.now, client);
             self.act(false);
         }

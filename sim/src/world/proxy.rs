@@ -277,7 +277,7 @@ impl World {
                 self.proxy.engine.handle_entry_state(self.now, client, state, &syn);
             }
             // There is no fast path here.
-            Action::Hasten(_) | Action::Recall(_) => {}
+            Action::Hasten(_) | Action::Look(_) | Action::Recall(_) | Action::Record(_) => {}
             Action::Tell(message) => self.told(&message),
         }
     }

@@ -282,7 +282,11 @@ impl World {
                 Action::Tell(FromProxy::Ended { id, .. }) => *self.ended.entry(id).or_default() += 1,
                 Action::Tell(FromProxy::Read(rest)) => self.asked = Some(rest.logged),
                 // There is no fast path here.
-                Action::Hasten(_) | Action::Recall(_) | Action::Tell(_) => {}
+                Action::Hasten(_)
+                | Action::Look(_)
+                | Action::Recall(_)
+                | Action::Record(_)
+                | Action::Tell(_) => {}
             }
         }
     }

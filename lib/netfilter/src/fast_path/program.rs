@@ -38,7 +38,6 @@ pub(super) const FIB: i16 = -208;
 const KEY_AT: i16 = -216;
 
 pub(super) const LOOKUP: i32 = 1;
-const DELETE: i32 = 3;
 const STORE_BYTES: i32 = 9;
 const REPLACE_L4_SUM: i32 = 11;
 const REDIRECT: i32 = 23;
@@ -66,7 +65,7 @@ pub(super) fn program(maps: Maps<i32>) -> Option<Vec<[u8; 8]>> {
     code.label("leaves");
     route(&mut code);
     put_back(&mut code);
-    tear_down(&mut code, maps.connections);
+    tear_down(&mut code);
     code.label("pass");
     code.exit(TCX_NEXT);
     code.label("drop");
@@ -289,13 +288,17 @@ fn replace_sum(code: &mut Assembler, flags: i32) {
     code.jump_if(Differs, 0, 0, "drop");
 }
 
-/// The connection is conntrack's again; who has a record must read it first, and ends it himself.
-fn tear_down(code: &mut Assembler, map: i32) {
+/// The connection is conntrack's again; who has a record must read it first, and ends it himself. Its place is kept until conntrack
+/// has forgotten it: a SYN that was answered here meanwhile would begin what conntrack takes for the old connection.
+fn tear_down(code: &mut Assembler) {
     code.label("begins or ends");
     code.load(Byte, 0, FOUND, value::KIND);
     code.jump_if(AnyBit, 0, value::RECORDED.into(), "pass");
-    // The key with which it was found.
-    code.load_map(1, map);
-    code.address(2, KEY_AT);
-    code.call(DELETE);
+    code.jump_if(Differs, DIRECTION, 1, "both directions");
+    code.calculate(AddWide, FOUND, -(value::VALUE as i32));
+    code.label("both directions");
+    for direction in [0, value::VALUE as i16] {
+        code.store_value(Word, FOUND, direction + value::PEER, 0);
+        code.store_value(Byte, FOUND, direction + value::KIND, value::ENDING.into());
+    }
 }

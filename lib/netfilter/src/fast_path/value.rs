@@ -25,7 +25,8 @@ pub(super) const RECORDED: u8 = 1;
 pub(super) const TO_ITS_END: u8 = 2;
 /// Both ends permit SACK: for a later owner.
 pub(super) const SACK: u8 = 4;
-/// Alone, and nothing is translated: this client's packets are queued before conntrack; its connection is ending.
+/// Alone, beside a peer's address of zero, and nothing is translated: this client's packets are queued before conntrack; it has a
+/// connection that conntrack or its owner translates, or ends.
 pub(super) const QUEUED: u8 = 8;
 pub(super) const ENDING: u8 = 16;
 /// Up to here the owner decides, behind it the program.

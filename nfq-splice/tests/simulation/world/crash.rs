@@ -86,8 +86,10 @@ impl World {
             self.engine.handle_parked(self.now, &parked);
         }
         for (young, passed) in young {
-            self.engine.handle_parked(self.now, &young);
-            self.tell_passed(young.splice.client, passed);
+            let client = young.splice.client;
+            self.engine.handle_young(self.now, &young);
+            self.tell_passed(client, passed);
+            self.engine.handle_recalled(self.now, client);
         }
         let entries: Vec<KernelSplice> =
             self.kernel.entries.values().filter(|entry| entry.is_open()).map(|entry| entry.splice).collect();

@@ -65,8 +65,14 @@ impl World {
         fate
     }
 
+    /// What has just become the kernel's.
     pub(super) fn speed_up(&mut self, splice: &KernelSplice) {
-        if self.scenario.fast_path {
+        let passed = self.fast.take(splice.client);
+        if passed.iter().flatten().any(|side| side.fin) {
+            self.kernel.entries.remove(&splice.client);
+            self.engine.handle_splice_failed(self.now, splice.client);
+            self.tell_passed(splice.client, passed);
+        } else if self.scenario.fast_path {
             self.fast.add(&entry_of(splice));
         }
     }
@@ -89,6 +95,12 @@ impl World {
         }
     }
 
+    pub(super) fn look(&mut self, client: ClientAddress) {
+        let passed = self.fast.passed(client);
+        self.tell_passed(client, passed);
+        self.engine.handle_looked(self.now, client);
+    }
+
     pub(super) fn recall(&mut self, client: ClientAddress) {
         let passed = self.fast.take(client);
         self.tell_passed(client, passed);
@@ -96,11 +108,19 @@ impl World {
     }
 
     pub(super) fn park(&mut self, parked: &Parked) {
-        if !parked.is_made_up_for() {
-            self.speed_up_parked(parked, false);
-        }
         let kept = Parked::new(parked.splice, parked.rest());
         self.kernel.parked.insert(parked.splice.client, kept);
+    }
+
+    pub(super) fn record(&mut self, parked: &Parked) {
+        self.speed_up_parked(parked, false);
+    }
+
+    /// Its packets are queued before conntrack from now on.
+    pub(super) fn suspend(&mut self, client: ClientAddress) {
+        let passed = self.fast.keep_off(client);
+        self.kernel.queued.insert(client);
+        self.tell_passed(client, passed);
     }
 
     /// Before the engine gets this packet.

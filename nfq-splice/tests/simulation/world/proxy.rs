@@ -153,16 +153,14 @@ impl World {
                     self.note(|| format!("engine sends {}", show(&bytes)));
                     self.route(Packet { bytes, born, from_backend: None, departed: 0, window: None });
                 }
-                Action::Suspend(client) => {
-                    self.fast.keep_off(client);
-                    self.kernel.queued.insert(client);
-                }
+                Action::Suspend(client) => self.suspend(client),
                 Action::Resume(client) => {
                     self.kernel.queued.remove(&client);
                     self.fast.let_begin(client);
                 }
                 Action::Splice(splice) => self.splice(splice),
                 Action::Park(parked) => self.park(&parked),
+                Action::Record(parked) => self.record(&parked),
                 Action::Unsplice(client) => {
                     self.fast.withdraw(client);
                     self.kernel.parked.remove(&client);
@@ -180,6 +178,7 @@ impl World {
                     self.engine.handle_entry_state(self.now, client, state, &syn);
                 }
                 Action::Hasten(parked) => self.hasten(&parked),
+                Action::Look(client) => self.look(client),
                 Action::Recall(client) => self.recall(client),
                 Action::Tell(message) => self.told(message),
             }
