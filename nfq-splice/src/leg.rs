@@ -24,6 +24,10 @@ const UNDER_WAY_MILLIS: u32 = 2000;
 /// More than the one-way delay of a SYN-ACK and the drift of two clocks in a connection's life, milliseconds.
 const UNSEEN_MILLIS: u32 = 2000;
 
+fn millis(now: Time) -> u32 {
+    (now.as_nanos() / 1_000_000) as u32
+}
+
 fn default_mss(address: SocketAddr) -> u16 {
     if address.is_ipv4() { DEFAULT_MSS.0 } else { DEFAULT_MSS.1 }
 }
@@ -75,7 +79,7 @@ impl ClientLeg {
 
     /// The TSval of this moment.
     pub(crate) fn clock(&self, now: Time) -> u32 {
-        let value = ((now.as_nanos() / 1_000_000) as u32).wrapping_add(self.clock_offset);
+        let value = millis(now).wrapping_add(self.clock_offset);
         if (value.wrapping_sub(self.clock_floor) as i32) < 0 { self.clock_floor } else { value }
     }
 
@@ -115,8 +119,18 @@ impl ClientLeg {
 
     /// The client has been told this and nothing later: the clock goes on from there.
     pub(crate) fn set_clock(&mut self, now: Time, told: u32) {
-        self.clock_offset = told.wrapping_sub((now.as_nanos() / 1_000_000) as u32);
+        self.clock_offset = told.wrapping_sub(millis(now));
         self.clock_floor = told;
+    }
+
+    /// What another daemon's clock for this client has to be ahead of the millisecond clock.
+    pub(crate) fn clock_kept(&self, now: Time) -> u32 {
+        self.clock(now).wrapping_sub(millis(now))
+    }
+
+    /// Takes over from an earlier daemon, whose clock was ahead by so much.
+    pub(crate) fn go_on(&mut self, now: Time, ahead: u32) {
+        self.set_clock(now, millis(now).wrapping_add(ahead));
     }
 
     /// The client has been sent this timestamp.

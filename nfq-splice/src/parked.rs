@@ -37,6 +37,9 @@ pub struct Parked {
     pub ecn: bool,
     /// The most that the backend takes, in units of 64 bytes and at most 63 of them, if the client was told more.
     pub short: u8,
+    /// Where the proxy makes up the backend's timestamps: what is added to the millisecond clock. It goes on so even if the key that the
+    /// clock came from is lost.
+    pub clock: Option<u32>,
 }
 
 impl Parked {
@@ -53,7 +56,7 @@ impl Parked {
             | u32::from(self.announced_scale) & ANNOUNCED
     }
 
-    /// From what was kept; any number gives something.
+    /// From what was kept, but for `clock`; any number gives something.
     pub fn new(splice: KernelSplice, rest: u32) -> Self {
         let (mss, scale) = ((rest >> MSS_SHIFT) as u16, rest >> CLIENT_SCALE_SHIFT & NO_SCALE);
         let options = SynOptions {
@@ -64,7 +67,7 @@ impl Parked {
         };
         let announced_scale = ((rest & ANNOUNCED) as u8).min(14);
         let short = (rest >> SHORT_SHIFT & SHORT) as u8;
-        Self { splice, announced_scale, options, ecn: rest & ECN != 0, short }
+        Self { splice, announced_scale, options, ecn: rest & ECN != 0, short, clock: None }
     }
 
     /// The daemon cuts or completes its segments, which nobody else does.
@@ -91,7 +94,8 @@ impl Parked {
         let ecn = leg.ecn == Ecn::Promised;
         let units = |mss: u16| (mss / SHORT_UNIT).clamp(1, SHORT as u16) as u8;
         let short = splice.lacks.mss.map_or(0, units);
-        Self { splice: kept, announced_scale: leg.announced_scale, options: leg.options, ecn, short }
+        let (announced_scale, options) = (leg.announced_scale, leg.options);
+        Self { splice: kept, announced_scale, options, ecn, short, clock: None }
     }
 }
 
@@ -102,7 +106,8 @@ impl Core {
             && !splice.kernel
             && splice.debts.is_none()
         {
-            self.act(Action::Park(Parked::of(&flow.leg, splice)));
+            let clock = splice.lacks.timestamps.then(|| flow.leg.clock_kept(self.now));
+            self.act(Action::Park(Parked { clock, ..Parked::of(&flow.leg, splice) }));
             flow.parked = true;
         }
     }
@@ -143,7 +148,10 @@ impl Engine {
         let entry = &parked.splice;
         let leg = self.core.client_leg(entry.client, parked.options);
         let ecn = if parked.ecn { Ecn::Promised } else { Ecn::NotAsked };
-        let leg = ClientLeg { announced_scale: parked.announced_scale, ecn, ..leg };
+        let mut leg = ClientLeg { announced_scale: parked.announced_scale, ecn, ..leg };
+        if let Some(clock) = parked.clock {
+            leg.go_on(now, clock);
+        }
         let of_entry = Splice::of(entry, self.core.busy());
         let splice = Splice { lacks: parked.lacks(), kernel: false, ..of_entry };
         self.core.counters.count("connections_restored");
@@ -173,7 +181,7 @@ mod tests {
             };
             let timestamp = timestamps.then_some(0);
             let options = SynOptions { mss, window_scale: scale, sack_permitted, timestamp };
-            let parked = Parked { splice, announced_scale: announced, options, ecn, short };
+            let parked = Parked { splice, announced_scale: announced, options, ecn, short, clock: None };
             prop_assert_eq!(Parked::new(splice, parked.rest()), parked);
         }
 

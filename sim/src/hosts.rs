@@ -208,7 +208,9 @@ impl Host {
         if *recent != 0 && (value.wrapping_sub(*recent) as i32) < 0 {
             return true;
         }
-        if self.peer_next.get(&key).is_some_and(|next| segment.seq().before_or_at(*next)) {
+        // smoltcp drops what acknowledges less than came before, data and all.
+        let is_dropped = self.acked.get(&key).is_some_and(|acked| segment.ack().before(*acked));
+        if !is_dropped && self.peer_next.get(&key).is_some_and(|next| segment.seq().before_or_at(*next)) {
             *recent = value;
         }
         false

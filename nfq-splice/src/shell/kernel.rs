@@ -108,7 +108,7 @@ impl Kernel {
     pub(super) fn parked(&mut self) -> Result<Vec<Parked>> {
         let dump = self.conntrack.dump(PARKED_MARK).context("reading conntrack")?;
         let ours = dump.into_iter().filter(|status| status.entry.service == self.service);
-        Ok(ours.map(|status| Parked::new(splice_of(&status.entry), status.entry.client_offset)).collect())
+        Ok(ours.map(|status| parked_of(&status.entry)).collect())
     }
 
     /// What an earlier daemon had left to the fast path alone, and what went past of it.
@@ -314,11 +314,8 @@ impl Kernel {
     /// Renewed before half of its time has passed.
     fn park(&mut self, parked: &[Parked]) {
         self.entries.clear();
-        self.entries.extend(parked.iter().map(|parked| SpliceEntry {
-            client_offset: parked.rest(),
-            mark: PARKED_MARK,
-            ..entry_of(&parked.splice, self.service, self.timeout_s.saturating_mul(2))
-        }));
+        let timeout_s = self.timeout_s.saturating_mul(2);
+        self.entries.extend(parked.iter().map(|parked| entry_to_park(parked, self.service, timeout_s)));
         for (entry, created) in self.entries.iter().zip(self.conntrack.create_all(&self.entries)) {
             if let Err(error) = created.or_else(|error| replace(&mut self.conntrack, entry, error)) {
                 tracing::debug!(client = %entry.client, %error, "not kept for the next daemon");
@@ -371,6 +368,19 @@ fn entry_of(splice: &KernelSplice, service: SocketAddr, timeout_s: u32) -> Splic
         window_scales: splice.window_scales,
         sack_permitted: splice.sack_permitted,
     }
+}
+
+/// It translates no packet: fields that have no use are there for what else is kept.
+fn entry_to_park(parked: &Parked, service: SocketAddr, timeout_s: u32) -> SpliceEntry {
+    let entry = entry_of(&parked.splice, service, timeout_s);
+    let timestamp_offset = parked.clock.unwrap_or(entry.timestamp_offset);
+    SpliceEntry { client_offset: parked.rest(), timestamp_offset, mark: PARKED_MARK, ..entry }
+}
+
+fn parked_of(entry: &SpliceEntry) -> Parked {
+    // 0: of a version that did not keep it.
+    let clock = Some(entry.timestamp_offset).filter(|clock| *clock != 0 && !entry.has_timestamps);
+    Parked { clock, ..Parked::new(splice_of(entry), entry.client_offset) }
 }
 
 fn splice_of(entry: &SpliceEntry) -> KernelSplice {

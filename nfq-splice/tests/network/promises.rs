@@ -128,6 +128,34 @@ fn what_lacks_is_known_after_a_restart() {
     assert!(longest(&sent) <= 1000 && whole(&sent) == DATA[..1448]);
 }
 
+/// The key of the clocks may be lost with the daemon: the client would take what is made up by another one for old.
+#[test]
+fn made_up_timestamps_go_on_without_the_key() {
+    use nfq_splice::{Action, Engine, Secret};
+    for other in 0..16 {
+        let mut world = World::new(false, true);
+        let syn = world.syn(OFFER).build();
+        world.request(&syn);
+        let without = SynOptions { timestamp: None, ..OFFER };
+        let mut syn_ack = world.syn_ack(1, BACKEND_ISN, CLIENT_ISN + 1, without).build();
+        world.engine.handle_packet(world.now, &mut syn_ack, Stage::Tracked);
+        let actions: Vec<_> = std::iter::from_fn(|| world.engine.poll_action()).collect();
+        let parked = actions
+            .iter()
+            .find_map(|action| if let Action::Park(parked) = action { Some(*parked) } else { None });
+        let bare = world.backend_segment(1, BACKEND_ISN + 1, b"abc", 0);
+        let packet = SegmentBuilder { timestamps: None, ..bare }.build();
+        let told = |sent: &[Vec<u8>]| segments(sent)[0].timestamps().unwrap().0;
+        let before = told(&world.receive(&packet, Stage::Raw));
+        world.pass(1500);
+        world.engine = Engine::new(world.settings.clone(), Secret::new([other; 16]));
+        world.engine.handle_parked(world.now, &parked.unwrap());
+        world.sent();
+        let after = told(&world.receive(&packet, Stage::Raw));
+        assert_eq!(after.wrapping_sub(before), 1500, "with key {other}");
+    }
+}
+
 /// No daemon knows by how much those before it had moved a client's clock with each recovery.
 #[test]
 fn timestamps_go_on_over_any_number_of_restarts() {

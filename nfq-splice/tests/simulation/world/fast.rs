@@ -108,7 +108,7 @@ impl World {
     }
 
     pub(super) fn park(&mut self, parked: &Parked) {
-        let kept = Parked::new(parked.splice, parked.rest());
+        let kept = Parked { clock: parked.clock, ..Parked::new(parked.splice, parked.rest()) };
         self.kernel.parked.insert(parked.splice.client, kept);
     }
 
