@@ -65,6 +65,8 @@ pub struct Host {
     pub(crate) edges: BTreeMap<(SocketAddr, SocketAddr), (Seq, u8)>,
     /// By peer: what this host expects next.
     pub(crate) peer_next: BTreeMap<(SocketAddr, SocketAddr), Seq>,
+    /// By peer: this host's own last SYN that has been answered, whether the stack has looked at the answer or not.
+    answered: BTreeMap<(SocketAddr, SocketAddr), Seq>,
     /// By peer: its last timestamp.
     recent: BTreeMap<(SocketAddr, SocketAddr), u32>,
     /// By peer: the window that came last, as it stands in the segment.
@@ -101,6 +103,7 @@ impl Host {
             echoes: Echoes::default(),
             edges: BTreeMap::new(),
             peer_next: BTreeMap::new(),
+            answered: BTreeMap::new(),
             recent: BTreeMap::new(),
             windows: BTreeMap::new(),
             spares_closed_windows: false,
@@ -200,6 +203,7 @@ impl Host {
         if segment.flags().syn() {
             if !self.is_strange(&segment) {
                 self.recent.insert(key, value);
+                self.answered.insert(key, segment.ack() - 1);
             }
             return false;
         }
@@ -223,7 +227,7 @@ impl Host {
         let Some(isn) = self.initials.get(&key).filter(|_| segment.flags().ack()) else { return false };
         let acknowledged = segment.ack().since(*isn);
         if segment.flags().syn() {
-            return acknowledged != 1 || self.is_open(key);
+            return acknowledged != 1 || self.is_open(key) || self.answered.get(&key) == Some(isn);
         }
         !(0..NEAR).contains(&acknowledged)
     }
@@ -348,9 +352,12 @@ impl Host {
             // Its numbers may be those of a segment of no connection.
             return packet;
         }
-        // smoltcp leaves timestamps out of challenges and answers to what it does not take, against RFC 7323 §3.2.
-        let bare = !segment.flags().syn() && segment.payload().is_empty() && segment.timestamps().is_none();
-        if let Some(recent) = self.recent.get(&key).filter(|_| bare && self.timestamps) {
+        // smoltcp leaves timestamps out of challenges, and answers what it does not take with the timestamp of that (RFC 7323 §3.2, §4.3).
+        let bare = !segment.flags().syn() && segment.payload().is_empty();
+        let echo = segment.timestamps().map(|(_, echo)| echo);
+        if let Some(recent) = self.recent.get(&key).filter(|recent| bare && echo != Some(**recent))
+            && self.timestamps
+        {
             let timestamps = Some((CLOCKS[self.number](), *recent));
             let complete = SegmentBuilder {
                 seq: segment.seq(),
