@@ -69,7 +69,7 @@ impl Connection {
         let unacknowledged = self.client.acked() < self.client.delivered();
         let limited = self.responses.in_body() && self.backend.room() < LITTLE_ROOM;
         let answer = self.requests.first().is_some_and(|request| request.complete.is_some());
-        !self.released_whole() && !self.client_reset && (unacknowledged || (answer && !limited))
+        !self.over() && !self.response_released() && (unacknowledged || (answer && !limited))
     }
 
     pub(super) fn note_debt(&mut self, now: Time) {

@@ -2,7 +2,7 @@
 
 use packet::Seq;
 
-use crate::judge::Situation;
+use crate::judge::{InProgress, Situation};
 
 use super::Connection;
 
@@ -64,15 +64,33 @@ impl Connection {
         self.handle_released();
     }
 
+    /// The backend's FIN passed while nobody judged. It may be lost yet; then its kernel repeats it, and that is judged.
+    pub fn handle_passed(&mut self) {
+        self.passed = true;
+    }
+
     /// Its end was released, and everything before that is logged, or will never come.
-    pub(super) fn released_whole(&self) -> bool {
+    fn released_whole(&self) -> bool {
         self.released && (self.reset_released || !self.backend.gap_before_fin())
+    }
+
+    /// The client has its end and all before it. Where nothing is asked, it lacks nothing but the end itself; if it asks, it has not
+    /// got that.
+    fn has_ended(&self) -> bool {
+        let delivered = self.backend.acked() == self.backend.delivered();
+        let taken = self.reset_released || self.backend.end_taken() || self.requests.first().is_none();
+        self.released_whole() && delivered && taken
+    }
+
+    /// The end was released of a response that it ends.
+    pub(super) fn response_released(&self) -> bool {
+        self.released_whole() && self.responses.in_progress() != InProgress::Nothing
     }
 
     /// A failure of the backend would not matter to the client any more.
     pub fn over(&self) -> bool {
-        let delivered = self.backend.acked() == self.backend.delivered();
-        self.client_reset || (self.released_whole() && delivered) || (self.released && self.opaque.is_some())
+        let let_alone = (self.released || self.passed) && self.opaque.is_some();
+        self.client_reset || self.has_ended() || let_alone
     }
 
     /// Both ends have closed.

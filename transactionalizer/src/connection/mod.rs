@@ -79,8 +79,10 @@ pub struct Connection {
     /// Urgent data came: recovery could not reproduce it.
     urgent: bool,
     client_reset: bool,
-    /// The client was let have the backend's FIN or RST.
+    /// The client was let have the backend's FIN or RST, or has acknowledged that FIN.
     released: bool,
+    /// A FIN passed that nobody judged: whether the client has it is not known.
+    passed: bool,
     /// It was an RST.
     reset_released: bool,
     /// How often its backend was asked on it what a reset meant.
@@ -128,6 +130,7 @@ impl Connection {
             urgent: false,
             client_reset: false,
             released: false,
+            passed: false,
             reset_released: false,
             asked: 0,
             ended: now,

@@ -119,14 +119,14 @@ impl Engine {
         }
     }
 
-    /// A backend's FIN or RST that was not held: there was no judge, the client has it.
+    /// A backend's FIN or RST that was not held: there was no judge. A FIN that does not reach its client is repeated.
     fn note_passed_end(&mut self, seen: &Seen<'_>) {
         let flags = seen.segment.flags();
         if !seen.logged.from_backend || !(flags.fin() || flags.rst()) {
             return;
         }
         match self.entries.get_mut(&seen.flow).map(|entry| &mut entry.state) {
-            Some(State::Open(connection)) if !flags.rst() => connection.handle_released(),
+            Some(State::Open(connection)) if !flags.rst() => connection.handle_passed(),
             Some(State::Open(connection)) if connection.acceptable_reset(seen.segment.seq()) => {
                 connection.handle_reset_released();
             }

@@ -231,7 +231,8 @@ impl Engine {
 
     /// Asks the backend's kernel on the connection that has waited longest.
     fn keep_alive(&mut self, backend: SocketAddr, out: &mut Vec<Action>) {
-        let open = self.entries.of(backend).filter_map(|(_, entry)| entry.open());
+        let concerned = self.entries.of(backend).filter(|(_, entry)| entry.concerned());
+        let open = concerned.filter_map(|(_, entry)| entry.open());
         let silent = open.filter_map(|connection| Some((connection.silent_since()?, connection)));
         if let Some((_, connection)) = silent.min_by_key(|(since, _)| *since) {
             out.push(Action::KeepAlive(connection.keep_alive()));
@@ -241,6 +242,7 @@ impl Engine {
 
     /// Since when the backend has been silent on the connection that has waited longest.
     fn silent_since(&self, backend: SocketAddr) -> Option<Time> {
-        self.entries.of(backend).filter_map(|(_, entry)| entry.open()?.silent_since()).min()
+        let concerned = self.entries.of(backend).filter(|(_, entry)| entry.concerned());
+        concerned.filter_map(|(_, entry)| entry.open()?.silent_since()).min()
     }
 }
