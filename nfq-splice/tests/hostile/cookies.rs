@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use nfq_splice::{Promise, SETUP_WINDOW};
-use packet::{Flags, SegmentBuilder, Seq, SynOptions};
+use nfq_splice::{Promise, SETUP_WINDOW, Stage};
+use packet::{Flags, SegmentBuilder, Seq, SynOptions, TcpSegment};
 
 use crate::proxy::{ISN, Proxy, REQUEST, SYN_ACK, backend, client, data, syn};
 
@@ -159,6 +159,30 @@ fn a_handshake_is_never_taken_for_another() {
         let offered = SETUP_WINDOW >> answer.options.window_scale.unwrap();
         assert_eq!((sent.ack, u32::from(sent.window)), (ISN + 4, offered), "of port {port}");
     }
+}
+
+/// In SYN-RECEIVED Linux (6.15 and later) drops what echoes a clock older than its SYN-ACK's: if what ends the handshake is lost, nothing
+/// that the client says would.
+#[test]
+fn the_clock_of_a_continued_handshake_is_the_one_the_client_was_told() {
+    let mut proxy = Proxy::new();
+    let answer = proxy.receive(&SegmentBuilder { timestamps: Some((5, 0)), ..syn(1) }).remove(0);
+    let told = answer.options.timestamp.unwrap();
+    proxy.restart_in_life(1);
+    let (ack, timestamps) = (Some(answer.seq + 1), Some((6, told)));
+    let request = SegmentBuilder { ack, timestamps, ..data(1, 0, REQUEST) };
+    assert_eq!(proxy.receive(&request)[0].flags, Flags::SYN);
+    let syn_ack = SegmentBuilder {
+        ack: Some(ISN + 1),
+        flags: Flags::SYN,
+        syn: Some(SynOptions::default()),
+        timestamps: Some((900, 6)),
+        ..SegmentBuilder::new(backend(11), client(1))
+    };
+    assert_eq!(proxy.receive(&syn_ack).len(), 1, "spliced");
+    let mut again = request.build();
+    proxy.engine.handle_packet(proxy.now, &mut again, Stage::Raw);
+    assert_eq!(TcpSegment::parse(&again).unwrap().timestamps(), Some((6, 900)));
 }
 
 #[test]

@@ -93,6 +93,12 @@ impl Proxy {
         self.engine = Self::new().engine;
     }
 
+    /// The same, and it knows how many had the key before.
+    pub(crate) fn restart_in_life(&mut self, life: u32) {
+        let settings = Settings::new(&Cluster::parse(CONFIG, "hostile").unwrap());
+        self.engine = Engine::new(settings, Secret::of_life([7; 16], life));
+    }
+
     pub(crate) fn drain(&mut self) -> Vec<Sent> {
         self.packets().iter().map(|bytes| sent_of(&TcpSegment::parse(bytes).unwrap())).collect()
     }
