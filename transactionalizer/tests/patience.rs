@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{Conn, World, ask, b1, conn, frozen, lives, response, serve};
+use common::{Conn, World, ask, b1, conn, frozen, get, lives, response, serve};
 use transactionalizer::detector::probing::Question;
 
 /// Everything becomes slow at once, as on a busy machine: nothing is called failed, and patience grows.
@@ -79,4 +79,22 @@ fn a_check_whose_first_syn_is_lost_is_repeated_in_time() {
     }
     assert_eq!((lost, world.failures().len()), (1, 0));
     world.backend(conn, at, &response(100), asked);
+}
+
+/// A keep-alive of the client's, or one in its name, is dropped by the backend, whatever window it tells.
+#[test]
+fn a_backend_whose_client_has_no_room_owes_nothing() {
+    let (mut world, conn) = (World::new(), conn(5000, b1()));
+    world.handshake(conn);
+    let (request, whole) = (get("/a"), response(60_000));
+    let asked = request.len() as u32;
+    world.client_says(conn, 0, &request, 0, 30_000);
+    world.backend(conn, 0, &whole[..30_000], asked);
+    world.client_says(conn, asked, b"", 30_000, 0);
+    world.client_says(conn, asked - 1, b"", 30_000, 30_000);
+    world.run(30_000, lives);
+    assert_eq!(world.counter("suspicions"), 0);
+    world.client_says(conn, asked, b"", 30_000, 30_000);
+    world.run(30_000, lives);
+    assert_eq!(world.counter("suspicions"), 1, "it has room");
 }

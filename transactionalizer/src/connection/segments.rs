@@ -50,7 +50,11 @@ impl Connection {
         if !segment.flags().ack() {
             return true;
         }
-        let plausible = self.backend.handle_ack(segment.ack(), segment.window());
+        // A backend drops what lies before all that it has acknowledged (RFC 9293 §3.10.7.4), and learns no window from it.
+        let end = segment.seq() + segment.sequence_length();
+        let dropped = end.before(self.client.seq(self.client.acked()));
+        let window = if dropped { self.backend.window_field() } else { segment.window() };
+        let plausible = self.backend.handle_ack(segment.ack(), window);
         // Whoever let the backend's FIN pass, the client has it.
         if plausible && self.backend.is_end(segment.ack()) && !self.released {
             self.handle_released();

@@ -255,6 +255,15 @@ impl World {
         self.log(segment.build(), false, false);
     }
 
+    /// The same, with a window of so many bytes.
+    pub fn client_says(&mut self, conn: Conn, at: u32, data: &[u8], ack: u32, window: u32) {
+        let mut segment = SegmentBuilder::new(conn.flow.client, conn.flow.backend);
+        (segment.seq, segment.ack) = (conn.client_isn + 1 + at, Some(conn.backend_isn + 1 + ack));
+        segment.window = u16::try_from(window >> OPTIONS.window_scale.unwrap()).unwrap();
+        segment.payload = data;
+        self.log(segment.build(), false, false);
+    }
+
     pub fn backend(&mut self, conn: Conn, at: u32, data: &[u8], ack: u32) {
         self.backend_flags(conn, Flags(0), at, data, ack);
     }
