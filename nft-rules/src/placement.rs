@@ -2,7 +2,8 @@
 //! owns a connection.
 //!
 //! The rules let the kernel hash (`jhash`, `net/netfilter/nft_hash.c`); the daemon must find the same queue for an entry that
-//! it reads from conntrack, so the function is here as well. A test compares both.
+//! it reads from conntrack, so the function is here as well; and its BPF program (`lib/netfilter/src/fast_path/hand_over.rs`) for what
+//! it does not leave to a queue. Tests compare all three.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -10,8 +11,8 @@ use netfilter::Family;
 
 /// Queues of one proxy at most.
 pub const MAX_QUEUES: u16 = 64;
-/// Any fixed number; the daemon and the rules must use the same.
-const SEED: u32 = 0x5e51_10ad;
+/// Any fixed number; the daemon, its BPF program and the rules must use the same.
+pub const SEED: u32 = 0x5e51_10ad;
 /// `JHASH_INITVAL` of `include/linux/jhash.h`.
 const INITIAL: u32 = 0xdead_beef;
 

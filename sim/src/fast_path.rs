@@ -1,7 +1,7 @@
 //! What the fast path's program does (`lib/netfilter/src/fast_path`), written a second time, in another way, from what is promised of it
 //! (`docs/network.md`). The real program must give equal bytes for any packet: `lib/netfilter/tests/fast_path.rs`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::time::Duration;
 
@@ -17,6 +17,8 @@ use translation::{HEADERS, Way, is_plain, is_whole_tcp};
 const FLAGS: usize = 33;
 const FIN: u8 = 0x01;
 const SYN_OR_RST: u8 = 0x06;
+/// Bytes of a packet that is handed over at most.
+const LONGEST: usize = 1504;
 /// What has an entry is shown to conntrack so often.
 const SHOWN_EVERY: Duration = Duration::from_secs(1);
 
@@ -28,6 +30,7 @@ pub struct FastPath {
     aside: BTreeMap<SocketAddrV4, bool>,
     answers: Option<Answers>,
     answered: Answered,
+    backends: BTreeSet<SocketAddr>,
 }
 
 /// What became of a packet that came in.
@@ -41,6 +44,8 @@ pub enum Fate {
     Answered,
     /// It completed a handshake, and is gone.
     Taken,
+    /// It goes to the owner, as one that was queued behind conntrack.
+    HandedOver,
 }
 
 #[derive(Debug, Clone)]
@@ -179,6 +184,11 @@ impl FastPath {
         self.answered
     }
 
+    /// Whose SYN-ACKs go to the owner.
+    pub fn know_backends(&mut self, backends: &[SocketAddr]) {
+        self.backends = backends.iter().copied().collect();
+    }
+
     /// Also those that are kept off.
     pub fn clients(&self) -> impl Iterator<Item = SocketAddr> {
         self.elements.keys().chain(self.aside.keys()).map(|client| SocketAddr::V4(*client))
@@ -223,9 +233,14 @@ impl FastPath {
         goes: impl FnOnce(Ipv4Addr, usize) -> bool,
     ) -> Fate {
         let Some(answers) = &self.answers else { return Fate::Passed };
+        if handshake::is_backends_answer(answers, now, packet, &self.backends) {
+            let (to, length) = (address(packet, 16, 22), usize::from(half(packet, 2)));
+            return if goes(*to.ip(), length) { self.hand_over(packet) } else { Fate::Passed };
+        }
         let before = packet.to_vec();
         match handshake::conduct(answers, now, packet) {
             None => return Fate::Passed,
+            Some(Done::Spoken) => return self.hand_over(packet),
             Some(Done::Acknowledged) => {
                 self.answered.acks += 1;
                 return Fate::Taken;
@@ -238,6 +253,16 @@ impl FastPath {
         }
         packet.copy_from_slice(&before);
         Fate::Passed
+    }
+
+    /// If it fits into a place of a ring.
+    fn hand_over(&mut self, packet: &[u8]) -> Fate {
+        let length = usize::from(half(packet, 2));
+        if !(40..=LONGEST).contains(&length) || length > packet.len() {
+            return Fate::Passed;
+        }
+        self.answered.handed_over += 1;
+        Fate::HandedOver
     }
 
     fn translate(

@@ -10,14 +10,17 @@
 
 mod answers;
 mod assembler;
+mod hand_over;
 mod handshake;
 mod judge;
 mod program;
+mod ring;
 mod siphash;
 mod syscalls;
 mod trial;
 mod value;
 
+use std::collections::BTreeSet;
 use std::net::{SocketAddr, SocketAddrV4};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::Duration;
@@ -26,22 +29,38 @@ use crate::Error;
 use crate::conntrack::SpliceEntry;
 pub use answers::{Answered, Answers};
 use program::KEY;
+pub use ring::Ring;
 pub use trial::{Frame, Tried};
 use value::{BOTH, Direction, VALUE};
 
 /// The maps, and the program that reads them.
 pub struct FastPath {
     maps: Maps<OwnedFd>,
+    rings: Vec<OwnedFd>,
     program: OwnedFd,
 }
 
-/// Connections by client; how new ones are answered; how often that happened.
+/// Connections by client; how new ones are answered, and how often that happened; backends; the rings of the owner's threads.
 #[derive(Debug, Clone, Copy)]
 struct Maps<T> {
     connections: T,
     answers: T,
     counts: T,
+    backends: T,
+    rings: T,
 }
+
+/// Who gets what is handed over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Owners {
+    /// Threads of the owner, at least one. A client's is `jhash` of its address and port, scaled to this number.
+    pub threads: u16,
+    /// Of that hash.
+    pub seed: u32,
+}
+
+/// Backends whose answers are handed over at most; those of others take the long way.
+const BACKENDS: u32 = 1024;
 
 /// What went by of one side of a connection: as its segments said it themselves, before translation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,13 +121,38 @@ const CONNTRACK_SHOWN_EVERY: Duration = Duration::from_secs(1);
 
 impl FastPath {
     /// Room for `connections`; the program does nothing yet.
-    pub fn open(connections: u32) -> Result<Self, Error> {
+    pub fn open(connections: u32, owners: Owners) -> Result<Self, Error> {
         let system = |what| move |error| Error::system(what, error);
-        let maps = Maps::create(connections.max(1)).map_err(system("make BPF maps"))?;
-        let code = cfg!(target_endian = "little").then(|| program::program(maps.raw()));
+        let rings = (0..owners.threads.max(1)).map(|_| ring::create()).collect::<Result<Vec<_>, _>>();
+        let rings = rings.map_err(system("make BPF rings"))?;
+        let maps = Maps::create(connections.max(1), &rings).map_err(system("make BPF maps"))?;
+        let code = cfg!(target_endian = "little").then(|| program::program(maps.raw(), owners));
         let code = code.flatten().ok_or(Error::Answer("assemble the BPF program"))?;
         let program = syscalls::load(&code).map_err(system("load the BPF program"))?;
-        Ok(Self { maps, program })
+        Ok(Self { maps, rings, program })
+    }
+
+    /// What is handed to that thread, counted from 0. To be asked for once.
+    pub fn ring(&self, thread: u16) -> Result<Ring, Error> {
+        let ring = self.rings.get(usize::from(thread)).ok_or(Error::Answer("find a BPF ring"))?;
+        let opened = ring.try_clone().and_then(Ring::map);
+        opened.map_err(|error| Error::system("map a BPF ring", error))
+    }
+
+    /// Answers of these to SYNs are handed over; of those told before no longer.
+    pub fn know_backends(&self, backends: &[SocketAddr]) -> Result<(), Error> {
+        let system = |error| Error::system("write a BPF map", error);
+        let wanted = backends.iter().filter_map(|backend| match backend {
+            SocketAddr::V4(backend) => Some(key(*backend)),
+            SocketAddr::V6(_) => None,
+        });
+        let wanted: BTreeSet<_> = wanted.take(BACKENDS as usize).collect();
+        let map = self.maps.backends.as_fd();
+        let there = syscalls::read_all::<KEY, { ONLY.len() }>(map).map_err(system)?;
+        for gone in there.keys().filter(|backend| !wanted.contains(*backend)) {
+            syscalls::delete(map, gone).map_err(system)?;
+        }
+        wanted.iter().try_for_each(|backend| syscalls::update(map, backend, &ONLY)).map_err(system)
     }
 
     /// Puts the program to all Ethernet interfaces of this network namespace, in the place of an earlier owner's. Gives their number.
@@ -272,24 +316,28 @@ impl FastPath {
     }
 }
 
-/// The key of the only element of a map.
+/// The key of the only element of a map, and the value of elements that say nothing but that they are there.
 const ONLY: [u8; 4] = [0; 4];
 
 impl Maps<OwnedFd> {
-    fn create(connections: u32) -> std::io::Result<Self> {
+    fn create(connections: u32, rings: &[OwnedFd]) -> std::io::Result<Self> {
         Ok(Self {
             connections: syscalls::create_map(KEY, BOTH, connections)?,
             answers: syscalls::create_cell(answers::ANSWERS)?,
             counts: syscalls::create_cell(answers::COUNTS)?,
+            backends: syscalls::create_map(KEY, ONLY.len(), BACKENDS)?,
+            rings: syscalls::create_list(rings)?,
         })
     }
 
     fn raw(&self) -> Maps<i32> {
-        let Self { connections, answers, counts } = self;
+        let Self { connections, answers, counts, backends, rings } = self;
         Maps {
             connections: connections.as_raw_fd(),
             answers: answers.as_raw_fd(),
             counts: counts.as_raw_fd(),
+            backends: backends.as_raw_fd(),
+            rings: rings.as_raw_fd(),
         }
     }
 }

@@ -318,4 +318,14 @@ impl<'a> TcpSegment<'a> {
         (address_bytes == 16 || checksum::ipv4_header(header) == [0, 0])
             && checksum::tcp(addresses, segment) == [0, 0]
     }
+
+    /// TCP's checksum is still to be filled in by the device that would send it (`CHECKSUM_PARTIAL`); IP's is right.
+    pub fn checksum_is_open(&self) -> bool {
+        let Layout { addresses, address_bytes, tcp, end, .. } = self.layout;
+        let header = self.packet.get(..tcp).unwrap_or_default();
+        let addresses = self.packet.get(addresses..addresses + 2 * address_bytes).unwrap_or_default();
+        let open = checksum::pseudo_header(addresses, (end - tcp) as u32);
+        (address_bytes == 16 || checksum::ipv4_header(header) == [0, 0])
+            && self.packet.get(tcp + 16..tcp + 18) == Some(&open)
+    }
 }

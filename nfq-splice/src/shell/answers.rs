@@ -76,11 +76,12 @@ impl Answering {
     }
 
     /// For operators.
-    pub(super) fn counters(&self) -> [(String, u64); 2] {
+    pub(super) fn counters(&self) -> [(String, u64); 3] {
         let answered = self.fast.answered().unwrap_or_default();
         [
             ("fast_path_syns_answered".to_owned(), answered.syns),
             ("fast_path_acks_taken".to_owned(), answered.acks),
+            ("fast_path_handed_over".to_owned(), answered.handed_over),
         ]
     }
 

@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use cluster::config::Cluster;
 use cluster::control::Client;
-use netfilter::fast_path::{FastPath, Passed};
-use netfilter::queue::QueuedPacket;
+use netfilter::fast_path::{FastPath, Owners, Passed};
 use nfq_splice::{Engine, KernelSplice};
+use nft_rules::placement::SEED;
+use nft_rules::proxy_queues;
 use packet::{Flags, SegmentBuilder, Seq, TcpSegment, Time};
 
 use super::kernel::Kernel;
@@ -17,7 +18,8 @@ use super::kernel::Kernel;
 pub(super) fn open(cluster: &Cluster) -> Option<Arc<FastPath>> {
     let wanted = cluster.splice.fast_path && cluster.service.address.is_ipv4() && !logs_here(cluster);
     let connections = u32::try_from(cluster.splice.connections).unwrap_or(u32::MAX);
-    let opened = wanted.then(|| FastPath::open(connections));
+    let owners = Owners { threads: proxy_queues(cluster), seed: SEED };
+    let opened = wanted.then(|| FastPath::open(connections, owners));
     if let Some(Ok(fast)) = opened {
         return Some(Arc::new(fast));
     }
@@ -73,10 +75,10 @@ impl Passing {
     }
 
     /// Before the engine gets this packet. One that ends its connection, or claims to, takes it off the fast path.
-    pub(super) fn before_packet(&self, engine: &mut Engine, packet: &QueuedPacket<'_>, now: Time) {
+    pub(super) fn before_packet(&self, engine: &mut Engine, payload: &[u8], now: Time) {
         let Some(fast) = self.fast.as_deref() else { return };
-        let Some(client) = engine.passed_by(packet.payload) else { return };
-        let ends = TcpSegment::parse(packet.payload).is_ok_and(|segment| {
+        let Some(client) = engine.passed_by(payload) else { return };
+        let ends = TcpSegment::parse(payload).is_ok_and(|segment| {
             let flags = segment.flags();
             flags.syn() || flags.fin() || flags.rst()
         });

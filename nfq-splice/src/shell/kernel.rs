@@ -212,6 +212,14 @@ impl Kernel {
             .context("letting clients begin anew")
     }
 
+    /// Their answers to SYNs need not be queued.
+    pub(super) fn know_backends(&self, backends: &BTreeSet<SocketAddr>) {
+        let backends: Vec<SocketAddr> = backends.iter().copied().collect();
+        if let Some(Err(error)) = self.fast.as_ref().map(|fast| fast.know_backends(&backends)) {
+            tracing::debug!(%error, "answers of backends are queued");
+        }
+    }
+
     /// For operators.
     pub(super) fn counters(&self) -> [(String, u64); 1] {
         [("fast_path_added".to_owned(), self.sped_up)]

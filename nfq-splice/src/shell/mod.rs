@@ -124,14 +124,17 @@ impl Shell {
         if !former.is_empty() {
             operator::install_rules(cluster, &former)?;
         }
+        kernel.know_backends(&operator::addresses(cluster).chain(former.iter().copied()).collect());
         let (mut shards, mut threads) = (Vec::new(), Vec::new());
         for (index, restored) in (0..queues).zip(&restored) {
             let (post, own) = mailbox::mailbox(SHARD_MAIL)?;
             let engine = (settings.clone(), secret.clone());
             let number = PROXY_QUEUE + index;
             let kernel = Kernel::open(cluster, fast.clone())?;
+            let ring = fast.as_ref().map(|fast| fast.ring(index)).transpose()?;
             let passing = Passing::new(fast.clone(), cluster.service.address);
-            let shard = Shard::start((kernel, passing), number, engine, restored, (own, control.clone()))?;
+            let shard =
+                Shard::start((kernel, passing, ring), number, engine, restored, (own, control.clone()))?;
             threads.push(thread::spawn(shard, number, control.clone())?);
             shards.push(post);
         }

@@ -16,10 +16,11 @@ impl Shell {
     /// Rules first: a new backend's answers must find them. What is not named any more stays in them until a later reload
     /// finds it without connections.
     pub(super) fn reload(&mut self) -> Done {
-        let Self { configuration, shards, routing, former, .. } = self;
+        let Self { configuration, shards, routing, former, kernel, .. } = self;
         let done = configuration.reload(|old, new| {
             let earlier: BTreeSet<_> = former.iter().copied().chain(addresses(old)).collect();
             install_rules(new, &earlier)?;
+            kernel.know_backends(&addresses(new).chain(earlier).collect());
             let settings = Settings::new(new);
             routing.replace(settings.routing.clone(), &BTreeSet::new());
             let settings = settings.share(shards.len() as u16);
@@ -72,6 +73,7 @@ pub(super) fn install_rules(cluster: &Cluster, earlier: &BTreeSet<SocketAddr>) -
     install::install(&rules, QueueForm::probe()?).context("installing the rules of the proxy")
 }
 
-fn addresses(cluster: &Cluster) -> impl Iterator<Item = SocketAddr> + '_ {
+/// Of backends that the configuration names.
+pub(super) fn addresses(cluster: &Cluster) -> impl Iterator<Item = SocketAddr> + '_ {
     cluster.backends.values().map(|backend| backend.address)
 }

@@ -5,7 +5,7 @@ use netfilter::inject::Injector;
 use netfilter::queue::{QueuedPacket, Verdict as QueueVerdict, Verdicts};
 use nfq_splice::{Engine, Stage, Verdict};
 use nft_rules::{BEFORE_CONNTRACK_MARK, FRESH_MARK, INJECTION_DEVICE};
-use packet::Time;
+use packet::{TcpSegment, Time};
 
 /// From this length on, bytes, a packet of several segments is injected: of smaller ones a verdict with their bytes costs less.
 const LARGE: usize = 8192;
@@ -49,6 +49,17 @@ impl Packets {
             Verdict::Rewritten | Verdict::Segments(_) => QueueVerdict::AcceptWith(payload),
         };
         verdicts.push(id, verdict)
+    }
+
+    /// One that the fast path's program handed over: it is gone from the network, as if it had been queued and dropped.
+    pub(super) fn take(&mut self, engine: &mut Engine, payload: &mut [u8], time: Time) {
+        let right = TcpSegment::parse(payload)
+            .is_ok_and(|segment| segment.checksum_is_open() || segment.checksums_valid());
+        if right {
+            engine.handle_packet(time, payload, Stage::Tracked);
+        } else {
+            self.bad_checksums += 1;
+        }
     }
 
     /// For operators.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use cluster::control::{Client, FromProxy, ProxyStatus, ToProxy};
 use daemon::{now, time_of_day};
-use netfilter::fast_path::Passed;
+use netfilter::fast_path::{Passed, Ring};
 use netfilter::queue::{BATCH, Queue, QueueConfig, QueuedPacket, Verdicts, queue_counters};
 use nfq_splice::{Batch, Ended, Engine, KernelSplice, Parked, Promise, Secret, Settings};
 use nft_rules::PROXY_QUEUE;
@@ -103,6 +103,8 @@ pub(super) struct Shard {
     kernel: Kernel,
     batch: Batch,
     queue: Queue,
+    /// What the fast path's program hands over.
+    ring: Option<Ring>,
     mailbox: Mailbox<ToShard>,
     control: Post<FromShard>,
     packets: Packets,
@@ -116,10 +118,17 @@ pub(super) struct Shard {
     untold: u64,
 }
 
+/// What there is to do.
+struct Ready {
+    queued: bool,
+    handed_over: bool,
+    mail: bool,
+}
+
 impl Shard {
     /// Binds queue `number`. `settings` are this shard's part, `restored` what it has to take over.
     pub(super) fn start(
-        (kernel, passing): (Kernel, Passing),
+        (kernel, passing, ring): (Kernel, Passing, Option<Ring>),
         number: u16,
         (settings, secret): (Settings, Secret),
         restored: &Restored,
@@ -152,6 +161,7 @@ impl Shard {
             kernel,
             batch: Batch::default(),
             queue,
+            ring,
             mailbox,
             control,
             packets: Packets::open(),
@@ -167,12 +177,12 @@ impl Shard {
     pub(super) fn run(mut self) -> Result<()> {
         loop {
             self.tell_promise();
-            let (packets, mail) = self.wait()?;
-            if packets {
+            let ready = self.wait()?;
+            if ready.queued || ready.handed_over {
                 self.let_others_first();
-                self.receive()?;
+                self.receive(ready.queued)?;
             }
-            if mail && self.serve()? {
+            if ready.mail && self.serve()? {
                 return Ok(());
             }
             self.engine.handle_time_of_day(now(), time_of_day());
@@ -195,20 +205,21 @@ impl Shard {
         }
     }
 
-    /// What is there: packets, mail.
-    fn wait(&self) -> Result<(bool, bool)> {
+    fn wait(&mut self) -> Result<Ready> {
         let timeout = self.engine.poll_timeout().map(|time| time.since(now()) + Duration::from_micros(100));
+        let rests = self.ring.as_mut().is_none_or(Ring::rest);
+        let timeout = if rests { timeout } else { Some(Duration::ZERO) };
         let timeout = timeout.and_then(|time| Timespec::try_from(time).ok());
-        let mut fds = [
-            PollFd::from_borrowed_fd(self.queue.as_fd(), PollFlags::IN),
-            PollFd::from_borrowed_fd(self.mailbox.as_fd(), PollFlags::IN),
-        ];
+        // Without a ring, one is asked for a second time.
+        let ring = self.ring.as_ref().map_or(self.mailbox.as_fd(), Ring::as_fd);
+        let mut fds = [self.queue.as_fd(), self.mailbox.as_fd(), ring]
+            .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
         match poll(&mut fds, timeout.as_ref()) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(error).context("poll"),
         }
-        let [packets, mail] = fds.map(|fd| !fd.revents().is_empty());
-        Ok((packets, mail))
+        let [queued, mail, handed_over] = fds.map(|fd| !fd.revents().is_empty());
+        Ok(Ready { queued, handed_over: handed_over && self.ring.is_some(), mail })
     }
 
     /// Under load, whatever else can run on this processor goes first: what it sends meanwhile comes with the same batch, and a
@@ -222,25 +233,41 @@ impl Shard {
         self.last = now;
     }
 
-    fn receive(&mut self) -> Result<()> {
+    fn receive(&mut self, queued: bool) -> Result<()> {
         for _ in 0..BATCHES {
-            let Self { engine, queue, packets, passing, .. } = self;
-            let time = now();
-            let mut handler = |packet: QueuedPacket<'_>, verdicts: &mut Verdicts| {
-                passing.before_packet(engine, &packet, time);
-                if let Err(error) = packets.handle(engine, packet, time, verdicts) {
-                    tracing::warn!(%error, "verdict not given");
-                }
-            };
-            let count = queue.recv_batch(&mut handler).context("receiving from the queue")?;
-            queue.flush().context("sending verdicts")?;
+            let handed_over = self.take_over();
+            let received = if queued { self.receive_queued()? } else { 0 };
             self.act()?;
             self.batches += 1;
-            if count < BATCH {
+            if received < BATCH && handed_over < BATCH {
                 break;
             }
         }
         Ok(())
+    }
+
+    /// What was handed over, a batch at most; its number.
+    fn take_over(&mut self) -> usize {
+        let Self { engine, ring: Some(ring), packets, passing, .. } = self else { return 0 };
+        let time = now();
+        ring.receive(BATCH, |payload| {
+            passing.before_packet(engine, payload, time);
+            packets.take(engine, payload, time);
+        })
+    }
+
+    fn receive_queued(&mut self) -> Result<usize> {
+        let Self { engine, queue, packets, passing, .. } = self;
+        let time = now();
+        let mut handler = |packet: QueuedPacket<'_>, verdicts: &mut Verdicts| {
+            passing.before_packet(engine, packet.payload, time);
+            if let Err(error) = packets.handle(engine, packet, time, verdicts) {
+                tracing::warn!(%error, "verdict not given");
+            }
+        };
+        let count = queue.recv_batch(&mut handler).context("receiving from the queue")?;
+        queue.flush().context("sending verdicts")?;
+        Ok(count)
     }
 
     /// True if it is time to stop.

@@ -15,7 +15,7 @@ use cluster::config::Cluster;
 use common::{Net, config, wait};
 use netfilter::Family;
 use netfilter::conntrack::SpliceEntry;
-use netfilter::fast_path::{Answered, Answers, FastPath};
+use netfilter::fast_path::{Answered, Answers, FastPath, Owners};
 use netfilter::queue::{Queue, Verdict};
 use netfilter::raw::RawSender;
 use netfilter::target::{self, Chain};
@@ -106,7 +106,7 @@ impl Proxy {
         );
         let chain = Chain { family: Family::Ip, table: "test", name: "to_queue" };
         net.inside("c", || target::fill_chain(chain, QUEUE)).unwrap();
-        let fast = net.inside("r", || FastPath::open(10)).unwrap();
+        let fast = net.inside("r", || FastPath::open(10, Owners { threads: 1, seed: 0 })).unwrap();
         net.inside("r", || fast.attach()).unwrap();
         let sender = net.inside("c", || RawSender::open(0)).unwrap();
         let arrived = net.inside("c", || Queue::bind(&config(QUEUE))).unwrap();
@@ -218,7 +218,7 @@ fn answers_are_equal_and_what_is_answered_is_continued() {
             }
         }
     }
-    assert_eq!(proxy.fast.answered().unwrap(), Answered { syns: 72, acks: 0 });
+    assert_eq!(proxy.fast.answered().unwrap(), Answered { syns: 72, acks: 0, handed_over: 0 });
 }
 
 #[test]
@@ -239,17 +239,22 @@ fn only_the_right_acknowledgement_is_taken() {
         SegmentBuilder { timestamps: Some((value, echo.wrapping_sub(20_000))), ..right.clone() },
         SegmentBuilder { timestamps: None, ..right.clone() },
         SegmentBuilder { flags: Flags::FIN, ..right.clone() },
-        SegmentBuilder { flags: Flags::PSH, ..right.clone() },
         SegmentBuilder { payload: b"G", ..right.clone() },
         SegmentBuilder { source: client(3001), ..right.clone() },
         SegmentBuilder { destination: "10.9.9.9:8081".parse().unwrap(), ..right.clone() },
     ];
     for (number, wrong) in wrong.iter().enumerate() {
         proxy.ask(&wrong.build());
-        assert_eq!(proxy.fast.answered().unwrap(), Answered { syns: 1, acks: 0 }, "{number}");
+        assert_eq!(proxy.fast.answered().unwrap(), Answered { syns: 1, acks: 0, handed_over: 0 }, "{number}");
     }
     proxy.ask(&right.build());
-    assert_eq!(proxy.fast.answered().unwrap(), Answered { syns: 1, acks: 1 });
+    assert_eq!(proxy.fast.answered().unwrap(), Answered { syns: 1, acks: 1, handed_over: 0 });
+    let first = SegmentBuilder { flags: Flags::PSH, payload: b"GET / HTTP/1.1", ..right.clone() };
+    proxy.ask(&first.build());
+    assert_eq!(proxy.fast.answered().unwrap(), Answered { syns: 1, acks: 1, handed_over: 1 });
+    let mut handed_over = Vec::new();
+    proxy.fast.ring(0).unwrap().receive(10, |packet| handed_over.push(packet.to_vec()));
+    assert_eq!(handed_over, [first.build()]);
 }
 
 /// What the cookie cannot keep, what opens nothing, who has a connection: all that is the daemon's.

@@ -60,6 +60,7 @@ struct Tally {
     /// SYNs that the fast path's program answered, and acknowledgements that it took.
     answered: u64,
     taken: u64,
+    handed_over: u64,
     /// Recoveries of connections with a hole in the log.
     bridged: u32,
     /// Clients that could be cut off, by reason.
@@ -74,6 +75,7 @@ impl Tally {
         self.young += other.young;
         self.answered += other.answered;
         self.taken += other.taken;
+        self.handed_over += other.handed_over;
         self.bridged += other.bridged;
         for (why, times) in other.excused {
             *self.excused.entry(why).or_default() += times;
@@ -103,6 +105,7 @@ fn run(seed: u64, trace: bool) -> Result<Tally, (String, Vec<String>)> {
                 young: world.young,
                 answered: world.answered().syns,
                 taken: world.answered().acks,
+                handed_over: world.answered().handed_over,
                 bridged: world.bridged,
                 ..Tally::default()
             };

@@ -1,7 +1,8 @@
 //! The handshake that the program conducts (`lib/netfilter/src/fast_path/handshake.rs`), written a second time from what is
 //! promised of its numbers (`nfq-splice/src/cookie.rs`) and of the form of what it takes (`docs/network.md`).
 
-use std::net::SocketAddrV4;
+use std::collections::BTreeSet;
+use std::net::{SocketAddr, SocketAddrV4};
 use std::time::Duration;
 
 use netfilter::fast_path::Answers;
@@ -16,6 +17,7 @@ const SYN_HEADER: usize = 40;
 const ACK_HEADER: usize = 32;
 const SYN: u8 = 0x02;
 const ACK: u8 = 0x10;
+const PUSH: u8 = 0x08;
 
 /// Where Linux puts options.
 const MSS: [u8; 2] = [2, 4];
@@ -48,6 +50,8 @@ pub(super) enum Done {
     Answered,
     /// It is the acknowledgement of an answer.
     Acknowledged,
+    /// It is the first that a client says after that.
+    Spoken,
 }
 
 /// An answer for this client at this time.
@@ -65,15 +69,38 @@ pub(super) fn conduct(answers: &Answers, now: Duration, packet: &mut [u8]) -> Op
     let proof = Proof { answers, client: address(packet, 12, IP), now };
     match packet[FLAGS] {
         SYN => proof.answer(packet).then_some(Done::Answered),
-        ACK => (answers.takes_acks && proof.is_acknowledged_by(packet)).then_some(Done::Acknowledged),
+        ACK if usize::from(half(packet, 2)) == IP + ACK_HEADER => {
+            (answers.takes_acks && proof.is_acknowledged_by(packet)).then_some(Done::Acknowledged)
+        }
+        flags if flags == ACK | PUSH => {
+            (answers.takes_acks && proof.is_acknowledged_by(packet)).then_some(Done::Spoken)
+        }
         _ => None,
     }
 }
 
+/// A SYN-ACK for somebody behind this host, while SYNs are answered.
+pub(super) fn is_backends_answer(
+    answers: &Answers,
+    now: Duration,
+    packet: &[u8],
+    backends: &BTreeSet<SocketAddr>,
+) -> bool {
+    let (source, destination) = (address(packet, 12, IP), address(packet, 16, IP + 2));
+    now < answers.until
+        && destination != answers.service
+        && packet[FLAGS] == SYN | ACK
+        && backends.contains(&source.into())
+}
+
+/// A header of so many bytes, whatever follows.
+fn has_header(packet: &[u8], header: usize) -> bool {
+    packet[32] == (header as u8) << 2 && packet.len() >= IP + header
+}
+
 /// No data, and a header of so many bytes.
 fn is_bare(packet: &[u8], header: usize) -> bool {
-    let bytes = IP + header;
-    packet[32] == (header as u8) << 2 && usize::from(half(packet, 2)) == bytes && packet.len() >= bytes
+    has_header(packet, header) && usize::from(half(packet, 2)) == IP + header
 }
 
 /// The options in a SYN as a cookie keeps them.
@@ -120,7 +147,7 @@ impl Proof<'_> {
     }
 
     fn is_acknowledged_by(&self, packet: &[u8]) -> bool {
-        if !is_bare(packet, ACK_HEADER) || packet[40..44] != [PADDING, STAMPS].concat() {
+        if !has_header(packet, ACK_HEADER) || packet[40..44] != [PADDING, STAMPS].concat() {
             return false;
         }
         let fresh = self.clock().wrapping_sub(word(packet, 48)) <= FRESH;

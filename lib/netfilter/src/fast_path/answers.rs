@@ -12,7 +12,7 @@ pub(super) const SERVICE: i16 = 8;
 pub(super) const SERVICE_PORT: i16 = 12;
 /// The window scale announced.
 pub(super) const SCALE: i16 = 14;
-/// Not 0: acknowledgements that complete a handshake are taken.
+/// Not 0: acknowledgements that complete a handshake are taken, and the first data handed over.
 pub(super) const TAKES_ACKS: i16 = 15;
 /// Announced MSS and window, in network byte order.
 pub(super) const MSS: i16 = 16;
@@ -24,11 +24,12 @@ pub(super) const STATE: i16 = 24;
 /// Bytes.
 pub(super) const ANSWERS: usize = 56;
 
-/// Counts, 64 bits each: SYNs answered, acknowledgements taken.
+/// Counts, 64 bits each: SYNs answered, acknowledgements taken, packets handed over.
 pub(super) const SYNS: i16 = 0;
 pub(super) const ACKS: i16 = 8;
+pub(super) const HANDED_OVER: i16 = 16;
 /// Bytes.
-pub(super) const COUNTS: usize = 16;
+pub(super) const COUNTS: usize = 24;
 
 /// What a client's SYN is answered with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,7 +46,7 @@ pub struct Answers {
     pub window_scale: u8,
     /// Window announced, not scaled.
     pub window: u16,
-    /// The acknowledgement that completes a handshake is not needed: the client speaks first.
+    /// The acknowledgement that completes a handshake is not needed: the client speaks first, and its first data are handed over.
     pub takes_acks: bool,
     /// From then on (`CLOCK_MONOTONIC`) SYNs are no longer answered.
     pub until: Duration,
@@ -58,6 +59,8 @@ pub struct Answered {
     pub syns: u64,
     /// Acknowledgements of handshakes that it took.
     pub acks: u64,
+    /// Packets that it handed over.
+    pub handed_over: u64,
 }
 
 impl Answers {
@@ -91,5 +94,5 @@ pub(super) fn answered(bytes: &[u8; COUNTS]) -> Answered {
             .and_then(|rest| rest.first_chunk())
             .map_or(0, |count| u64::from_ne_bytes(*count))
     };
-    Answered { syns: count(SYNS), acks: count(ACKS) }
+    Answered { syns: count(SYNS), acks: count(ACKS), handed_over: count(HANDED_OVER) }
 }

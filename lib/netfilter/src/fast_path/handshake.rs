@@ -1,5 +1,6 @@
 //! The handshake with clients: a SYN of the commonest form is answered, and the acknowledgement of that answer is taken. Nothing is
-//! kept of either; the client's first data brings the proof of them. The numbers are those of `nfq-splice/src/cookie.rs`, which see.
+//! kept of either; the client's first data, which is handed to the owner, brings the proof of them. So is a backend's SYN-ACK. The numbers
+//! are those of `nfq-splice/src/cookie.rs`, which see.
 //!
 //! Register 7 is the map of [`super::answers`], 9 the time.
 
@@ -12,7 +13,10 @@ use super::assembler::Operation::{
 use super::assembler::Register;
 use super::assembler::Size::{Byte, Double, Half, Word};
 use super::assembler::Test::{AnyBit, AtMost, Differs};
-use super::program::{FIB, FOUND, LOOKUP, NEW, NEW_TCP, OLD, OLD_TCP, TCP_LENGTH, load_bytes, sum_ip};
+use super::hand_over::of_client;
+use super::program::{
+    FIB, FOUND, LOOKUP, NEW, NEW_TCP, OLD, OLD_TCP, TCP_LENGTH, load_bytes, look_up_host, route, sum_ip,
+};
 use super::siphash::hash;
 
 const NOW: Register = 9;
@@ -51,23 +55,25 @@ const CLASSES: [(i32, i32); 6] = [(536, 2), (1220, 3), (1360, 4), (1440, 5), (14
 /// An acknowledgement completes a handshake that is not older, milliseconds; a later one is its owner's.
 const FRESH: i32 = 10_000;
 
-/// TCP header of a SYN with MSS, timestamps and window scale, and that of the acknowledgement.
+/// TCP header of a SYN with MSS, timestamps and window scale, and one with timestamps alone.
 const SYN_HEADER: i32 = 40;
+const STAMPED_HEADER: i32 = 32;
+const PUSH: i32 = 0x08;
 
 /// For a packet of no connection that is known.
 pub(super) fn handshakes(code: &mut Assembler, maps: Maps<i32>) {
     look_up(code, maps.answers);
     code.copy(FOUND, 0);
-    for (size, at, field) in [(Word, OLD + 16, answers::SERVICE), (Half, OLD_TCP + 2, answers::SERVICE_PORT)]
-    {
-        code.load(size, 0, 10, at);
-        code.load(size, 1, FOUND, field);
-        code.jump_if_differ(0, 1, "pass");
-    }
     code.call(CLOCK);
     code.load(Double, 1, FOUND, answers::UNTIL);
     code.jump_if_not_below(0, 1, "pass");
     code.copy(NOW, 0);
+    for (size, at, field) in [(Word, OLD + 16, answers::SERVICE), (Half, OLD_TCP + 2, answers::SERVICE_PORT)]
+    {
+        code.load(size, 0, 10, at);
+        code.load(size, 1, FOUND, field);
+        code.jump_if_differ(0, 1, "not to the service");
+    }
     code.load(Byte, 0, 10, OLD_TCP + 13);
     code.jump_if(Differs, 0, 0x02, "no SYN");
     take_syn(code);
@@ -78,12 +84,29 @@ pub(super) fn handshakes(code: &mut Assembler, maps: Maps<i32>) {
     code.set(TCP_LENGTH, SYN_HEADER);
     code.jump("leaves");
     code.label("no SYN");
-    code.jump_if(Differs, 0, 0x10, "pass");
-    take_acknowledgement(code);
+    take_first(code);
     prepare(code);
     check_number(code);
+    code.load(Byte, 0, 10, OLD_TCP + 13);
+    code.jump_if(AnyBit, 0, PUSH, "first data");
     count(code, maps.counts, answers::ACKS);
     code.jump("drop");
+    code.label("first data");
+    of_client(code, (OLD + 12, OLD_TCP));
+    code.jump("hand over");
+    code.label("not to the service");
+    take_syn_ack(code, maps.backends);
+    of_client(code, (OLD + 16, OLD_TCP + 2));
+    code.jump("hand over");
+}
+
+/// A backend's, for somebody behind this host: only its owner has sent that a SYN.
+fn take_syn_ack(code: &mut Assembler, backends: i32) {
+    code.load(Byte, 0, 10, OLD_TCP + 13);
+    code.jump_if(Differs, 0, 0x12, "pass");
+    look_up_host(code, backends, (OLD + 12, OLD_TCP));
+    code.jump_if_null(0, "pass");
+    route(code, OLD);
 }
 
 /// The only element of a map.
@@ -95,25 +118,20 @@ fn look_up(code: &mut Assembler, map: i32) {
     code.jump_if_null(0, "pass");
 }
 
-fn count(code: &mut Assembler, map: i32, of: i16) {
+pub(super) fn count(code: &mut Assembler, map: i32, of: i16) {
     look_up(code, map);
     code.set(1, 1);
     code.add_atomically(0, of, 1);
 }
 
-/// Header and length; no data.
-fn has_length(code: &mut Assembler, tcp: i32) {
+/// MSS, SACK-permitted or padding, timestamps, padding, window scale: as Linux puts them; no data.
+fn take_syn(code: &mut Assembler) {
     code.load(Byte, 0, 10, OLD_TCP + 12);
-    code.jump_if(Differs, 0, tcp << 2, "pass");
+    code.jump_if(Differs, 0, SYN_HEADER << 2, "pass");
     code.load(Half, 0, 10, OLD + 2);
     code.network_order(0, 16);
-    code.jump_if(Differs, 0, 20 + tcp, "pass");
-    load_bytes(code, 54, OLD_TCP + 20, tcp - 20);
-}
-
-/// MSS, SACK-permitted or padding, timestamps, padding, window scale: as Linux puts them.
-fn take_syn(code: &mut Assembler) {
-    has_length(code, SYN_HEADER);
+    code.jump_if(Differs, 0, 20 + SYN_HEADER, "pass");
+    load_bytes(code, 54, OLD_TCP + 20, SYN_HEADER - 20);
     code.load(Half, 0, 10, OLD_TCP + 20);
     code.jump_if(Differs, 0, 0x0402, "pass");
     code.load(Half, 0, 10, OLD_TCP + 26);
@@ -150,11 +168,20 @@ fn take_syn(code: &mut Assembler) {
     code.store(Word, 10, OPTIONS, 3);
 }
 
-/// Timestamps as the only option.
-fn take_acknowledgement(code: &mut Assembler) {
-    code.load(Byte, 0, FOUND, answers::TAKES_ACKS);
-    code.jump_if(AtMost, 0, 0, "pass");
-    has_length(code, 32);
+/// The acknowledgement alone, or with data, and timestamps as the only option.
+fn take_first(code: &mut Assembler) {
+    code.load(Byte, 1, FOUND, answers::TAKES_ACKS);
+    code.jump_if(AtMost, 1, 0, "pass");
+    code.jump_if(Differs, 0, 0x10, "more than an acknowledgement");
+    code.load(Half, 1, 10, OLD + 2);
+    code.network_order(1, 16);
+    code.jump_if(Differs, 1, 20 + STAMPED_HEADER, "pass");
+    code.set(0, 0x10 | PUSH);
+    code.label("more than an acknowledgement");
+    code.jump_if(Differs, 0, 0x10 | PUSH, "pass");
+    code.load(Byte, 0, 10, OLD_TCP + 12);
+    code.jump_if(Differs, 0, STAMPED_HEADER << 2, "pass");
+    load_bytes(code, 54, OLD_TCP + 20, STAMPED_HEADER - 20);
     code.load(Word, 0, 10, OLD_TCP + 20);
     code.jump_if(Differs, 0, 0x0a08_0101, "pass");
 }

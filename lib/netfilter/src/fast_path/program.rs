@@ -7,9 +7,10 @@ use super::assembler::Operation::{Add, AddWide, And, ShiftLeft, ShiftRight, Xor}
 use super::assembler::Size::{Byte, Double, Half, Word};
 use super::assembler::Test::{AnyBit, AtMost, Differs};
 use super::assembler::{Assembler, Register};
+use super::hand_over::hand_over;
 use super::handshake::handshakes;
 use super::judge::judge;
-use super::{Maps, value};
+use super::{Maps, Owners, value};
 
 /// Bytes of a key: address and port of the client, and two of zero.
 pub(super) const KEY: usize = 8;
@@ -41,7 +42,7 @@ pub(super) const LOOKUP: i32 = 1;
 const STORE_BYTES: i32 = 9;
 const REPLACE_L4_SUM: i32 = 11;
 const REDIRECT: i32 = 23;
-const LOAD_BYTES: i32 = 26;
+pub(super) const LOAD_BYTES: i32 = 26;
 const DIFFERENCE_OF_SUMS: i32 = 28;
 const FIB_LOOKUP: i32 = 69;
 pub(super) const COARSE_CLOCK: i32 = 160;
@@ -50,8 +51,8 @@ const PSEUDO_HEADER: i32 = 0x10;
 const TCX_NEXT: i32 = -1;
 const TCX_DROP: i32 = 2;
 
-/// The program for the maps with these descriptors.
-pub(super) fn program(maps: Maps<i32>) -> Option<Vec<[u8; 8]>> {
+/// The program for the maps with these descriptors. That of the connections is the first that it names.
+pub(super) fn program(maps: Maps<i32>, owners: Owners) -> Option<Vec<[u8; 8]>> {
     let mut code = Assembler::default();
     code.copy(PACKET, 1);
     take_headers(&mut code);
@@ -62,8 +63,9 @@ pub(super) fn program(maps: Maps<i32>) -> Option<Vec<[u8; 8]>> {
     code.jump("leaves");
     code.label("unknown");
     handshakes(&mut code, maps);
+    hand_over(&mut code, maps, owners);
     code.label("leaves");
-    route(&mut code);
+    route(&mut code, NEW);
     put_back(&mut code);
     tear_down(&mut code);
     code.label("pass");
@@ -101,14 +103,14 @@ fn take_headers(code: &mut Assembler) {
 
 /// The client is the source, and the destination the service; or it is the destination, and the source its backend.
 fn find(code: &mut Assembler, map: i32) {
-    look_up(code, map, (OLD + 12, OLD_TCP));
+    look_up_host(code, map, (OLD + 12, OLD_TCP));
     code.jump_if_null(0, "not from a client");
     code.copy(FOUND, 0);
     code.set(DIRECTION, 0);
     is_peer(code, (OLD + 16, OLD_TCP + 2));
     code.jump("found");
     code.label("not from a client");
-    look_up(code, map, (OLD + 16, OLD_TCP + 2));
+    look_up_host(code, map, (OLD + 16, OLD_TCP + 2));
     code.jump_if_null(0, "unknown");
     code.copy(FOUND, 0);
     code.calculate(AddWide, FOUND, value::VALUE as i32);
@@ -117,7 +119,8 @@ fn find(code: &mut Assembler, map: i32) {
     code.label("found");
 }
 
-fn look_up(code: &mut Assembler, map: i32, (address, port): (i16, i16)) {
+/// The element of a host: its address and port are at these places.
+pub(super) fn look_up_host(code: &mut Assembler, map: i32, (address, port): (i16, i16)) {
     code.load(Word, 0, 10, address);
     code.store(Word, 10, KEY_AT, 0);
     code.load(Half, 0, 10, port);
@@ -214,30 +217,32 @@ fn difference(code: &mut Assembler, (old, new): (i16, i16)) {
     code.call(DIFFERENCE_OF_SUMS);
 }
 
-/// Where the kernel would send the new packet: on which wire, to whom. Where it would not, or only after asking for a
-/// neighbour, or not in one piece, the old one goes the long way.
-fn route(code: &mut Assembler) {
+/// Where the kernel would send a packet with the headers at this place: on which wire, to whom. Where it would not, or only after asking
+/// for a neighbour, or not in one piece, the old one goes the long way.
+pub(super) fn route(code: &mut Assembler, headers: i16) {
+    let tcp = headers + 20;
+    let several = if headers == NEW { "several leave" } else { "several come" };
     for at in (0..64).step_by(8) {
         code.store_value(Double, 10, FIB + at, 0);
     }
     code.store_value(Byte, 10, FIB, 2);
     code.store_value(Byte, 10, FIB + 1, 6);
     for (size, field, to) in [
-        (Half, NEW_TCP, 2),
-        (Half, NEW_TCP + 2, 4),
-        (Byte, NEW + 1, 12),
-        (Word, NEW + 12, 16),
-        (Word, NEW + 16, 32),
+        (Half, tcp, 2),
+        (Half, tcp + 2, 4),
+        (Byte, headers + 1, 12),
+        (Word, headers + 12, 16),
+        (Word, headers + 16, 32),
     ] {
         code.load(size, 0, 10, field);
         code.store(size, 10, FIB + to, 0);
     }
     code.load(Word, 0, PACKET, SKB_GSO_SIZE);
     code.calculate(Add, 0, 52);
-    code.jump_if(Differs, 0, 52, "several segments");
+    code.jump_if(Differs, 0, 52, several);
     code.load(Half, 0, 10, OLD + 2);
     code.network_order(0, 16);
-    code.label("several segments");
+    code.label(several);
     code.store(Half, 10, FIB + 6, 0);
     code.load(Word, 0, PACKET, SKB_IFINDEX);
     code.store(Word, 10, FIB + 8, 0);

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::ffi::CStr;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use crate::socket::owned;
 
@@ -24,6 +24,8 @@ const QUERY: i64 = 16;
 
 const HASH: u32 = 1;
 const ARRAY: u32 = 2;
+const ARRAY_OF_MAPS: u32 = 12;
+const RING: u32 = 27;
 const NO_PREALLOCATION: u32 = 1;
 const CLASSIFIER: u32 = 3;
 const TCX_INGRESS: u32 = 46;
@@ -92,6 +94,26 @@ pub(super) fn create_cell(value: usize) -> io::Result<OwnedFd> {
     let mut attributes = attributes.word(12, 1).bytes(28, NAME);
     // SAFETY: there are no pointers in it.
     owned(unsafe { attributes.call(MAP_CREATE) }?)
+}
+
+/// Records of packets, `bytes` in all: a power of two, and whole pages.
+pub(super) fn create_ring(bytes: u32) -> io::Result<OwnedFd> {
+    let mut attributes = Attributes::new().word(0, RING).word(12, bytes).bytes(28, NAME);
+    // SAFETY: there are no pointers in it.
+    owned(unsafe { attributes.call(MAP_CREATE) }?)
+}
+
+/// The maps, by their place: all of the kind of the first one.
+pub(super) fn create_list(maps: &[OwnedFd]) -> io::Result<OwnedFd> {
+    let first = maps.first().ok_or(io::ErrorKind::InvalidInput)?;
+    let attributes = Attributes::new().word(0, ARRAY_OF_MAPS).word(4, 4).word(8, 4);
+    let mut attributes = attributes.word(12, maps.len() as u32).word(20, raw(first.as_fd())).bytes(28, NAME);
+    // SAFETY: there are no pointers in it.
+    let list = owned(unsafe { attributes.call(MAP_CREATE) }?)?;
+    for (place, map) in (0_u32..).zip(maps) {
+        update(list.as_fd(), &place.to_ne_bytes(), &raw(map.as_fd()).to_ne_bytes())?;
+    }
+    Ok(list)
 }
 
 /// `key` and `value` have the lengths that the map was created with.

@@ -4,12 +4,13 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use netfilter::fast_path::{Answers, Tried};
+use nft_rules::placement::queue_of;
 use packet::{Flags, SegmentBuilder, Seq, SynOptions, TcpSegment};
 use proptest::prelude::*;
 use sim::fast_path::{FastPath as Reference, Fate};
 
 use crate::case::{Bytes, Packet, now, spoil};
-use crate::{MTU, Router};
+use crate::{MTU, Router, THREADS};
 
 /// A client that is on the fast path, one that is kept off, and others.
 const SPLICED: u16 = 4000;
@@ -55,11 +56,26 @@ fn answers(bytes: &mut Bytes<'_>) -> Answers {
 
 fn packet(bytes: &mut Bytes<'_>, answers: &Answers) -> Packet {
     let syn = syn(bytes);
-    let made = if bytes.byte() & 1 == 0 { Some(syn.build()) } else { acknowledgement(bytes, answers, &syn) };
+    let (to_server, made) = match bytes.byte() {
+        240.. => (false, Some(syn_ack(bytes, &syn))),
+        byte if byte & 1 == 0 => (true, Some(syn.build())),
+        _ => (true, acknowledgement(bytes, answers, &syn)),
+    };
     let mut made = made.unwrap_or_else(|| syn.build());
     // A program adds to checksums: whatever they say.
     spoil(bytes, &mut made);
-    Packet { bytes: made, to_server: true, segment: bytes.of(&[0, 0, 0, 0, 0, 0, 0, 0, 1000, 1449]) }
+    Packet { bytes: made, to_server, segment: bytes.of(&[0, 0, 0, 0, 0, 0, 0, 0, 1000, 1449]) }
+}
+
+/// Of a backend, or of somebody else.
+fn syn_ack(bytes: &mut Bytes<'_>, syn: &SegmentBuilder<'_>) -> Vec<u8> {
+    let address = bytes.of(&[[10, 0, 2, 2], [10, 0, 2, 2], [10, 0, 2, 2], [10, 0, 2, 3]]);
+    let source = SocketAddr::new(address.into(), bytes.of(&[80, 80, 80, 81]));
+    // The router itself is not asked for.
+    let destination = if bytes.byte() < 16 { "10.0.2.1:4002".parse().unwrap() } else { syn.source };
+    let flags = Flags::SYN.union(Flags(bytes.of(&[0, 0, 0, 0, 0, 0, 1, 4, 0x40])));
+    let ack = (bytes.byte() < 240).then(|| Seq(bytes.number()));
+    SegmentBuilder { ack, flags, ..SegmentBuilder { source, destination, ..syn.clone() } }.build()
 }
 
 fn syn(bytes: &mut Bytes<'_>) -> SegmentBuilder<'static> {
@@ -108,26 +124,36 @@ fn acknowledgement(bytes: &mut Bytes<'_>, answers: &Answers, syn: &SegmentBuilde
     let acknowledgement = SegmentBuilder {
         seq: Seq(bytes.near(answer.ack().0)),
         ack: Some(Seq(bytes.near(answer.seq().0 + 1))),
-        flags: Flags(bytes.of(&[0, 0, 0, 0, 0, 0, 0, 0, 1, 2, 4, 8, 0x20, 0x40, 0xc0])),
+        flags: Flags(bytes.of(&[0, 0, 0, 0, 0, 0, 0, 0, 8, 8, 8, 8, 8, 8, 1, 2, 4, 0x20, 0x40, 0xc0])),
         window: bytes.number() as u16,
         timestamps: (bytes.byte() < 250).then(|| (bytes.number(), bytes.near(value))),
-        payload: bytes.of(&[b"", b"", b"", b"", b"", b"", b"", b"x"]),
+        payload: bytes.of(&[b"", b"", b"", b"", b"", b"", b"x", b"GET / HTTP/1.1", &[7; 1452], &[8; 1453]]),
         ..SegmentBuilder::new(syn.source, syn.destination)
     };
     Some(acknowledgement.build())
 }
 
-/// What the reference does with a packet that comes at that time.
-fn expected(reference: &mut Reference, at: Duration, packet: &Packet) -> Tried {
+/// What the reference does with a packet that comes at that time: what leaves, and what is handed over, to which thread.
+fn expected(reference: &mut Reference, at: Duration, packet: &Packet) -> (Tried, Vec<(u16, Vec<u8>)>) {
     let mut bytes = packet.bytes.clone();
     let goes = |to: std::net::Ipv4Addr, length: usize| {
         let bytes = if packet.segment == 0 { length } else { packet.segment as usize + 52 };
         bytes <= MTU && [[10, 0, 1, 2], [10, 0, 2, 2]].contains(&to.octets())
     };
     match reference.receive(at, &mut bytes, goes) {
-        Fate::Passed => Tried::Passed,
-        Fate::Taken => Tried::Dropped,
-        Fate::Answered | Fate::Translated => Tried::Sent(bytes),
+        Fate::Passed => (Tried::Passed, Vec::new()),
+        Fate::Taken => (Tried::Dropped, Vec::new()),
+        Fate::Answered | Fate::Translated => (Tried::Sent(bytes), Vec::new()),
+        Fate::HandedOver => {
+            let address = |ip, port| {
+                let ip: [u8; 4] = bytes[ip..ip + 4].try_into().unwrap();
+                SocketAddr::new(ip.into(), u16::from_be_bytes([bytes[port], bytes[port + 1]]))
+            };
+            let (source, destination) = (address(12, 20), address(16, 22));
+            let client = if destination == service() { source } else { destination };
+            let length = usize::from(u16::from_be_bytes([bytes[2], bytes[3]]));
+            (Tried::Dropped, vec![(queue_of(client, THREADS), bytes[..length].to_vec())])
+        }
     }
 }
 
@@ -149,9 +175,12 @@ impl Router {
         prop_assert_eq!((self.fast.add(&entry).unwrap(), reference.add(&entry)), (true, true));
         self.fast.keep_off(kept_off).unwrap();
         reference.keep_off(kept_off);
+        let backends = ["10.0.2.2:80".parse().unwrap()];
+        self.fast.know_backends(&backends).unwrap();
+        reference.know_backends(&backends);
         for packet in &case.packets {
             let (before, counts, known) = (now(), self.fast.answered().unwrap(), reference.answered());
-            let got = self.leaves(packet);
+            let got = (self.leaves(packet), self.handed_over());
             let after = now();
             let found = moments(before, after).find_map(|at| {
                 let mut tried = reference.clone();
@@ -162,6 +191,7 @@ impl Router {
             let (now, known_now) = (self.fast.answered().unwrap(), reference.answered());
             prop_assert_eq!(now.syns - counts.syns, known_now.syns - known.syns);
             prop_assert_eq!(now.acks - counts.acks, known_now.acks - known.acks);
+            prop_assert_eq!(now.handed_over - counts.handed_over, known_now.handed_over - known.handed_over);
         }
         [spliced, kept_off].iter().try_for_each(|client| self.fast.remove(*client)).unwrap();
         Ok(())
@@ -190,6 +220,10 @@ fn plain_ones_are_answered_and_taken() {
         reference.receive(at + Duration::from_secs(seconds), &mut first.build(), |_, _| true)
     };
     assert_eq!(takes(9, &first), Fate::Taken);
+    let spoken = SegmentBuilder { flags: Flags::PSH, payload: b"GET", ..first.clone() };
+    assert_eq!(takes(9, &spoken), Fate::HandedOver);
+    assert_eq!(takes(11, &spoken), Fate::Passed);
+    assert_eq!(takes(9, &SegmentBuilder { seq: syn.seq + 2, ..spoken.clone() }), Fate::Passed);
     assert_eq!(takes(11, &first), Fate::Passed);
     assert_eq!(takes(0, &SegmentBuilder { ack: Some(answer.seq() + 2), ..first.clone() }), Fate::Passed);
 }

@@ -11,18 +11,22 @@ mod handshakes;
 
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use case::{Case, Packet};
 use common::Net;
 use handshakes::Handshakes;
-use netfilter::fast_path::{FastPath, Frame, Tried};
+use netfilter::fast_path::{FastPath, Frame, Owners, Ring, Tried};
+use nft_rules::placement::SEED;
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 use sim::fast_path::{FastPath as Reference, Fate};
 
 /// Of both wires, bytes.
 const MTU: usize = 1500;
+/// Of the owner.
+const THREADS: u16 = 3;
 /// What has an entry is shown to conntrack once a second: what takes longer here may see that or not.
 const QUICK: Duration = Duration::from_millis(900);
 
@@ -37,6 +41,8 @@ struct Router {
     net: Net,
     interfaces: [Interface; 2],
     fast: FastPath,
+    /// By thread.
+    rings: Mutex<Vec<Ring>>,
 }
 
 fn address(text: &str) -> [u8; 6] {
@@ -71,8 +77,9 @@ impl Router {
             }
         };
         let interfaces = [interface("c", "10.0.1.2"), interface("s", "10.0.2.2")];
-        let fast = FastPath::open(10).unwrap();
-        Some(Self { net, interfaces, fast })
+        let fast = FastPath::open(10, Owners { threads: THREADS, seed: SEED }).unwrap();
+        let rings = Mutex::new((0..THREADS).map(|thread| fast.ring(thread).unwrap()).collect());
+        Some(Self { net, interfaces, fast, rings })
     }
 
     /// What is done with it; what leaves, leaves to the host that it is for.
@@ -87,6 +94,15 @@ impl Router {
         let to = if sent[30..34] == [10, 0, 2, 2] { server } else { client };
         assert_eq!(sent[..14], [&to.neighbour[..], &to.address, &[8, 0]].concat(), "the Ethernet header");
         Tried::Sent(sent[14..].to_vec())
+    }
+
+    /// Since it was asked last; each with the thread that it is for.
+    fn handed_over(&self) -> Vec<(u16, Vec<u8>)> {
+        let mut all = Vec::new();
+        for (thread, ring) in (0..).zip(self.rings.lock().unwrap().iter_mut()) {
+            ring.receive(usize::MAX, |packet| all.push((thread, packet.to_vec())));
+        }
+        all
     }
 
     fn agrees(&self, case: &Case) -> Result<(), TestCaseError> {
@@ -146,5 +162,8 @@ fn the_program_conducts_handshakes_as_promised() {
     router.net.inside("r", || try_all("handshakes", 500, |bytes| router.conducts(&Handshakes::of(&bytes))));
     let answered = router.fast.answered().unwrap();
     println!("{answered:?}");
-    assert!(answered.syns > 500 && answered.acks > 30, "hardly anything was tried: {answered:?}");
+    assert!(
+        answered.syns > 500 && answered.acks > 10 && answered.handed_over > 50,
+        "hardly anything was tried: {answered:?}"
+    );
 }

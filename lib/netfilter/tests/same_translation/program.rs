@@ -4,10 +4,13 @@ use std::time::{Duration, Instant};
 
 use netfilter::Family;
 use netfilter::conntrack::{Conntrack, SpliceEntry};
-use netfilter::fast_path::{FastPath, Kept, Passed, Recorded, Rescale};
+use netfilter::fast_path::{FastPath, Kept, Owners, Passed, Recorded, Rescale};
 use netfilter::queue::{Queue, Verdict};
 use netfilter::raw::RawSender;
 use packet::{Flags, SegmentBuilder, Seq, TcpSegment, Translation};
+
+/// Nothing is handed over here.
+const OWNERS: Owners = Owners { threads: 1, seed: 0 };
 
 use crate::common::{Net, config};
 use crate::segments::{Chance, one_hop_back, without_header_checksum};
@@ -15,7 +18,7 @@ use crate::{Direction, QUEUE, agree, arrived, directions, entry, spliced};
 
 fn fast(net: &Net, entry: &SpliceEntry) -> FastPath {
     net.inside("r", || {
-        let fast = FastPath::open(10).unwrap();
+        let fast = FastPath::open(10, OWNERS).unwrap();
         assert!(fast.add(entry).unwrap());
         fast.attach().unwrap();
         fast
@@ -65,7 +68,7 @@ fn windows_are_rescaled_and_what_passes_is_recorded() {
     let mut conntrack = net.inside("r", Conntrack::open).unwrap();
     let scales = [(7, 2), (3, 9)];
     let [to_backend, to_client] = directions(&entry);
-    let fast = net.inside("r", || FastPath::open(10)).unwrap();
+    let fast = net.inside("r", || FastPath::open(10, OWNERS)).unwrap();
     net.inside("r", || fast.attach()).unwrap();
     for (direction, number) in [(to_backend, 0), (to_client, 1)] {
         let Direction { from, to, translation, .. } = &direction;
@@ -109,7 +112,7 @@ fn what_is_recorded_to_its_end_closes_by_itself() {
     let entry = entry("10.0.1.2:4000", "10.9.9.9:8080", "10.0.2.2:80");
     let Some(net) = spliced(Family::Ip, &entry, "tw") else { return };
     let mut conntrack = net.inside("r", Conntrack::open).unwrap();
-    let fast = net.inside("r", || FastPath::open(10)).unwrap();
+    let fast = net.inside("r", || FastPath::open(10, OWNERS)).unwrap();
     let kept = || net.inside("r", FastPath::kept).unwrap();
     assert_eq!(kept(), []);
     net.inside("r", || fast.attach()).unwrap();

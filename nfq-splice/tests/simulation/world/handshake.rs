@@ -40,10 +40,14 @@ impl World {
         Secret::of_life(self.key, self.life)
     }
 
-    /// SYNs answered and acknowledgements taken by all programs so far.
+    /// SYNs answered, acknowledgements taken and packets handed over by all programs so far.
     pub(crate) fn answered(&self) -> Answered {
         let (before, now) = (self.answered_before, self.fast.answered());
-        Answered { syns: before.syns + now.syns, acks: before.acks + now.acks }
+        Answered {
+            syns: before.syns + now.syns,
+            acks: before.acks + now.acks,
+            handed_over: before.handed_over + now.handed_over,
+        }
     }
 
     /// To the control thread, if the engine would tell clients something else than before.
@@ -74,6 +78,7 @@ impl World {
             until: Duration::MAX,
         };
         self.fast.answer(&answers);
+        self.fast.know_backends(&std::array::from_fn::<_, BACKENDS, _>(sim::addresses::backend));
         let at = self.post();
         self.schedule(at, Event::Promised(self.session, promise));
     }

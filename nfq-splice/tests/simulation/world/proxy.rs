@@ -64,6 +64,7 @@ impl World {
     pub(super) fn arrive_at_proxy(&mut self, mut packet: Packet) {
         match self.goes_fast(&mut packet.bytes) {
             Fate::Passed => {}
+            Fate::HandedOver => return self.take_at_daemon(packet, Stage::Tracked),
             Fate::Translated => return self.route(packet),
             Fate::Answered => return self.route_answer(packet),
             Fate::Taken => return self.note(|| format!("the program takes {}", show(&packet.bytes))),
@@ -74,6 +75,10 @@ impl World {
             Path::Raw => Stage::Raw,
             Path::Tracked => Stage::Tracked,
         };
+        self.take_at_daemon(packet, stage);
+    }
+
+    fn take_at_daemon(&mut self, mut packet: Packet, stage: Stage) {
         if self.down {
             return self.note(|| format!("no daemon for {}", show(&packet.bytes)));
         }
