@@ -5,7 +5,9 @@ use std::net::SocketAddr;
 use cluster::control::ClientWindow;
 use packet::{Flags, SegmentBuilder, Seq, SynOptions, TcpSegment, Time};
 
+use crate::cookie::LIFETIME;
 use crate::ecn::Ecn;
+use crate::secret::LEAD_MILLIS;
 
 /// Bytes of a segment's options when timestamps are in use.
 const TIMESTAMP_BYTES: usize = 12;
@@ -23,6 +25,10 @@ const MAX_WINDOW: u32 = 1 << 30;
 const UNDER_WAY_MILLIS: u32 = 2000;
 /// More than the one-way delay of a SYN-ACK and the drift of two clocks in a connection's life, milliseconds.
 const UNSEEN_MILLIS: u32 = 2000;
+
+/// An answer to a SYN is no older, milliseconds: no cookie lives longer, and a daemon's clock is ahead of that of the one before. What seems to
+/// be older is no echo.
+const OLDEST_ANSWER_MILLIS: u32 = LIFETIME.as_millis() as u32 + LEAD_MILLIS;
 
 fn millis(now: Time) -> u32 {
     (now.as_nanos() / 1_000_000) as u32
@@ -121,6 +127,13 @@ impl ClientLeg {
     pub(crate) fn set_clock(&mut self, now: Time, told: u32) {
         self.clock_offset = told.wrapping_sub(millis(now));
         self.clock_floor = told;
+    }
+
+    /// What ends the handshake echoes which of the answers to its SYN the client has taken: those repeated later are nothing to it.
+    pub(crate) fn note_answer_taken(&mut self, now: Time, echo: u32) {
+        if self.clock_floor.wrapping_sub(echo) <= OLDEST_ANSWER_MILLIS {
+            self.set_clock(now, echo);
+        }
     }
 
     /// What another daemon's clock for this client has to be ahead of the millisecond clock.

@@ -159,6 +159,9 @@ impl Core {
                 return self.refuse(segment);
             }
             setup.establish();
+            if let Some((_, told)) = segment.timestamps() {
+                flow.leg.note_answer_taken(self.now, told);
+            }
         }
         self.take_request(flow, segment);
         let State::Setup(setup) = &mut flow.state else { return };

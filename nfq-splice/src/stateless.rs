@@ -199,7 +199,7 @@ impl Core {
         let mut flow = self.half_open_flow(client, options, irs, iss);
         flow.leg.announced_scale = if options.window_scale.is_some() { announced_scale } else { 0 };
         if let Some((_, told)) = segment.timestamps() {
-            flow.leg.set_clock(self.now, told);
+            flow.leg.note_answer_taken(self.now, told);
         }
         if let State::Setup(setup) = &mut flow.state {
             setup.establish();

