@@ -146,3 +146,42 @@ fn of_flows_that_are_not_known_or_cannot_be_recovered_nothing_is_told() {
     assert!(world.reports()[0].2.unrecoverable.is_some());
     assert!(told(&world, conn).is_empty());
 }
+
+fn kept(world: &World, conn: Conn) -> Vec<u32> {
+    let offset = |swallowed: &Swallowed| swallowed.seq.wrapping_sub((conn.client_isn + 1).0);
+    world.engine.unended_swallowed().map(offset).collect()
+}
+
+/// The one that was told, or might have been, is gone.
+#[test]
+fn a_later_manager_is_told_of_it_as_long_as_the_recovery_has_not_ended() {
+    let mut world = World::new();
+    let conn = conn(1, b1());
+    failing(&mut world, conn);
+    let at = 2 * asked();
+    into_fence(&mut world, conn, at, UPDATE);
+    world.fenced();
+    world.engine.handle_managers(0);
+    into_fence(&mut world, conn, at + 100, UPDATE);
+    assert_eq!(told(&world, conn).len(), 1, "nobody is there");
+    assert_eq!(kept(&world, conn), [at, at + 100]);
+    let report = world.engine.unended().next().unwrap().connections.remove(0);
+    assert!(world.engine.unended_swallowed().all(|swallowed| swallowed.client_next == report.client_next));
+    world.engine.handle_ended(conn.flow.client, Some(b2()));
+    assert!(kept(&world, conn).is_empty());
+}
+
+/// Both have died, and the client is to be on another backend already.
+#[test]
+fn a_later_transactionalizer_finds_it_in_the_log_for_a_later_manager() {
+    let mut world = World::new();
+    world.engine = World::starting().engine;
+    let first = conn(1, b1());
+    world.open(first);
+    world.client(first, 0, &get("/a"), 0);
+    into_fence(&mut world, first, asked(), UPDATE);
+    world.syn(Conn { client_isn: first.client_isn, ..conn(1, b2()) });
+    world.engine.handle_live(world.now);
+    assert_eq!((world.engine.unended().count(), kept(&world, first)), (1, vec![asked()]));
+    assert!(told(&world, first).is_empty());
+}

@@ -172,3 +172,18 @@ fn it_is_forgotten_when_the_client_is_given_up_and_when_nobody_asks_any_more() {
         assert!(all(&mut world, &report).unwrap_err().contains("forgotten"));
     }
 }
+
+/// The one that reported it has died, and the manager that ordered its recovery may have.
+#[test]
+fn a_later_transactionalizer_reads_it_from_the_log_and_reports_it_to_a_later_manager() {
+    let mut world = World::new();
+    world.engine = World::starting().engine;
+    let first = conn(1, b1());
+    world.open(first);
+    send(&mut world, first, 0, 300_000);
+    world.syn(Conn { client_isn: first.client_isn, ..conn(1, common::b2()) });
+    world.engine.handle_live(world.now);
+    let report = world.engine.unended().next().unwrap().connections.remove(0);
+    assert!(report.rest.is_some() && report.unrecoverable.is_none());
+    assert!(all(&mut world, &report).unwrap() == upload()[..300_000], "other bytes");
+}

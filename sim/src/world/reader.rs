@@ -1,6 +1,6 @@
 //! The transactionalizer's daemon: reads the log eagerly, judges, detects, reports.
 
-use cluster::control::{Evidence, FromLog, ToLog, ToLogger};
+use cluster::control::{Evidence, FromLog, Swallowed, ToLog, ToLogger};
 use packet::TcpSegment;
 use transactionalizer::engine::{Action, Engine, Failure, Logged};
 use transactionalizer::spans::Record;
@@ -297,6 +297,11 @@ impl World {
         let unended: Vec<Failure> = self.reader.engine.unended().collect();
         for failure in unended {
             let message = self.message_of(failure);
+            self.send_on(Channel::Reports, End::Client, session, Message::FromLog(message));
+        }
+        let swallowed: Vec<Swallowed> = self.reader.engine.unended_swallowed().cloned().collect();
+        for swallowed in swallowed {
+            let message = FromLog::Swallowed(swallowed);
             self.send_on(Channel::Reports, End::Client, session, Message::FromLog(message));
         }
     }

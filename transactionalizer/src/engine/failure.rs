@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use cluster::control::{ConnectionReport, Evidence, Flow};
 use packet::Time;
 
+use crate::connection::Connection;
 use crate::spans::LogBytes;
 
 use super::entry::State;
@@ -165,32 +166,45 @@ impl Engine {
         now: Time,
         log: &dyn LogBytes,
     ) -> Option<ConnectionReport> {
-        let (patience, most) = (self.recovery_patience(), self.cluster.recovery.upload_bytes);
         let entry = self.entries.get_mut(&flow).filter(|entry| entry.failing == Some(barrier))?;
+        entry.failing = None;
+        let lapped = entry.suspect != (false, false);
         let report = match std::mem::replace(&mut entry.state, State::Failed) {
-            State::Open(connection) => {
-                let mut report = connection.report(log);
-                self.counters.replay_limit_lost += u64::from(connection.updates_lost().is_some());
-                if entry.suspect != (false, false) {
-                    report.unrecoverable.get_or_insert_with(|| LAPPED.to_owned());
-                }
-                if report.rest.is_some_and(|rest| rest.bytes > most) {
-                    report.unrecoverable.get_or_insert_with(|| TOO_LARGE.to_owned());
-                }
-                if report.rest.is_some() && report.unrecoverable.is_none() {
-                    self.counters.uploads += 1;
-                    self.uploads.keep(flow, *connection, now + patience);
-                }
-                report
-            }
+            State::Open(connection) => self.report_open(*connection, lapped, now, log),
             State::Middle(middle) => middle.report(flow),
             State::Unseen | State::Failed => return None,
         };
-        entry.failing = None;
         self.expect_swallowed(&report);
         self.remember(&report, now);
         self.note_end(flow, now);
         Some(report)
+    }
+
+    /// What recovery needs of a connection that is over here; what it may ask for later is kept. `lapped`: the log may lack some of it.
+    pub(super) fn report_open(
+        &mut self,
+        connection: Connection,
+        lapped: bool,
+        now: Time,
+        log: &dyn LogBytes,
+    ) -> ConnectionReport {
+        let mut report = connection.report(log);
+        self.counters.replay_limit_lost += u64::from(connection.updates_lost().is_some());
+        let most = self.cluster.recovery.upload_bytes;
+        let reason = if lapped {
+            Some(LAPPED)
+        } else {
+            report.rest.filter(|rest| rest.bytes > most).map(|_| TOO_LARGE)
+        };
+        if let Some(reason) = reason {
+            report.unrecoverable.get_or_insert_with(|| reason.to_owned());
+        }
+        let until = now + self.recovery_patience();
+        if report.rest.is_some() && report.unrecoverable.is_none() && until > self.latest {
+            self.counters.uploads += 1;
+            self.uploads.keep(report.flow, connection, until);
+        }
+        report
     }
 
     /// Nobody could recover it: the client gets what the backend sent, rather than being left hanging.

@@ -222,6 +222,11 @@ impl Engine {
         self.live.get_or_insert(now);
     }
 
+    /// It has been.
+    pub fn is_live(&self) -> bool {
+        self.live.is_some()
+    }
+
     /// So many recovery managers listen.
     pub fn handle_managers(&mut self, managers: usize) {
         self.managers = managers;

@@ -113,20 +113,35 @@ impl Engine {
 
     /// The report has left: what came before it follows.
     pub(super) fn tell_swallowed(&mut self, flow: Flow, now: Time, out: &mut Vec<Action>) {
-        let swallowing = self.entries.get_mut(&flow).and_then(|entry| entry.swallowing.as_mut());
-        let Some(swallowing) = swallowing else { return };
-        let Some(client_next) = swallowing.client_next else { return };
-        let waiting = std::mem::take(&mut swallowing.waiting);
-        swallowing.share.set(0);
-        for swallowed in waiting {
-            self.pass_swallowed(Swallowed { client_next: client_next.0, ..swallowed }, now, out);
+        for swallowed in self.take_waiting_swallowed(flow) {
+            self.pass_swallowed(swallowed, now, out);
         }
+    }
+
+    /// Nobody can be told of the report yet.
+    pub(super) fn keep_waiting_swallowed(&mut self, flow: Flow) {
+        for swallowed in self.take_waiting_swallowed(flow) {
+            self.unended.keep_swallowed(&swallowed);
+        }
+    }
+
+    fn take_waiting_swallowed(&mut self, flow: Flow) -> Vec<Swallowed> {
+        let swallowing = self.entries.get_mut(&flow).and_then(|entry| entry.swallowing.as_mut());
+        let Some(swallowing) = swallowing else { return Vec::new() };
+        let Some(client_next) = swallowing.client_next else { return Vec::new() };
+        swallowing.share.set(0);
+        let waiting = std::mem::take(&mut swallowing.waiting).into_iter();
+        waiting.map(|swallowed| Swallowed { client_next: client_next.0, ..swallowed }).collect()
     }
 
     /// What repeats bytes before S says nothing new.
     fn pass_swallowed(&mut self, swallowed: Swallowed, now: Time, out: &mut Vec<Action>) {
         let Swallowed { client_next, seq, ref bytes, .. } = swallowed;
-        if (Seq(seq) + bytes.len() as u32).before_or_at(Seq(client_next)) || self.managers == 0 {
+        if (Seq(seq) + bytes.len() as u32).before_or_at(Seq(client_next)) {
+            return;
+        }
+        self.unended.keep_swallowed(&swallowed);
+        if self.managers == 0 || self.live.is_none() {
             return;
         }
         if !self.passed.count(bytes.len(), now) {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use cluster::control::{Client, ConnectionReport, Evidence, Flow};
+use cluster::control::{Client, ConnectionReport, Evidence, Flow, Swallowed};
 use packet::Time;
 
 use crate::spans::LogBytes;
@@ -39,7 +39,15 @@ struct Told {
     evidence: Evidence,
     since: Time,
     backend_down: bool,
+    /// What the fence has swallowed of this client since.
+    swallowed: Vec<Swallowed>,
     expires: Time,
+}
+
+impl Told {
+    fn bytes(&self) -> usize {
+        self.report.bytes() + self.swallowed.iter().map(|swallowed| swallowed.bytes.len()).sum::<usize>()
+    }
 }
 
 /// All of them.
@@ -60,7 +68,8 @@ impl Unended {
             self.forget(report.flow.client);
             if self.bytes + report.bytes() <= REPORT_BYTES {
                 self.bytes += report.bytes();
-                let told = Told { report: report.clone(), evidence, since, backend_down, expires };
+                let swallowed = Vec::new();
+                let told = Told { report: report.clone(), evidence, since, backend_down, swallowed, expires };
                 self.told.insert(report.flow.client, told);
             }
         }
@@ -69,7 +78,18 @@ impl Unended {
     /// Its recovery has ended, or it has begun anew.
     pub(super) fn forget(&mut self, client: Client) {
         if let Some(told) = self.told.remove(&client) {
-            self.bytes = self.bytes.saturating_sub(told.report.bytes());
+            self.bytes = self.bytes.saturating_sub(told.bytes());
+        }
+    }
+
+    /// Told again with the report that it belongs to.
+    pub(super) fn keep_swallowed(&mut self, swallowed: &Swallowed) {
+        let more = swallowed.bytes.len();
+        let Some(told) = self.told.get_mut(&swallowed.flow.client) else { return };
+        let belongs = told.report.flow == swallowed.flow && told.report.client_next == swallowed.client_next;
+        if belongs && self.bytes + more <= REPORT_BYTES {
+            self.bytes += more;
+            told.swallowed.push(swallowed.clone());
         }
     }
 
@@ -125,6 +145,11 @@ impl Engine {
                 connections: vec![report],
             }
         })
+    }
+
+    /// What fences have swallowed of those clients, for the same manager, behind the reports.
+    pub fn unended_swallowed(&self) -> impl Iterator<Item = &Swallowed> {
+        self.unended.told.values().flat_map(|told| &told.swallowed)
     }
 
     /// Nobody can be told of a failure now: the log is still being caught up with, or no manager listens.
@@ -208,23 +233,26 @@ impl Engine {
             self.backends.keys().copied().filter(|backend| *backend != flow.backend).collect();
         for backend in others {
             let other = Flow { client: flow.client, backend };
-            let Some(Entry { state: State::Open(connection), .. }) = self.entries.get(&other) else {
+            let Some(entry) = self.entries.get_mut(&other).filter(|entry| entry.open().is_some()) else {
                 continue;
             };
-            let report = connection.report(log);
-            if let Some(entry) = self.entries.get_mut(&other) {
-                (entry.state, entry.held) = (State::Failed, Vec::new());
-            }
+            entry.held = Vec::new();
+            let lapped = entry.suspect != (false, false);
+            let State::Open(connection) = std::mem::replace(&mut entry.state, State::Failed) else {
+                continue;
+            };
+            let report = self.report_open(*connection, lapped, now, log);
+            self.expect_swallowed(&report);
             self.remember(&report, now);
             self.note_end(other, now);
             self.keep_left(report, now);
+            self.keep_waiting_swallowed(other);
         }
     }
 
-    /// Not of an upload whose rest only the predecessor could read.
     fn keep_left(&mut self, report: ConnectionReport, now: Time) {
         let expires = now + self.recovery_patience();
-        if expires <= self.latest || report.rest.is_some() {
+        if expires <= self.latest {
             return;
         }
         let backend = report.flow.backend;

@@ -106,6 +106,9 @@ impl Managers {
                     let message = self.message(failure, now);
                     self.server.send(peer, &message);
                 }
+                for swallowed in engine.unended_swallowed() {
+                    self.server.send(peer, &FromLog::Swallowed(swallowed.clone()));
+                }
             }
             Err(latest) => {
                 self.fenced += 1;

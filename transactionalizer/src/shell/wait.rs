@@ -59,7 +59,8 @@ impl Shell {
             self.link.handle_ready();
         }
         self.managers.drop_slow();
-        if ready.managers {
+        // Not before the log tells what became of their clients: they would be told less, and lose what it has of uploads.
+        if ready.managers && self.engine.is_live() {
             self.managers.handle_ready(now(), &mut self.engine, &self.bytes);
         }
         if ready.status {
