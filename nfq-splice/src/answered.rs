@@ -60,7 +60,8 @@ impl Engine {
 impl Core {
     /// Continues the handshake that the program answered, if the segment is the first after it.
     pub(crate) fn continue_answered(&mut self, segment: &TcpSegment<'_>) -> Option<Flow> {
-        let flow = self.flow_answered(segment, segment.seq() - 1)?;
+        let flow = self.flow_answered(segment, segment.seq() - 1);
+        let flow = flow.filter(|flow| self.may_begin_with(flow, segment))?;
         self.answered.awaited.remove(&segment.source());
         self.counters.count("answered_handshakes_continued");
         Some(flow)

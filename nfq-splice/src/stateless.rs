@@ -178,9 +178,17 @@ impl Core {
 
     /// Continues a set-up if the segment's acknowledgement proves that this proxy answered its SYN.
     fn continue_setup(&mut self, segment: &TcpSegment<'_>) -> Option<Flow> {
-        let found = if self.takes_cookie(segment) { self.flow_of_cookie(segment) } else { None }?;
+        let found = if self.takes_cookie(segment) { self.flow_of_cookie(segment) } else { None };
+        let found = found.filter(|flow| self.may_begin_with(flow, segment))?;
         self.counters.count("syn_cookies_accepted");
         Some(found)
+    }
+
+    /// Of what was begun with an earlier daemon a later segment may come first; the numbers of one in a thousand look like a beginning.
+    pub(crate) fn may_begin_with(&self, flow: &Flow, segment: &TcpSegment<'_>) -> bool {
+        let State::Setup(setup) = &flow.state else { return false };
+        let most = self.settings.splice.request_head_bytes;
+        !setup.continued || !self.settings.http || http1::parse_request(segment.payload(), most).is_ok()
     }
 
     fn takes_cookie(&mut self, segment: &TcpSegment<'_>) -> bool {
