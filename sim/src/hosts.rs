@@ -207,6 +207,7 @@ impl Host {
             }
             return false;
         }
+        let is_strange = self.is_strange(&segment);
         // As Linux does: a first value of 0 means nothing, and timestamps that were not agreed on do not count.
         let Some(recent) = self.recent.get_mut(&key).filter(|_| self.timestamps) else { return false };
         if *recent != 0 && (value.wrapping_sub(*recent) as i32) < 0 {
@@ -214,14 +215,17 @@ impl Host {
         }
         // smoltcp drops what acknowledges less than came before, data and all.
         let is_dropped = self.acked.get(&key).is_some_and(|acked| segment.ack().before(*acked));
-        if !is_dropped && self.peer_next.get(&key).is_some_and(|next| segment.seq().before_or_at(*next)) {
+        if !is_dropped
+            && !is_strange
+            && self.peer_next.get(&key).is_some_and(|next| segment.seq().before_or_at(*next))
+        {
             *recent = value;
         }
         false
     }
 
     /// Nobody takes a clock from the answer to a SYN that somebody else sent, or from what follows that, nor from a repeated answer to its
-    /// own: none of them is accepted (RFC 9293 §3.10.7.4, RFC 7323 §4.3).
+    /// own, nor from what lies before its window: none of them is accepted (RFC 9293 §3.10.7.4, RFC 7323 §4.3).
     pub fn is_strange(&self, segment: &TcpSegment<'_>) -> bool {
         let key = (segment.destination(), segment.source());
         let Some(isn) = self.initials.get(&key).filter(|_| segment.flags().ack()) else { return false };
@@ -229,7 +233,9 @@ impl Host {
         if segment.flags().syn() {
             return acknowledged != 1 || self.is_open(key) || self.answered.get(&key) == Some(isn);
         }
-        !(0..NEAR).contains(&acknowledged)
+        let end = segment.seq() + segment.sequence_length();
+        let is_behind = self.peer_next.get(&key).is_some_and(|next| end.before(*next));
+        !(0..NEAR).contains(&acknowledged) || is_behind
     }
 
     /// smoltcp gives it to another listening socket, which answers with another initial sequence number.

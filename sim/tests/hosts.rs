@@ -68,3 +68,18 @@ fn what_is_dropped_gives_no_clock() {
     assert_eq!(host.socket(handle).recv_slice(&mut got), Ok(3));
     assert_eq!(&got[..3], b"new");
 }
+
+/// A probe, say: it is answered, not accepted.
+#[test]
+fn what_lies_before_the_window_gives_no_clock() {
+    let (mut host, handle, number) = connecting();
+    host.receive(answer(number, 5));
+    host.poll(Time::from_millis(2));
+    let probe = said(ISN, number + 1, 9).build();
+    assert!(host.is_strange(&TcpSegment::parse(&probe).unwrap()));
+    host.receive(probe);
+    host.poll(Time::from_millis(3));
+    host.receive(SegmentBuilder { payload: b"new", ..said(ISN + 1, number + 1, 8) }.build());
+    host.poll(Time::from_millis(4));
+    assert_eq!(host.socket(handle).recv_slice(&mut [0; 9]), Ok(3));
+}
