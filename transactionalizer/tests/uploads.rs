@@ -187,3 +187,16 @@ fn a_later_transactionalizer_reads_it_from_the_log_and_reports_it_to_a_later_man
     assert!(report.rest.is_some() && report.unrecoverable.is_none());
     assert!(all(&mut world, &report).unwrap() == upload()[..300_000], "other bytes");
 }
+
+/// It has read the log to its end before the client went to the alternate, and has not heard of the fence yet.
+#[test]
+fn a_later_transactionalizer_reads_it_from_a_connection_that_it_takes_for_a_sound_one() {
+    let mut world = World::new();
+    let conn = conn(1, b1());
+    world.open(conn);
+    send(&mut world, conn, 0, 300_000);
+    let (flow, client_isn, from) = (conn.flow, conn.client_isn.0, 150_000);
+    let asked = LoggedRequest { flow, client_isn, from, bytes: 100_000 };
+    let piece = world.engine.handle_read(asked, world.now, &world.log);
+    assert!(piece.bytes.unwrap() == upload()[150_000..250_000], "other bytes");
+}

@@ -53,6 +53,9 @@ impl World {
             let broken = self.scenario.breaks.iter().any(|broken| broken.channel == Channel::Judge);
             return broken || crashed(Daemon::Logger) || crashed(Daemon::Transactionalizer);
         }
+        if reason.starts_with("the transactionalizer has forgotten") {
+            return crashed(Daemon::Transactionalizer);
+        }
         false
     }
 

@@ -75,6 +75,11 @@ impl Connection {
         Ok(())
     }
 
+    /// The same before the report, which an earlier transactionalizer may have made.
+    pub fn read_upload(&self, from: u64, length: u64, log: &dyn LogBytes) -> Option<Vec<u8>> {
+        self.upload.as_ref()?.read(from..from.checked_add(length)?, log)
+    }
+
     /// What recovery may ask for after the report; the connection is over.
     pub fn into_upload(self) -> (Seq, Upload) {
         let Self { client, upload, mut share, .. } = self;

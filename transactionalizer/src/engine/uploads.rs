@@ -82,10 +82,14 @@ impl Engine {
                 logged.bytes
             ));
         }
-        let kept =
-            self.uploads.find(logged).ok_or("the transactionalizer has forgotten the request's bytes")?;
-        kept.expires = kept.expires.max(until);
-        let bytes = kept.upload.read(logged.from, logged.bytes, log);
+        let bytes = if let Some(kept) = self.uploads.find(logged) {
+            kept.expires = kept.expires.max(until);
+            kept.upload.read(logged.from, logged.bytes, log)
+        } else {
+            let open = self.connection(logged.flow).filter(|open| open.client_isn().0 == logged.client_isn);
+            let open = open.ok_or("the transactionalizer has forgotten the request's bytes")?;
+            open.read_upload(logged.from, logged.bytes, log)
+        };
         bytes.ok_or_else(|| {
             "request bytes were overwritten in the log: logger.ring_bytes is too small".to_owned()
         })
