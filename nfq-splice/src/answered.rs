@@ -15,7 +15,7 @@ use packet::{Seq, TcpSegment, Time};
 use crate::common::Core;
 use crate::cookie::{self, Answer, Handshake, LIFETIME, Maker};
 use crate::engine::Engine;
-use crate::flow::{Flow, State};
+use crate::flow::{Flow, Splice, State};
 use crate::secret::LEAD_MILLIS;
 use crate::setup::SETUP_WINDOW;
 
@@ -72,12 +72,18 @@ impl Core {
         let other = match &flow.state {
             State::Setup(setup) => segment.ack() != setup.iss + 1,
             State::Answering(answering) => answering.client_next.before(segment.seq()),
+            // The program answers a SYN on one that it has to its end only behind that.
+            State::Spliced(Splice { young: Some(young), .. }) => {
+                young.first.is_some_and(|first| first != segment.seq())
+            }
             State::Spliced(_) | State::Recovering(_) | State::Gone => false,
         };
         // A SYN whose answer nobody has acknowledged may be anybody's, and so may its clock.
         let unproved = flow.is_half_open();
-        // Not what is left of an older one (RFC 7323 §5).
-        let is_old = |(value, _): (u32, u32)| !unproved && value.wrapping_sub(flow.leg.ts_recent) as i32 <= 0;
+        // Not what is left of an older one (RFC 7323 §5). Numbers behind the end may be of the same millisecond.
+        let least = i32::from(!matches!(flow.state, State::Spliced(_)));
+        let is_old =
+            |(value, _): (u32, u32)| !unproved && (value.wrapping_sub(flow.leg.ts_recent) as i32) < least;
         if !other || segment.timestamps().is_none_or(is_old) {
             return;
         }

@@ -14,6 +14,7 @@ use crate::sender::Sender;
 use crate::supply::Supply;
 use crate::take_in::Comparison;
 use crate::window::Window;
+use crate::young::Young;
 
 /// One client's connection.
 pub(crate) struct Flow {
@@ -111,7 +112,7 @@ pub(crate) struct Splice {
     pub(crate) window: Option<Window>,
     pub(crate) idle: Idle,
     /// Until then the fast path alone translates it.
-    pub(crate) young: Option<Time>,
+    pub(crate) young: Option<Young>,
 }
 
 impl Splice {

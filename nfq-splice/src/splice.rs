@@ -370,7 +370,7 @@ impl Core {
         if splice.closing.deadline.is_some_and(|deadline| now >= deadline) {
             return self.forget(flow, "connections_ended");
         }
-        if splice.young.is_some_and(|until| now >= until) {
+        if splice.young.is_some_and(|young| now >= young.until) {
             return self.end_youth(flow);
         }
         if !splice.kernel && now >= splice.idle.check {

@@ -22,10 +22,22 @@ use crate::parked::Parked;
 /// What lives longer goes on by way of conntrack, or in the set of queued flows, as configured. A few round trips.
 const YOUTH: Duration = Duration::from_millis(250);
 
+/// A connection that belongs to the fast path alone.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Young {
+    /// It does until then.
+    pub(crate) until: Time,
+    /// The number of the client's first byte; `None`: an earlier daemon saw it.
+    pub(crate) first: Option<Seq>,
+}
+
 impl Splice {
     /// When something is to be done, if nothing comes.
     pub(crate) fn next_look(&self) -> Option<Time> {
-        self.closing.deadline.or(self.young).or((!self.kernel).then_some(self.idle.check))
+        self.closing
+            .deadline
+            .or(self.young.map(|young| young.until))
+            .or((!self.kernel).then_some(self.idle.check))
     }
 
     /// Both sides have closed, and lack nothing; `acked`: the client's acknowledgement.
@@ -46,7 +58,8 @@ impl Core {
         if !self.fast_path || !plain || flow.suspended {
             return false;
         }
-        splice.young = Some(self.now + YOUTH);
+        let first = splice.window.map(|window| window.client_next);
+        splice.young = Some(Young { until: self.now + YOUTH, first });
         let parked = Parked::of(&flow.leg, splice);
         self.counters.count("connections_hastened");
         self.act(Action::Hasten(parked));
@@ -112,6 +125,17 @@ impl Engine {
     pub fn handle_looked(&mut self, now: Time, client: Client) {
         self.core.now = now;
         self.table.with(&mut self.core, client, Core::look);
+    }
+
+    /// The same where the fast path has nothing of the connection any more: it had ended, and another SYN of its client was answered.
+    pub fn handle_displaced(&mut self, now: Time, client: Client) {
+        self.core.now = now;
+        self.table.with(&mut self.core, client, |core, flow| {
+            if let State::Spliced(Splice { young: None, kernel: false, .. }) = &flow.state {
+                core.counters.count("connections_ended");
+                flow.state = State::Gone;
+            }
+        });
     }
 
     /// A connection is no longer, or never was, on the fast path: the answer to [`Action::Recall`], or to an

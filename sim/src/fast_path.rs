@@ -16,6 +16,7 @@ use translation::{HEADERS, Way, is_plain, is_whole_tcp};
 
 const FLAGS: usize = 33;
 const FIN: u8 = 0x01;
+const SYN: u8 = 0x02;
 const SYN_OR_RST: u8 = 0x06;
 /// Bytes of a packet that is handed over at most.
 const LONGEST: usize = 1504;
@@ -123,6 +124,13 @@ impl FastPath {
         element.map_or([None; 2], |element| element.sides.map(Side::record))
     }
 
+    /// The same; `None`: there is nothing.
+    pub fn look(&self, client: SocketAddr) -> Option<[Option<Passed>; 2]> {
+        let key = v4(client)?;
+        let there = self.elements.contains_key(&key) || self.aside.contains_key(&key);
+        there.then(|| self.passed(client))
+    }
+
     /// The same, and it is removed.
     pub fn take(&mut self, client: SocketAddr) -> [Option<Passed>; 2] {
         let passed = self.passed(client);
@@ -222,10 +230,28 @@ impl FastPath {
         if !known(&source) && !known(&destination) {
             return self.conduct(now, packet, goes);
         }
+        if packet[FLAGS] == SYN && self.has_ended(source, destination) {
+            let fate = self.conduct(now, packet, goes);
+            if fate == Fate::Answered {
+                self.elements.remove(&source);
+            }
+            return fate;
+        }
         self.translate(now, packet, goes)
     }
 
-    /// Handshakes of clients that are not here.
+    /// The connection of this client is here to its end, which has come.
+    fn has_ended(&self, client: SocketAddrV4, service: SocketAddrV4) -> bool {
+        self.elements.get(&client).is_some_and(|element| {
+            let to_its_end = element.recorded.is_some_and(|recorded| recorded.to_its_end);
+            let passed = element.sides.map(Side::record);
+            to_its_end
+                && element.entry.service == service.into()
+                && Kept { entry: element.entry, rest: 0, passed }.has_ended()
+        })
+    }
+
+    /// Handshakes of clients that are not here, or not any more.
     fn conduct(
         &mut self,
         now: Duration,

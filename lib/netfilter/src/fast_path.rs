@@ -203,6 +203,14 @@ impl FastPath {
         self.read(syscalls::Get::Look, client)
     }
 
+    /// The same; `None`: it is not there. Of one recorded to its end that means that it had ended, and that the program has answered
+    /// another SYN of this client since.
+    pub fn look(&self, client: SocketAddr) -> Result<Option<[Option<Passed>; 2]>, Error> {
+        let SocketAddr::V4(client) = client else { return Ok(None) };
+        let found = self.get(syscalls::Get::Look, client)?;
+        Ok(found.map(|directions| directions.map(|side| value::passed(&side))))
+    }
+
     /// The same, and it is removed.
     pub fn take(&self, client: SocketAddr) -> Result<[Option<Passed>; 2], Error> {
         self.read(syscalls::Get::Take, client)

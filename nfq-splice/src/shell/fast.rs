@@ -98,9 +98,12 @@ pub(super) fn take(fast: Option<&FastPath>, client: Client) -> [Option<Passed>; 
     fast.map_or([None; 2], |fast| known(client, fast.take(client)))
 }
 
-/// The same, and it stays.
-pub(super) fn look(fast: Option<&FastPath>, client: Client) -> [Option<Passed>; 2] {
-    fast.map_or([None; 2], |fast| known(client, fast.passed(client)))
+/// The same, and it stays; `None`: there is nothing of it.
+pub(super) fn look(fast: Option<&FastPath>, client: Client) -> Option<[Option<Passed>; 2]> {
+    match fast?.look(client) {
+        Ok(found) => found,
+        Err(error) => Some(known(client, Err(error))),
+    }
 }
 
 fn known(client: Client, passed: Result<[Option<Passed>; 2], netfilter::Error>) -> [Option<Passed>; 2] {

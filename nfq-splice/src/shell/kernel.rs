@@ -34,8 +34,10 @@ pub(super) enum Answer {
     Recalled(Client, [Option<Passed>; 2]),
     /// What went past on a connection that the fast path still has.
     Looked(Client, [Option<Passed>; 2]),
-    /// The same, of one whose entry has not seen that a side closed.
+    /// What went past of one whose entry has not seen that a side closed.
     Closed(Client, [Option<Passed>; 2]),
+    /// The fast path has nothing any more of a connection that it should have.
+    Displaced(Client),
     /// What went past before its packets were queued.
     Passed(Client, [Option<Passed>; 2]),
     /// The state of an entry.
@@ -55,6 +57,7 @@ impl Answer {
                 fast::tell(engine, (client, service), passed, now);
                 engine.handle_looked(now, client);
             }
+            Self::Displaced(client) => engine.handle_displaced(now, client),
             Self::Passed(client, passed) => fast::tell(engine, (client, service), passed, now),
             Self::Closed(client, passed) => {
                 engine.handle_splice_failed(now, client);
@@ -257,7 +260,8 @@ impl Kernel {
 
     fn look(&self, clients: &[Client], answers: &mut Vec<Answer>) {
         for client in clients {
-            answers.push(Answer::Looked(*client, fast::look(self.fast.as_deref(), *client)));
+            let found = fast::look(self.fast.as_deref(), *client);
+            answers.push(found.map_or(Answer::Displaced(*client), |passed| Answer::Looked(*client, passed)));
         }
     }
 

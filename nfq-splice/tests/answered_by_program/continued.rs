@@ -7,25 +7,25 @@ use packet::{Flags, SegmentBuilder, TcpSegment, Time};
 use crate::{LIFE, OFFER, Proxy, REQUEST, acknowledgement, engine, engine_of, now, sends, sends_at, syn};
 
 /// A client that has got the program's answer: its next segment, still without data.
-fn connected(proxy: &mut Proxy, port: u16, number: u32) -> SegmentBuilder<'static> {
+pub(crate) fn connected(proxy: &mut Proxy, port: u16, number: u32) -> SegmentBuilder<'static> {
     let syn = syn(port, number, OFFER);
     let answer = proxy.ask(&syn.build()).unwrap();
     acknowledgement(&syn, &TcpSegment::parse(&answer).unwrap())
 }
 
-fn request(first: &SegmentBuilder<'static>) -> Vec<u8> {
+pub(crate) fn request(first: &SegmentBuilder<'static>) -> Vec<u8> {
     SegmentBuilder { payload: REQUEST, ..first.clone() }.build()
 }
 
 /// Flags of what is sent, and where: to the backend, port 80, or the client.
-fn shape(sent: &[Vec<u8>]) -> Vec<(Flags, u16)> {
+pub(crate) fn shape(sent: &[Vec<u8>]) -> Vec<(Flags, u16)> {
     let segments = sent.iter().map(|packet| TcpSegment::parse(packet).unwrap());
     segments.map(|segment| (segment.flags(), segment.destination().port())).collect()
 }
 
-const CONNECTS: [(Flags, u16); 1] = [(Flags::SYN, 80)];
+pub(crate) const CONNECTS: [(Flags, u16); 1] = [(Flags::SYN, 80)];
 
-fn later(millis: u64) -> Time {
+pub(crate) fn later(millis: u64) -> Time {
     now() + Duration::from_millis(millis)
 }
 

@@ -4,6 +4,7 @@
 #![allow(clippy::disallowed_methods, reason = "a test of real systems owns sockets and a clock")]
 #![allow(missing_docs, clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
+mod anew;
 #[path = "../../../lib/netfilter/tests/common/mod.rs"]
 mod common;
 mod continued;

@@ -89,6 +89,18 @@ fn what_ended_while_it_was_young_leaves_nothing() {
     assert_eq!(world.counter("connections_ended"), 1);
 }
 
+/// The fast path has answered another SYN of its client, and has nothing of it any more.
+#[test]
+fn what_was_displaced_leaves_nothing() {
+    for kernel in [true, false] {
+        let (mut world, _) = begun(kernel);
+        come_of_age(&mut world);
+        world.engine.handle_displaced(world.now, world.client());
+        assert_eq!(actions(&mut world), []);
+        assert_eq!((world.engine.status().total, world.counter("connections_ended")), (0, 1));
+    }
+}
+
 /// As configured: an entry, or the set and an entry for the next daemon.
 #[test]
 fn what_lives_on_goes_the_configured_way() {

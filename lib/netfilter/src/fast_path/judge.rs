@@ -4,15 +4,20 @@ use super::assembler::Assembler;
 use super::assembler::Operation::{Add, AddWide, And, Or, Subtract};
 use super::assembler::Size::{Byte, Double, Half, Word};
 use super::assembler::Test::{AnyBit, AtMost, Differs, Negative};
-use super::program::{COARSE_CLOCK, DIRECTION, FOUND, OLD, OLD_TCP, PACKET, SKB_LENGTH, load_bytes};
+use super::program::{
+    COARSE_CLOCK, DIRECTION, FOUND, IN_PLACE_OF_ENDED, OLD, OLD_TCP, PACKET, SKB_LENGTH, load_bytes,
+};
 use super::value;
 
+/// Where the server's side is kept, of a client's.
+const SERVER: i16 = value::VALUE as i16;
 /// Bytes before the data of a segment that is taken, with the Ethernet header.
 const HEADERS: i32 = 14 + 20 + 32;
 
 /// Segments of the commonest form, to which a hop is left. What begins or ends a connection is not taken, but for the FIN of
 /// one that is recorded to its end.
 pub(super) fn judge(code: &mut Assembler) {
+    begins_anew(code);
     code.load(Byte, 0, 10, OLD_TCP + 13);
     code.jump_if(AnyBit, 0, 0x06, "begins or ends");
     code.load(Byte, 1, FOUND, value::KIND);
@@ -38,6 +43,32 @@ pub(super) fn judge(code: &mut Assembler) {
     show_now_and_then(code, "to its owner");
     record(code);
     code.label("taken");
+}
+
+/// A client's SYN, where both sides have closed and lack nothing ([`super::Kept::has_ended`]), is treated as one of no connection. If it is
+/// answered, the old one leaves the map: its owner finds nothing of it.
+fn begins_anew(code: &mut Assembler) {
+    code.load(Byte, 0, 10, OLD_TCP + 13);
+    code.jump_if(Differs, 0, 0x02, "goes on");
+    code.jump_if(Differs, DIRECTION, 0, "goes on");
+    code.load(Byte, 0, FOUND, value::KIND);
+    code.calculate(And, 0, value::TO_ITS_END.into());
+    code.jump_if(AtMost, 0, 0, "goes on");
+    for (side, other) in [(0, SERVER), (SERVER, 0)] {
+        code.load(Byte, 0, FOUND, side + value::FILLED);
+        code.calculate(And, 0, (value::HAS_RECORD | value::HAS_FIN).into());
+        code.jump_if(Differs, 0, (value::HAS_RECORD | value::HAS_FIN).into(), "goes on");
+        code.load(Word, 1, FOUND, side + value::END);
+        code.load(Word, 2, FOUND, side + value::FIN_END);
+        code.jump_if_differ(1, 2, "goes on");
+        code.load(Word, 2, FOUND, other + value::ACK);
+        code.load(Word, 3, FOUND, other + value::ADD + 4);
+        code.calculate_with(Add, 2, 3);
+        code.jump_if_differ(1, 2, "goes on");
+    }
+    code.store_value(Double, 10, IN_PLACE_OF_ENDED, 1);
+    code.jump("unknown");
+    code.label("goes on");
 }
 
 /// Conntrack must see what a server acknowledges, to know a valid RST of the client (RFC 5961).

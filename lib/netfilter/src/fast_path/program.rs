@@ -37,8 +37,11 @@ pub(super) const NEW_TCP: i16 = NEW + 20;
 const ETHERNET: i16 = NEW - 14;
 pub(super) const FIB: i16 = -208;
 const KEY_AT: i16 = -216;
+/// Not 0: the SYN is of a client whose connection has ended, and is still in the map.
+pub(super) const IN_PLACE_OF_ENDED: i16 = -232;
 
 pub(super) const LOOKUP: i32 = 1;
+const DELETE: i32 = 3;
 const STORE_BYTES: i32 = 9;
 const REPLACE_L4_SUM: i32 = 11;
 const REDIRECT: i32 = 23;
@@ -55,6 +58,7 @@ const TCX_DROP: i32 = 2;
 pub(super) fn program(maps: Maps<i32>, owners: Owners) -> Option<Vec<[u8; 8]>> {
     let mut code = Assembler::default();
     code.copy(PACKET, 1);
+    code.store_value(Double, 10, IN_PLACE_OF_ENDED, 0);
     take_headers(&mut code);
     find(&mut code, maps.connections);
     judge(&mut code);
@@ -66,6 +70,7 @@ pub(super) fn program(maps: Maps<i32>, owners: Owners) -> Option<Vec<[u8; 8]>> {
     hand_over(&mut code, maps, owners);
     code.label("leaves");
     route(&mut code, NEW);
+    forget_ended(&mut code, maps.connections);
     put_back(&mut code);
     tear_down(&mut code);
     code.label("pass");
@@ -291,6 +296,21 @@ fn replace_sum(code: &mut Assembler, flags: i32) {
     code.set(5, flags);
     code.call(REPLACE_L4_SUM);
     code.jump_if(Differs, 0, 0, "drop");
+}
+
+/// The new one begins.
+fn forget_ended(code: &mut Assembler, map: i32) {
+    code.load(Double, 0, 10, IN_PLACE_OF_ENDED);
+    code.jump_if(AtMost, 0, 0, "nothing in its place");
+    delete_found(code, map);
+    code.label("nothing in its place");
+}
+
+/// With the key with which it was found.
+fn delete_found(code: &mut Assembler, map: i32) {
+    code.load_map(1, map);
+    code.address(2, KEY_AT);
+    code.call(DELETE);
 }
 
 /// The connection is conntrack's again; who has a record must read it first, and ends it himself. Its place is kept until conntrack

@@ -76,6 +76,11 @@ pub(crate) fn now() -> Duration {
     Duration::try_from(rustix::time::clock_gettime(rustix::time::ClockId::Monotonic)).unwrap()
 }
 
+/// The owner sees nothing of it.
+pub(crate) fn to_its_end() -> Recorded {
+    Recorded { rescale: [(0, 0); 2], to_its_end: true, rest: 0, show: (LONG, LONG) }
+}
+
 /// Nothing of it is translated but its addresses.
 pub(crate) fn entry_of(client: SocketAddr) -> SpliceEntry {
     SpliceEntry { client, has_timestamps: true, ..entry(&mut Bytes(&[])) }

@@ -1,6 +1,7 @@
 //! Clients that begin, made of any bytes: SYNs, acknowledgements of what the program answers, and what resembles them.
 
 use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use netfilter::fast_path::{Answers, Tried};
@@ -12,10 +13,11 @@ use sim::fast_path::{FastPath as Reference, Fate};
 use crate::case::{Bytes, Packet, now, spoil};
 use crate::{MTU, Router, THREADS};
 
-/// A client that is on the fast path, one that is kept off, and others.
+/// A client that is on the fast path, one that is kept off, one whose connection may have ended, and others.
 const SPLICED: u16 = 4000;
 const KEPT_OFF: u16 = 4001;
-const PORTS: [u16; 6] = [4002, 4003, 65_535, 1, SPLICED, KEPT_OFF];
+const CLOSED: u16 = 4002;
+const PORTS: [u16; 7] = [4003, 4004, 65_535, 1, SPLICED, KEPT_OFF, CLOSED];
 /// Of what was answered, milliseconds.
 const AGES: [u64; 12] = [0, 0, 1, 50, 3000, 9950, 9999, 10_050, 20_000, 40_000, 70_000, 10_000_000];
 const MSS: [u16; 15] = [87, 88, 535, 536, 1219, 1220, 1359, 1360, 1439, 1440, 1459, 1460, 8959, 8960, 65_535];
@@ -27,6 +29,8 @@ fn service() -> SocketAddr {
 #[derive(Debug)]
 pub(crate) struct Handshakes {
     answers: Answers,
+    /// Of a connection that is on the fast path to its end.
+    end: Vec<Packet>,
     packets: Vec<Packet>,
 }
 
@@ -36,8 +40,38 @@ impl Handshakes {
         let answers = answers(&mut bytes);
         let count = 1 + bytes.byte() % 8;
         let packets = (0..count).map(|_| packet(&mut bytes, &answers)).collect();
-        Self { answers, packets }
+        let end = end(&mut bytes);
+        Self { answers, end, packets }
     }
+}
+
+/// Both sides close and acknowledge that, or nearly so.
+fn end(bytes: &mut Bytes<'_>) -> Vec<Packet> {
+    let (client, server) = (closed(), "10.0.2.2:80".parse().unwrap());
+    let numbers = [bytes.number(), bytes.number()];
+    let mut segment = |to_server: bool, fin: bool, ends: [u32; 2]| {
+        let (source, destination) = if to_server { (client, service()) } else { (server, client) };
+        let [own, other] = if to_server { numbers } else { [numbers[1], numbers[0]] };
+        let [seq, ack] = [own.wrapping_add(ends[0]), other.wrapping_add(ends[1])];
+        // Mostly as it should be.
+        let seq = if bytes.byte() > 250 { seq.wrapping_add(1) } else { seq };
+        let built = SegmentBuilder {
+            seq: Seq(seq),
+            ack: Some(Seq(ack)),
+            flags: if fin { Flags::FIN } else { Flags(0) },
+            timestamps: Some((1, 2)),
+            ..SegmentBuilder::new(source, destination)
+        };
+        Packet { bytes: built.build(), to_server, segment: 0 }
+    };
+    let mut all =
+        vec![segment(false, true, [0, 0]), segment(true, true, [0, 1]), segment(false, false, [1, 1])];
+    all.truncate(3 - usize::from(bytes.byte() > 200));
+    all
+}
+
+fn closed() -> SocketAddr {
+    SocketAddr::new([10, 0, 1, 2].into(), CLOSED)
 }
 
 fn answers(bytes: &mut Bytes<'_>) -> Answers {
@@ -178,6 +212,13 @@ impl Router {
         let backends = ["10.0.2.2:80".parse().unwrap()];
         self.fast.know_backends(&backends).unwrap();
         reference.know_backends(&backends);
+        let (entry, recorded) = (crate::case::entry_of(closed()), crate::case::to_its_end());
+        let added = self.fast.add_recorded(&entry, &recorded).unwrap();
+        prop_assert!(added && reference.add_recorded(&entry, &recorded));
+        for packet in &case.end {
+            let sent = self.leaves(packet);
+            prop_assert_eq!(expected(&mut reference, now(), packet).0, sent);
+        }
         for packet in &case.packets {
             let (before, counts, known) = (now(), self.fast.answered().unwrap(), reference.answered());
             let got = (self.leaves(packet), self.handed_over());
@@ -193,7 +234,10 @@ impl Router {
             prop_assert_eq!(now.acks - counts.acks, known_now.acks - known.acks);
             prop_assert_eq!(now.handed_over - counts.handed_over, known_now.handed_over - known.handed_over);
         }
-        [spliced, kept_off].iter().try_for_each(|client| self.fast.remove(*client)).unwrap();
+        let left = reference.look(closed());
+        prop_assert_eq!(self.fast.look(closed()).unwrap(), left);
+        self.displaced.fetch_add(u32::from(left.is_none()), Ordering::Relaxed);
+        [spliced, kept_off, closed()].iter().try_for_each(|client| self.fast.remove(*client)).unwrap();
         Ok(())
     }
 }

@@ -12,6 +12,7 @@ mod handshakes;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use case::{Case, Packet};
@@ -43,6 +44,8 @@ struct Router {
     fast: FastPath,
     /// By thread.
     rings: Mutex<Vec<Ring>>,
+    /// Connections that had ended, and in whose place another was begun.
+    displaced: AtomicU32,
 }
 
 fn address(text: &str) -> [u8; 6] {
@@ -79,7 +82,7 @@ impl Router {
         let interfaces = [interface("c", "10.0.1.2"), interface("s", "10.0.2.2")];
         let fast = FastPath::open(10, Owners { threads: THREADS, seed: SEED }).unwrap();
         let rings = Mutex::new((0..THREADS).map(|thread| fast.ring(thread).unwrap()).collect());
-        Some(Self { net, interfaces, fast, rings })
+        Some(Self { net, interfaces, fast, rings, displaced: AtomicU32::new(0) })
     }
 
     /// What is done with it; what leaves, leaves to the host that it is for.
@@ -161,7 +164,9 @@ fn the_program_conducts_handshakes_as_promised() {
     let Some(router) = Router::up("th") else { return };
     router.net.inside("r", || try_all("handshakes", 500, |bytes| router.conducts(&Handshakes::of(&bytes))));
     let answered = router.fast.answered().unwrap();
-    println!("{answered:?}");
+    let displaced = router.displaced.load(Ordering::Relaxed);
+    println!("{answered:?}, {displaced} displaced");
+    assert!(displaced > 50, "{displaced}");
     assert!(
         answered.syns > 500 && answered.acks > 10 && answered.handed_over > 50,
         "hardly anything was tried: {answered:?}"

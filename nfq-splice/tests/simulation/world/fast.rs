@@ -96,7 +96,10 @@ impl World {
     }
 
     pub(super) fn look(&mut self, client: ClientAddress) {
-        let passed = self.fast.passed(client);
+        let Some(passed) = self.fast.look(client) else {
+            self.note(|| format!("{client} was displaced on the fast path"));
+            return self.engine.handle_displaced(self.now, client);
+        };
         self.tell_passed(client, passed);
         self.engine.handle_looked(self.now, client);
     }
