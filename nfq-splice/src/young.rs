@@ -138,6 +138,21 @@ impl Engine {
         });
     }
 
+    /// It was taken off the fast path because of a packet, which the engine has got by now: a daemon after this one would find nothing of
+    /// it there. What has ended is looked after when its youth does.
+    pub fn handle_set_aside(&mut self, now: Time, client: Client) {
+        self.core.now = now;
+        self.table.with(&mut self.core, client, |core, flow| {
+            if let State::Spliced(splice) = &flow.state
+                && splice.young.is_some()
+                && !splice.closing.reset
+                && !splice.has_ended(flow.leg.acked)
+            {
+                core.grow_up(flow);
+            }
+        });
+    }
+
     /// A connection is no longer, or never was, on the fast path: the answer to [`Action::Recall`], or to an
     /// [`Action::Hasten`] that failed.
     pub fn handle_recalled(&mut self, now: Time, client: Client) {

@@ -74,16 +74,16 @@ impl Passing {
         self.fast.is_some()
     }
 
-    /// Before the engine gets this packet. One that ends its connection, or claims to, takes it off the fast path.
-    pub(super) fn before_packet(&self, engine: &mut Engine, payload: &[u8], now: Time) {
-        let Some(fast) = self.fast.as_deref() else { return };
-        let Some(client) = engine.passed_by(payload) else { return };
-        let ends = TcpSegment::parse(payload).is_ok_and(|segment| {
-            let flags = segment.flags();
-            flags.syn() || flags.fin() || flags.rst()
-        });
+    /// Before the engine gets this packet. One that ends its connection, or claims to, takes it off the fast path: then its client is given
+    /// back, for [`Engine::handle_set_aside`] after the packet.
+    #[must_use]
+    pub(super) fn before_packet(&self, engine: &mut Engine, payload: &[u8], now: Time) -> Option<Client> {
+        let fast = self.fast.as_deref()?;
+        let client = engine.passed_by(payload)?;
+        let ends = TcpSegment::parse(payload).is_ok_and(|segment| ends(segment.flags()));
         let passed = if ends { fast.set_aside(client) } else { fast.passed(client) };
         tell(engine, (client, self.service), known(client, passed), now);
+        ends.then_some(client)
     }
 
     /// Before the engine is told to do something about this client's connection; nothing goes past it any more.
@@ -91,6 +91,11 @@ impl Passing {
         let passed = self.fast.as_deref().map_or(Ok([None; 2]), |fast| fast.set_aside(client));
         tell(engine, (client, self.service), known(client, passed), now);
     }
+}
+
+/// A SYN-ACK that a backend repeats does not.
+fn ends(flags: Flags) -> bool {
+    flags.syn() && !flags.ack() || flags.fin() || flags.rst()
 }
 
 /// Takes a connection off the fast path; what passed of its client and of its server.

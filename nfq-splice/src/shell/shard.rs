@@ -251,8 +251,11 @@ impl Shard {
         let Self { engine, ring: Some(ring), packets, passing, .. } = self else { return 0 };
         let time = now();
         ring.receive(BATCH, |payload| {
-            passing.before_packet(engine, payload, time);
+            let aside = passing.before_packet(engine, payload, time);
             packets.take(engine, payload, time);
+            if let Some(client) = aside {
+                engine.handle_set_aside(time, client);
+            }
         })
     }
 
@@ -260,9 +263,12 @@ impl Shard {
         let Self { engine, queue, packets, passing, .. } = self;
         let time = now();
         let mut handler = |packet: QueuedPacket<'_>, verdicts: &mut Verdicts| {
-            passing.before_packet(engine, packet.payload, time);
+            let aside = passing.before_packet(engine, packet.payload, time);
             if let Err(error) = packets.handle(engine, packet, time, verdicts) {
                 tracing::warn!(%error, "verdict not given");
+            }
+            if let Some(client) = aside {
+                engine.handle_set_aside(time, client);
             }
         };
         let count = queue.recv_batch(&mut handler).context("receiving from the queue")?;

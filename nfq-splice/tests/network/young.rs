@@ -101,6 +101,23 @@ fn what_was_displaced_leaves_nothing() {
     }
 }
 
+/// A segment that claims to end it took it off the fast path, and was none of the client's: a daemon that dies now leaves an entry.
+#[test]
+fn what_a_forged_reset_took_off_the_fast_path_is_kept_for_the_next_daemon_at_once() {
+    for kernel in [true, false] {
+        let (mut world, _) = begun(kernel);
+        let forged = world.client_segment(CLIENT_ISN + 100_000, world.iss + 1, b"");
+        let forged = SegmentBuilder { flags: Flags::RST, ..forged }.build();
+        world.engine.handle_packet(world.now, &mut forged.clone(), Stage::Tracked);
+        actions(&mut world);
+        world.engine.handle_set_aside(world.now, world.client());
+        let actions = actions(&mut world);
+        let kept = matches!(actions.first(), Some(Action::Splice(_) | Action::Park(_)));
+        assert!(kept, "{actions:?}");
+        assert_ne!(world.state().as_deref(), Some("spliced-young"));
+    }
+}
+
 /// As configured: an entry, or the set and an entry for the next daemon.
 #[test]
 fn what_lives_on_goes_the_configured_way() {

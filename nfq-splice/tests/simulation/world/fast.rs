@@ -127,14 +127,15 @@ impl World {
     }
 
     /// Before the engine gets this packet.
-    pub(super) fn before_packet(&mut self, packet: &[u8]) {
-        let Some(client) = self.engine.passed_by(packet) else { return };
+    pub(super) fn before_packet(&mut self, packet: &[u8]) -> Option<ClientAddress> {
+        let client = self.engine.passed_by(packet)?;
         let ends = TcpSegment::parse(packet).is_ok_and(|segment| {
             let flags = segment.flags();
-            flags.syn() || flags.fin() || flags.rst()
+            flags.syn() && !flags.ack() || flags.fin() || flags.rst()
         });
         let passed = if ends { self.fast.set_aside(client) } else { self.fast.passed(client) };
         self.tell_passed(client, passed);
+        ends.then_some(client)
     }
 
     /// Before the engine is told to do something about this client's connection.

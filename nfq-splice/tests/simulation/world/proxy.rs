@@ -84,8 +84,11 @@ impl World {
         }
         self.note(|| format!("queued {stage:?} {}", show(&packet.bytes)));
         let from_backend = packet.from_backend.is_some();
-        self.before_packet(&packet.bytes);
+        let aside = self.before_packet(&packet.bytes);
         let verdict = self.engine.handle_packet(self.now, &mut packet.bytes, stage);
+        if let Some(client) = aside {
+            self.engine.handle_set_aside(self.now, client);
+        }
         if self.dies_now() {
             return;
         }
