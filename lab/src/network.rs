@@ -1,6 +1,7 @@
 //! Making and removing the lab's namespaces, wires and routes.
 
 use std::fmt::Write as _;
+use std::fs;
 use std::io::Write as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -114,9 +115,20 @@ pub fn configure(lab: &Lab, settings: &Settings, node: Node) -> Result<()> {
 fn control_congestion(netns: &Netns) -> Result<()> {
     let known = netns.read_sysctl("net/ipv4/tcp_available_congestion_control")?;
     if known.split_whitespace().any(|name| name == CONGESTION_CONTROL) {
+        allow_congestion_control()?;
         netns.sysctl("net/ipv4/tcp_congestion_control", CONGESTION_CONTROL)?;
     }
     Ok(())
+}
+
+/// Outside of the machine's own namespace only what the machine allows to everybody may be set.
+fn allow_congestion_control() -> Result<()> {
+    let path = "/proc/sys/net/ipv4/tcp_allowed_congestion_control";
+    let allowed = fs::read_to_string(path).context(path)?;
+    if allowed.split_whitespace().any(|name| name == CONGESTION_CONTROL) {
+        return Ok(());
+    }
+    fs::write(path, format!("{} {CONGESTION_CONTROL}", allowed.trim())).context(path)
 }
 
 /// Nobody else has these addresses: while a host still looks for one who has (RFC 4862 §5.4), for a second or two after its
