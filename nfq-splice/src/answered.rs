@@ -74,7 +74,7 @@ impl Core {
             State::Answering(answering) => answering.client_next.before(segment.seq()),
             // The program answers a SYN on one that it has to its end only behind that.
             State::Spliced(Splice { young: Some(young), .. }) => {
-                young.first.is_some_and(|first| first != segment.seq())
+                young.displaced && young.first != Some(segment.seq())
             }
             State::Spliced(_) | State::Recovering(_) | State::Gone => false,
         };

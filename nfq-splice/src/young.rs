@@ -29,6 +29,8 @@ pub(crate) struct Young {
     pub(crate) until: Time,
     /// The number of the client's first byte; `None`: an earlier daemon saw it.
     pub(crate) first: Option<Seq>,
+    /// The fast path has nothing of it: it had ended, and another SYN of its client was answered.
+    pub(crate) displaced: bool,
 }
 
 impl Splice {
@@ -59,7 +61,7 @@ impl Core {
             return false;
         }
         let first = splice.window.map(|window| window.client_next);
-        splice.young = Some(Young { until: self.now + YOUTH, first });
+        splice.young = Some(Young { until: self.now + YOUTH, first, displaced: false });
         let parked = Parked::of(&flow.leg, splice);
         self.counters.count("connections_hastened");
         self.act(Action::Hasten(parked));
@@ -127,7 +129,18 @@ impl Engine {
         self.table.with(&mut self.core, client, Core::look);
     }
 
-    /// The same where the fast path has nothing of the connection any more: it had ended, and another SYN of its client was answered.
+    /// Before a packet of a connection: whether the fast path has anything of it. A numbers' proof alone is one in a thousand by chance.
+    pub fn handle_place(&mut self, client: Client, is_there: bool) {
+        self.table.with(&mut self.core, client, |core, flow| {
+            // What was left to the fast path in this round is not there yet.
+            let pending = flow.acted == core.round;
+            if let State::Spliced(Splice { young: Some(young), .. }) = &mut flow.state {
+                young.displaced = !is_there && !pending;
+            }
+        });
+    }
+
+    /// The answer to [`Action::Look`] where the fast path has nothing of the connection.
     pub fn handle_displaced(&mut self, now: Time, client: Client) {
         self.core.now = now;
         self.table.with(&mut self.core, client, |core, flow| {

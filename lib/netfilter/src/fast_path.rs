@@ -198,13 +198,8 @@ impl FastPath {
         Ok(true)
     }
 
-    /// What was recorded of a connection: of its client, and of its server.
-    pub fn passed(&self, client: SocketAddr) -> Result<[Option<Passed>; 2], Error> {
-        self.read(syscalls::Get::Look, client)
-    }
-
-    /// The same; `None`: it is not there. Of one recorded to its end that means that it had ended, and that the program has answered
-    /// another SYN of this client since.
+    /// What was recorded of a connection: of its client, and of its server. `None`: it is not there. Of one recorded to its end that means
+    /// that it had ended, and that the program has answered another SYN of this client since.
     pub fn look(&self, client: SocketAddr) -> Result<Option<[Option<Passed>; 2]>, Error> {
         let SocketAddr::V4(client) = client else { return Ok(None) };
         let found = self.get(syscalls::Get::Look, client)?;

@@ -81,8 +81,14 @@ impl Passing {
         let fast = self.fast.as_deref()?;
         let client = engine.passed_by(payload)?;
         let ends = TcpSegment::parse(payload).is_ok_and(|segment| ends(segment.flags()));
-        let passed = if ends { fast.set_aside(client) } else { fast.passed(client) };
-        tell(engine, (client, self.service), known(client, passed), now);
+        let passed = if ends {
+            known(client, fast.set_aside(client))
+        } else {
+            let found = look(Some(fast), client);
+            engine.handle_place(client, found.is_some());
+            found.unwrap_or_default()
+        };
+        tell(engine, (client, self.service), passed, now);
         ends.then_some(client)
     }
 

@@ -41,11 +41,17 @@ fn a_new_connection_takes_the_place_of_one_that_ended() {
 
 fn takes_the_place(proxy: &mut Proxy, port: u16, number: u32) {
     let first = on_the_fast_path(proxy, port);
+    let client = first.source;
+    proxy.engine.handle_place(client, false);
     let copy = sends_at(&mut proxy.engine, later(50), &request(&first));
     assert_eq!(shape(&copy), [(Flags::ACK, 80)], "the same connection");
     let mut second = connected(proxy, port, number);
     // Within one millisecond.
     second.timestamps = Some((first.timestamps.unwrap().0, second.timestamps.unwrap().1));
+    proxy.engine.handle_place(client, true);
+    let early = sends_at(&mut proxy.engine, later(60), &request(&second));
+    assert!(shape(&early).iter().all(|(flags, _)| !flags.syn()), "the fast path has the first one");
+    proxy.engine.handle_place(client, false);
     assert_eq!(shape(&sends_at(&mut proxy.engine, later(60), &request(&second))), CONNECTS);
     let state = |port| {
         let status = proxy.engine.status();
@@ -60,6 +66,7 @@ fn forged_data_do_not_take_its_place() {
     let Some(mut proxy) = Proxy::up("cm") else { return };
     let first = on_the_fast_path(&mut proxy, 5000);
     let (value, echo) = first.timestamps.unwrap();
+    proxy.engine.handle_place(first.source, false);
     for ahead in [1_000_000, 1 << 30] {
         let forged =
             SegmentBuilder { seq: first.seq + ahead, timestamps: Some((value + 9, echo)), ..first.clone() };

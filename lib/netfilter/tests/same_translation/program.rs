@@ -80,14 +80,14 @@ fn windows_are_rescaled_and_what_passes_is_recorded() {
         assert_eq!(arrived(&mut queue, 1).len(), 1);
         assert!(fast.add_recorded(&entry, &recorded(scales, false)).unwrap());
         assert!(conntrack.delete(entry.client, entry.service).unwrap());
-        assert_eq!(fast.passed(entry.client).unwrap()[number], None);
+        assert_eq!(fast.look(entry.client).unwrap().unwrap_or_default()[number], None);
         for (step, window) in [(1, 0), (2, 1), (3, 127), (4, 40_000), (5, 65_535)] {
             let payload = vec![7; step as usize * 100];
             let mut expected = plain(&direction, step, window, &payload);
             sender.send(&expected).unwrap();
             let view = TcpSegment::parse(&expected).unwrap();
             let end = (view.seq() + payload.len() as u32).0;
-            let record = fast.passed(entry.client).unwrap()[number].unwrap();
+            let record = fast.look(entry.client).unwrap().unwrap_or_default()[number].unwrap();
             if number == 0 {
                 assert_eq!(record.end, end, "a client's latest counts");
             }
@@ -98,7 +98,7 @@ fn windows_are_rescaled_and_what_passes_is_recorded() {
             assert_eq!(one_hop_back(&got[0]), without_header_checksum(expected), "{from} to {to}, {window}");
         }
         assert!(fast.add_recorded(&entry, &recorded(scales, false)).unwrap());
-        assert!(fast.passed(entry.client).unwrap()[number].is_some(), "the record stays");
+        assert!(fast.look(entry.client).unwrap().unwrap_or_default()[number].is_some(), "the record stays");
         assert!(fast.take(entry.client).unwrap()[number].is_some());
         assert_eq!(fast.take(entry.client).unwrap(), [None; 2]);
         conntrack.create(&entry).unwrap();
@@ -134,10 +134,10 @@ fn what_is_recorded_to_its_end_closes_by_itself() {
         let end = (TcpSegment::parse(&fin).unwrap().seq() + 5).0;
         translation.apply(&mut fin).unwrap();
         assert_eq!(one_hop_back(&arrived(&mut queue, 1)[0]), without_header_checksum(fin), "{from} to {to}");
-        let passed = fast.passed(entry.client).unwrap()[number].unwrap();
+        let passed = fast.look(entry.client).unwrap().unwrap_or_default()[number].unwrap();
         assert_eq!((passed.end, passed.fin, passed.ack), (end, true, 9));
         let expected = SpliceEntry { mark: 0, timeout_s: 0, ..entry };
-        let passed = fast.passed(entry.client).unwrap();
+        let passed = fast.look(entry.client).unwrap().unwrap_or_default();
         assert_eq!(kept(), [Kept { entry: expected, rest: 5, passed }]);
         conntrack.create(&entry).unwrap();
     }

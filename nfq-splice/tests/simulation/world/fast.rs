@@ -133,7 +133,13 @@ impl World {
             let flags = segment.flags();
             flags.syn() && !flags.ack() || flags.fin() || flags.rst()
         });
-        let passed = if ends { self.fast.set_aside(client) } else { self.fast.passed(client) };
+        let passed = if ends {
+            self.fast.set_aside(client)
+        } else {
+            let found = self.fast.look(client);
+            self.engine.handle_place(client, found.is_some());
+            found.unwrap_or_default()
+        };
         self.tell_passed(client, passed);
         ends.then_some(client)
     }
