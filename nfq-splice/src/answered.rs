@@ -150,7 +150,8 @@ impl Core {
         good.then(|| Time::from_millis(millis.saturating_sub(age)))
     }
 
-    /// The set-up of a client with this initial number, if the segment proves it. The echo is proof enough to take any scale.
+    /// The set-up of a client with this initial number, if the segment proves it: with the scale that is promised, or any where it was
+    /// answered before. In an upload whose first segment is lost each later one is tried, and one number in a thousand is some answer's.
     fn flow_answered(&mut self, segment: &TcpSegment<'_>, irs: Seq) -> Option<Flow> {
         let (client, iss) = (segment.source(), segment.ack() - 1);
         let made = self.made(segment).filter(|_| is_open(segment))?;
@@ -160,7 +161,10 @@ impl Core {
         let timestamp = segment.timestamps().map(|(value, _)| value);
         let handshake = Handshake { client, irs };
         let answer = cookie::check(&self.secret, self.now + LATER, &handshake, iss, timestamp)?;
-        (answer.maker == Maker::Program).then(|| self.answered_flow(segment, irs, answer, made))
+        let now_promised = self.answered.promise.filter(|(since, _)| *since < made);
+        let good = answer.maker == Maker::Program
+            && now_promised.is_none_or(|(_, promise)| promise.window_scale == answer.announced_scale);
+        good.then(|| self.answered_flow(segment, irs, answer, made))
     }
 
     fn answered_flow(&self, segment: &TcpSegment<'_>, irs: Seq, answer: Answer, made: Time) -> Flow {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use nfq_splice::Promise;
 use packet::{Flags, SegmentBuilder, TcpSegment, Time};
 
 use crate::{LIFE, OFFER, Proxy, REQUEST, acknowledgement, engine, engine_of, now, sends, sends_at, syn};
@@ -57,6 +58,20 @@ fn the_next_daemon_continues_too() {
     proxy.answer_for(Duration::from_secs(100));
     let first = connected(&mut proxy, 5000, 1);
     assert_eq!(shape(&sends_at(&mut engine_of(LIFE + 1), later(20_000), &request(&first))), CONNECTS);
+}
+
+/// What the program is told now, it has told this client; another scale is another number's, by chance.
+#[test]
+fn only_the_promised_scale_is_continued() {
+    let Some(mut proxy) = Proxy::up("cn") else { return };
+    proxy.answer_for(Duration::from_secs(100));
+    let first = connected(&mut proxy, 5000, 1);
+    let before = Time::from_nanos(now().as_nanos() - 1_000_000_000);
+    for (window_scale, continued) in [(7, false), (10, true)] {
+        proxy.engine.handle_promised(before, Promise { mss: 1460, window_scale });
+        let sent = sends(&mut proxy.engine, &request(&first));
+        assert_eq!(shape(&sent) == CONNECTS, continued, "{window_scale}");
+    }
 }
 
 #[test]
