@@ -230,8 +230,8 @@ mod tests {
         assert_eq!(seen, 30 << OPTION_BITS);
     }
 
-    /// Of another client, of another ISN, of another key: refused, but for what chance lets pass (any of 2⁹ options of 30 answers is good,
-    /// so one in 546). Old, or with timestamps where none were offered: refused always. The same 4096 cases each time.
+    /// Of another client, of another ISN, of another key: refused, but for what chance lets pass (of one maker and scale any of 2⁹ options
+    /// is good, so one in 2¹⁴). Old, or with timestamps where none were offered: refused always. The same 4096 cases each time.
     #[test]
     fn others_are_refused() {
         let mut runner = proptest::test_runner::TestRunner::deterministic();
@@ -248,10 +248,12 @@ mod tests {
             let reborn = Handshake { irs: handshake.irs + 1, ..handshake };
             let strangers = [(KEY, other), (KEY, reborn), ([1; 16], handshake)];
             for (passed, (key, stranger)) in passed.iter_mut().zip(strangers) {
-                *passed += u32::from(check(&Secret::new(key), now, &stranger, iss, timestamp).is_some());
+                let found = check(&Secret::new(key), now, &stranger, iss, timestamp);
+                let same = |found: Answer| Answer { options: answer.options, ..found } == answer;
+                *passed += u32::from(found.is_some_and(same));
             }
         }
-        assert!(passed.iter().all(|passed| *passed <= 16), "{passed:?}");
+        assert!(passed.iter().all(|passed| *passed <= 4), "{passed:?}");
     }
 
     proptest! {

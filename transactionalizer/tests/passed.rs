@@ -60,17 +60,23 @@ fn of_a_backend_that_falls_silent_behind_one_the_client_is_reported_as_of_any_ot
     assert_eq!(world.reports()[0].0, Evidence::HostSilent);
 }
 
+/// The backend has closed behind a response of so many bytes, which the client has; its FIN was let go.
+fn let_go(world: &mut World, bytes: usize) -> (Conn, u32, u32) {
+    let (conn, asked) = asked(world, 5000);
+    let reply = response(bytes);
+    world.backend_flags(conn, Flags::FIN, 0, &reply, asked).unwrap();
+    world.client(conn, asked, b"", reply.len() as u32);
+    world.run(200, lives);
+    (conn, asked, reply.len() as u32)
+}
+
 /// The backend has closed an idle connection; its FIN was lost, and its host dies before it repeats that.
 #[test]
 fn a_request_behind_an_end_that_was_let_go_and_lost_is_not_left_unanswered() {
     let mut world = World::new();
-    let (conn, asked) = asked(&mut world, 5000);
-    let reply = response(100);
-    world.backend_flags(conn, Flags::FIN, 0, &reply, asked).unwrap();
-    world.client(conn, asked, b"", reply.len() as u32);
-    world.run(200, lives);
+    let (conn, asked, replied) = let_go(&mut world, 100);
     assert_eq!((world.actions.len(), world.counter("released")), (1, 1));
-    world.client(conn, asked, &get("/b"), reply.len() as u32);
+    world.client(conn, asked, &get("/b"), replied);
     world.run(1000, dead);
     let [(Evidence::HostSilent, true, report)] = world.reports()[..] else { panic!("{:?}", world.actions) };
     assert_eq!((report.t_l, report.pending.len()), (1, 1));
@@ -80,11 +86,7 @@ fn a_request_behind_an_end_that_was_let_go_and_lost_is_not_left_unanswered() {
 #[test]
 fn an_idle_end_that_was_let_go_is_no_failure_of_a_backend_that_dies_behind_it() {
     let mut world = World::new();
-    let (conn, asked) = asked(&mut world, 5000);
-    let reply = response(100);
-    world.backend_flags(conn, Flags::FIN, 0, &reply, asked).unwrap();
-    world.client(conn, asked, b"", reply.len() as u32);
-    world.run(200, lives);
+    let_go(&mut world, 100);
     world.run(5000, dead);
     assert!(world.reports().is_empty());
 }

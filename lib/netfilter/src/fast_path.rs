@@ -140,10 +140,10 @@ impl FastPath {
     }
 
     /// Answers of these to SYNs are handed over; of those told before no longer.
-    pub fn know_backends(&self, backends: &[SocketAddr]) -> Result<(), Error> {
+    pub fn know_backends(&self, backends: impl IntoIterator<Item = SocketAddr>) -> Result<(), Error> {
         let system = |error| Error::system("write a BPF map", error);
-        let wanted = backends.iter().filter_map(|backend| match backend {
-            SocketAddr::V4(backend) => Some(key(*backend)),
+        let wanted = backends.into_iter().filter_map(|backend| match backend {
+            SocketAddr::V4(backend) => Some(key(backend)),
             SocketAddr::V6(_) => None,
         });
         let wanted: BTreeSet<_> = wanted.take(BACKENDS as usize).collect();
@@ -201,14 +201,12 @@ impl FastPath {
     /// What was recorded of a connection: of its client, and of its server. `None`: it is not there. Of one recorded to its end that means
     /// that it had ended, and that the program has answered another SYN of this client since.
     pub fn look(&self, client: SocketAddr) -> Result<Option<[Option<Passed>; 2]>, Error> {
-        let SocketAddr::V4(client) = client else { return Ok(None) };
-        let found = self.get(syscalls::Get::Look, client)?;
-        Ok(found.map(|directions| directions.map(|side| value::passed(&side))))
+        self.read(syscalls::Get::Look, client)
     }
 
     /// The same, and it is removed.
     pub fn take(&self, client: SocketAddr) -> Result<[Option<Passed>; 2], Error> {
-        self.read(syscalls::Get::Take, client)
+        Ok(self.read(syscalls::Get::Take, client)?.unwrap_or_default())
     }
 
     /// What the program of an earlier owner keeps without entries in conntrack.
@@ -220,9 +218,10 @@ impl FastPath {
         Ok(kept.collect())
     }
 
-    fn read(&self, get: syscalls::Get, client: SocketAddr) -> Result<[Option<Passed>; 2], Error> {
-        let SocketAddr::V4(client) = client else { return Ok([None; 2]) };
-        Ok(self.get(get, client)?.map_or([None; 2], |directions| directions.map(|side| value::passed(&side))))
+    fn read(&self, get: syscalls::Get, client: SocketAddr) -> Result<Option<[Option<Passed>; 2]>, Error> {
+        let SocketAddr::V4(client) = client else { return Ok(None) };
+        let found = self.get(get, client)?;
+        Ok(found.map(|directions| directions.map(|side| value::passed(&side))))
     }
 
     fn get(&self, get: syscalls::Get, client: SocketAddrV4) -> Result<Option<[[u8; VALUE]; 2]>, Error> {

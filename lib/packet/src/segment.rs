@@ -311,21 +311,28 @@ impl<'a> TcpSegment<'a> {
 
     /// Both checksums are right. Packets that a sender's own host has not finished yet (GSO, checksum offload) are not.
     pub fn checksums_valid(&self) -> bool {
-        let Layout { addresses, address_bytes, tcp, end, .. } = self.layout;
-        let header = self.packet.get(..tcp).unwrap_or_default();
-        let addresses = self.packet.get(addresses..addresses + 2 * address_bytes).unwrap_or_default();
+        let Layout { tcp, end, .. } = self.layout;
         let segment = self.packet.get(tcp..end).unwrap_or_default();
-        (address_bytes == 16 || checksum::ipv4_header(header) == [0, 0])
-            && checksum::tcp(addresses, segment) == [0, 0]
+        self.header_valid() && checksum::tcp(self.addresses(), segment) == [0, 0]
     }
 
     /// TCP's checksum is still to be filled in by the device that would send it (`CHECKSUM_PARTIAL`); IP's is right.
     pub fn checksum_is_open(&self) -> bool {
-        let Layout { addresses, address_bytes, tcp, end, .. } = self.layout;
+        let Layout { tcp, end, .. } = self.layout;
+        let open = checksum::pseudo_header(self.addresses(), (end - tcp) as u32);
+        self.header_valid() && self.packet.get(tcp + 16..tcp + 18) == Some(&open)
+    }
+
+    /// Source and destination as they lie in the IP header.
+    fn addresses(&self) -> &'a [u8] {
+        let Layout { addresses, address_bytes, .. } = self.layout;
+        self.packet.get(addresses..addresses + 2 * address_bytes).unwrap_or_default()
+    }
+
+    /// The IP header has a right checksum, or none.
+    fn header_valid(&self) -> bool {
+        let Layout { address_bytes, tcp, .. } = self.layout;
         let header = self.packet.get(..tcp).unwrap_or_default();
-        let addresses = self.packet.get(addresses..addresses + 2 * address_bytes).unwrap_or_default();
-        let open = checksum::pseudo_header(addresses, (end - tcp) as u32);
-        (address_bytes == 16 || checksum::ipv4_header(header) == [0, 0])
-            && self.packet.get(tcp + 16..tcp + 18) == Some(&open)
+        address_bytes == 16 || checksum::ipv4_header(header) == [0, 0]
     }
 }

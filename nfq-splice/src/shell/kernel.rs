@@ -216,9 +216,8 @@ impl Kernel {
     }
 
     /// Their answers to SYNs need not be queued.
-    pub(super) fn know_backends(&self, backends: &BTreeSet<SocketAddr>) {
-        let backends: Vec<SocketAddr> = backends.iter().copied().collect();
-        if let Some(Err(error)) = self.fast.as_ref().map(|fast| fast.know_backends(&backends)) {
+    pub(super) fn know_backends(&self, backends: impl IntoIterator<Item = SocketAddr>) {
+        if let Some(Err(error)) = self.fast.as_ref().map(|fast| fast.know_backends(backends)) {
             tracing::debug!(%error, "answers of backends are queued");
         }
     }

@@ -124,7 +124,7 @@ impl Shell {
         if !former.is_empty() {
             operator::install_rules(cluster, &former)?;
         }
-        kernel.know_backends(&operator::addresses(cluster).chain(former.iter().copied()).collect());
+        kernel.know_backends(operator::addresses(cluster).chain(former.iter().copied()));
         let (mut shards, mut threads) = (Vec::new(), Vec::new());
         for (index, restored) in (0..queues).zip(&restored) {
             let (post, own) = mailbox::mailbox(SHARD_MAIL)?;

@@ -20,7 +20,7 @@ impl Shell {
         let done = configuration.reload(|old, new| {
             let earlier: BTreeSet<_> = former.iter().copied().chain(addresses(old)).collect();
             install_rules(new, &earlier)?;
-            kernel.know_backends(&addresses(new).chain(earlier).collect());
+            kernel.know_backends(addresses(new).chain(earlier));
             let settings = Settings::new(new);
             routing.replace(settings.routing.clone(), &BTreeSet::new());
             let settings = settings.share(shards.len() as u16);

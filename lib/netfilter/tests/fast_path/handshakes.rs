@@ -92,7 +92,7 @@ fn packet(bytes: &mut Bytes<'_>, answers: &Answers) -> Packet {
     let syn = syn(bytes);
     let (to_server, made) = match bytes.byte() {
         240.. => (false, Some(syn_ack(bytes, &syn))),
-        byte if byte & 1 == 0 => (true, Some(syn.build())),
+        byte if byte % 5 < 2 => (true, Some(syn.build())),
         _ => (true, acknowledgement(bytes, answers, &syn)),
     };
     let mut made = made.unwrap_or_else(|| syn.build());
@@ -155,13 +155,19 @@ fn acknowledgement(bytes: &mut Bytes<'_>, answers: &Answers, syn: &SegmentBuilde
     let fate = earlier.receive(at, &mut answer, |_, _| true);
     let answer = TcpSegment::parse(&answer).ok().filter(|_| fate == Fate::Answered)?;
     let (value, _) = answer.timestamps()?;
+    // Mostly the acknowledgement alone, or the first data.
+    let (flags, payload) = match bytes.byte() {
+        0..=139 => (0, &b""[..]),
+        140..=239 => (8, bytes.of(&[&b"x"[..], b"GET / HTTP/1.1", &[7; 1452], &[8; 1453]])),
+        _ => (bytes.of(&[0, 1, 2, 4, 8, 0x20, 0x40, 0xc0]), bytes.of(&[&b""[..], b"x"])),
+    };
     let acknowledgement = SegmentBuilder {
         seq: Seq(bytes.near(answer.ack().0)),
         ack: Some(Seq(bytes.near(answer.seq().0 + 1))),
-        flags: Flags(bytes.of(&[0, 0, 0, 0, 0, 0, 0, 0, 8, 8, 8, 8, 8, 8, 1, 2, 4, 0x20, 0x40, 0xc0])),
+        flags: Flags(flags),
         window: bytes.number() as u16,
         timestamps: (bytes.byte() < 250).then(|| (bytes.number(), bytes.near(value))),
-        payload: bytes.of(&[b"", b"", b"", b"", b"", b"", b"x", b"GET / HTTP/1.1", &[7; 1452], &[8; 1453]]),
+        payload,
         ..SegmentBuilder::new(syn.source, syn.destination)
     };
     Some(acknowledgement.build())
@@ -210,7 +216,7 @@ impl Router {
         self.fast.keep_off(kept_off).unwrap();
         reference.keep_off(kept_off);
         let backends = ["10.0.2.2:80".parse().unwrap()];
-        self.fast.know_backends(&backends).unwrap();
+        self.fast.know_backends(backends).unwrap();
         reference.know_backends(&backends);
         let (entry, recorded) = (crate::case::entry_of(closed()), crate::case::to_its_end());
         let added = self.fast.add_recorded(&entry, &recorded).unwrap();

@@ -168,7 +168,7 @@ fn the_program_conducts_handshakes_as_promised() {
     println!("{answered:?}, {displaced} displaced");
     assert!(displaced > 50, "{displaced}");
     assert!(
-        answered.syns > 500 && answered.acks > 10 && answered.handed_over > 50,
+        answered.syns > 500 && answered.acks > 30 && answered.handed_over > 50,
         "hardly anything was tried: {answered:?}"
     );
 }

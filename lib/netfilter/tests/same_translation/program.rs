@@ -9,12 +9,12 @@ use netfilter::queue::{Queue, Verdict};
 use netfilter::raw::RawSender;
 use packet::{Flags, SegmentBuilder, Seq, TcpSegment, Translation};
 
-/// Nothing is handed over here.
-const OWNERS: Owners = Owners { threads: 1, seed: 0 };
-
 use crate::common::{Net, config};
 use crate::segments::{Chance, one_hop_back, without_header_checksum};
 use crate::{Direction, QUEUE, agree, arrived, directions, entry, spliced};
+
+/// Nothing is handed over here.
+const OWNERS: Owners = Owners { threads: 1, seed: 0 };
 
 fn fast(net: &Net, entry: &SpliceEntry) -> FastPath {
     net.inside("r", || {
