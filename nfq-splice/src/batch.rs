@@ -12,8 +12,8 @@ use crate::action::{Action, KernelSplice};
 use crate::key::Key;
 use crate::parked::Parked;
 
-/// Actions of one batch at most.
-const ROOM: usize = 512;
+/// Actions of one batch at most: further ones would save little, and each has its place in memory for good.
+const ROOM: usize = 128;
 
 /// Collected actions, to be executed in the order of the fields.
 #[derive(Debug, Default)]

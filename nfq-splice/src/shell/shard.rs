@@ -154,7 +154,8 @@ impl Shard {
             engine.handle_lost(*client);
         }
         let config = QueueConfig { number, max_packets: QUEUE_PACKETS, receive_buffer: QUEUE_BUFFER };
-        let queue = Queue::bind(&config).context("binding the proxy's queue")?;
+        let mut queue = Queue::bind(&config).context("binding the proxy's queue")?;
+        queue.prepare();
         Ok(Self {
             number,
             engine,

@@ -96,6 +96,8 @@ const FEW_PORTS: &str = "10000 11999";
 const ALL_PORTS: &str = "32768 60999";
 /// How often as many handshakes as there will be at a time are made before memory is measured.
 const WARMING: usize = 4;
+/// After that the proxy's queues have had packets of a connection, too.
+const OUTLIVES_YOUTH: Duration = Duration::from_millis(400);
 /// Files of a proxy's process that are not clients' or servers'.
 const OTHER_FILES: usize = 200;
 
@@ -220,7 +222,7 @@ impl Subject<'_> {
         ensure!(!processes.is_empty(), "{} does not run", self.contender.name());
         load::bulk(self.lab, self.address(), "/files/1m", STREAMS, Duration::from_millis(300))?;
         for _ in 0..WARMING {
-            load::hold(self.lab, self.address(), "/files/1k", load::OPENING, || Ok(()))?;
+            load::busy(self.lab, self.address(), "/files/1k", (load::OPENING, OUTLIVES_YOUTH), || Ok(()))?;
         }
         let before = resident(&processes)?;
         Ok((processes, before))
