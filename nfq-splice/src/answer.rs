@@ -86,13 +86,22 @@ impl Answering {
 }
 
 impl Core {
+    /// Answers a client that has brought no whole head, and closes.
+    pub(crate) fn answer_no_request(&mut self, flow: &mut Flow, status: u16, reason: &str) {
+        if flow.is_continued() { self.abort_continued(flow) } else { self.answer(flow, status, reason) }
+    }
+
+    /// What was continued without state and brings no request: one place in some thousands in the middle of a connection is taken for
+    /// its beginning. An answer, or an end in good order, might stand in the middle of a response.
+    fn abort_continued(&mut self, flow: &mut Flow) {
+        self.counters.count("continued_without_request_reset");
+        let end = flow.server_next();
+        self.abort(flow, end);
+    }
+
     /// Answers a client that has no backend, and closes.
     pub(crate) fn answer(&mut self, flow: &mut Flow, status: u16, reason: &str) {
         let State::Setup(setup) = &flow.state else { return };
-        // What comes in the middle of a head has one chance in some thousands to be taken for its beginning.
-        if setup.continued && status == 400 {
-            return self.abort(flow, setup.iss + 1);
-        }
         // Who does not speak HTTP is only closed.
         let bytes = if self.settings.http {
             self.response_to(&setup.request, status, reason)
@@ -118,6 +127,9 @@ impl Core {
 
     /// Closes a connection on which there is nothing to answer.
     pub(crate) fn close(&mut self, flow: &mut Flow) {
+        if flow.is_continued() {
+            return self.abort_continued(flow);
+        }
         self.counters.count("closed_without_request");
         self.finish(flow, Vec::new());
     }
@@ -195,6 +207,12 @@ impl Core {
         }
         answering.sender.handle_timeout(now);
         self.send_answer(flow);
+    }
+}
+
+impl Flow {
+    fn is_continued(&self) -> bool {
+        matches!(&self.state, State::Setup(setup) if setup.continued)
     }
 }
 

@@ -184,7 +184,7 @@ impl Core {
         if all > self.settings.splice.setup_bytes {
             self.counters.count("setup_bytes_limit_refused");
             if setup.connect.is_none() {
-                self.answer(flow, 503, "too many requests are arriving at once");
+                self.answer_no_request(flow, 503, "too many requests are arriving at once");
             }
             return;
         }
@@ -212,7 +212,7 @@ impl Core {
                 self.take_fin(flow);
             }
             State::Setup(setup) if setup.connect.is_none() => {
-                self.answer(flow, 400, "the request is incomplete");
+                self.answer_no_request(flow, 400, "the request is incomplete");
                 self.take_fin(flow);
             }
             _ => self.take_fin(flow),
@@ -237,7 +237,7 @@ impl Core {
         match http1::parse_request(&setup.request, max_head) {
             Ok(Some(head)) => self.connect(flow, Some(&head), Vec::new()),
             Ok(None) => self.acknowledge_head(flow, segment),
-            Err(refusal) => self.answer(flow, refusal.status, &refusal.to_string()),
+            Err(refusal) => self.answer_no_request(flow, refusal.status, &refusal.to_string()),
         }
     }
 
@@ -267,7 +267,7 @@ impl Core {
             } else if silent {
                 self.close(flow);
             } else {
-                self.answer(flow, 408, "request head took too long");
+                self.answer_no_request(flow, 408, "request head took too long");
             };
         }
         if let Some(repeat) = setup.repeat.filter(|repeat| now >= repeat.at) {

@@ -185,10 +185,12 @@ impl Core {
     }
 
     /// Of what was begun with an earlier daemon a later segment may come first; the numbers of one in a thousand look like a beginning.
+    /// An empty line, which no client should begin with (RFC 9112 §2.2), is the end of a head.
     pub(crate) fn may_begin_with(&self, flow: &Flow, segment: &TcpSegment<'_>) -> bool {
         let State::Setup(setup) = &flow.state else { return false };
-        let most = self.settings.splice.request_head_bytes;
-        !setup.continued || !self.settings.http || http1::parse_request(segment.payload(), most).is_ok()
+        let (most, bytes) = (self.settings.splice.request_head_bytes, segment.payload());
+        let begins = || !bytes.starts_with(b"\r") && http1::parse_request(bytes, most).is_ok();
+        !setup.continued || !self.settings.http || begins()
     }
 
     fn takes_cookie(&mut self, segment: &TcpSegment<'_>) -> bool {

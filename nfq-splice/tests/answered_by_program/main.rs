@@ -62,9 +62,14 @@ fn engine() -> Engine {
 
 /// Of a daemon that had so many before it.
 fn engine_of(life: u32) -> Engine {
+    engine_since(now(), life)
+}
+
+/// It was started then.
+fn engine_since(start: Time, life: u32) -> Engine {
     let settings = Settings::new(&Cluster::parse(CONFIG, "answered").unwrap());
     let mut engine = Engine::new(settings, Secret::of_life(KEY, life));
-    engine.handle_promised(now(), Promise { mss: 1460, window_scale: 10 });
+    engine.handle_promised(start, Promise { mss: 1460, window_scale: 10 });
     engine
 }
 

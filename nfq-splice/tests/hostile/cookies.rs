@@ -5,7 +5,7 @@ use std::time::Duration;
 use nfq_splice::{Promise, SETUP_WINDOW, Stage};
 use packet::{Flags, SegmentBuilder, Seq, SynOptions, TcpSegment};
 
-use crate::proxy::{ISN, Proxy, REQUEST, SYN_ACK, backend, client, data, syn};
+use crate::proxy::{ISN, Proxy, REQUEST, RST_ACK, SYN_ACK, backend, client, data, syn};
 
 /// Longer than any cookie lives.
 const STALE: Duration = Duration::from_secs(68);
@@ -106,14 +106,40 @@ fn a_second_segment_waits_for_the_first_to_be_repeated() {
 /// there is no request: the beginning is waited for.
 #[test]
 fn the_middle_of_a_head_is_not_its_beginning() {
-    let mut proxy = Proxy::new();
-    let iss = proxy.establish(1);
-    proxy.restart();
-    let part = |offset, bytes| SegmentBuilder { ack: Some(iss + 1), ..data(1, offset, bytes) };
-    for offset in 9..50_000 {
-        assert!(proxy.receive(&part(offset, b"st: a\r\n\r\n")).is_empty(), "at {offset}");
+    for rest in [&b"st: a\r\n\r\n"[..], b"\r\n\r\n", b"\r\n", b"\n", b"\r"] {
+        let mut proxy = Proxy::new();
+        let iss = proxy.establish(1);
+        proxy.restart();
+        let part = |offset, bytes| SegmentBuilder { ack: Some(iss + 1), ..data(1, offset, bytes) };
+        for offset in 9..50_000 {
+            assert!(proxy.receive(&part(offset, rest)).is_empty(), "{rest:?} at {offset}");
+        }
+        assert_eq!(proxy.receive(&part(0, &REQUEST[..9]))[0].ack, ISN + 10);
     }
-    assert_eq!(proxy.receive(&part(0, &REQUEST[..9]))[0].ack, ISN + 10);
+}
+
+/// What is continued and looks like a beginning may still be the middle of a connection whose client has part of a response: if no
+/// request comes of it, that client is given no answer, and no end in good order.
+#[test]
+fn what_is_continued_without_state_and_becomes_no_request_is_reset() {
+    let minute = Duration::from_secs(60);
+    let cases: [(&[u8], Flags, Duration); 4] = [
+        (b"GE", Flags::PSH, minute),
+        (b"", Flags::PSH, minute),
+        (b"GE", Flags::FIN, Duration::ZERO),
+        (b"", Flags::FIN, Duration::ZERO),
+    ];
+    for (bytes, flags, later) in cases {
+        let mut proxy = Proxy::new();
+        let iss = proxy.establish(1);
+        proxy.restart();
+        let mut sent = proxy.receive(&SegmentBuilder { ack: Some(iss + 1), flags, ..data(1, 0, bytes) });
+        sent.extend(proxy.pass(later));
+        sent.retain(|sent| sent.flags != Flags::ACK);
+        assert!(!sent.is_empty(), "{bytes:?} {flags:?}");
+        assert!(sent.iter().all(|sent| sent.flags == RST_ACK && sent.seq == iss + 1));
+        assert_eq!(proxy.counter("continued_without_request_reset"), 1);
+    }
 }
 
 /// The next daemon, whose fast path's program answers SYNs.
