@@ -387,7 +387,9 @@ impl Side {
             None => latest,
             Some(known) => {
                 let newest = if old(ack, known.ack) { known } else { latest };
-                Passed { end: if old(end, known.end) { known.end } else { end }, ..newest }
+                let stamped = if old(timestamps.0, known.timestamps.0) { known } else { latest };
+                let end = if old(end, known.end) { known.end } else { end };
+                Passed { end, timestamps: stamped.timestamps, ..newest }
             }
         });
     }

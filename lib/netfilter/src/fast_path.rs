@@ -73,7 +73,7 @@ pub struct Passed {
     pub ack: u32,
     /// The window's field beside that.
     pub window: u16,
-    /// TSval and TSecr beside that.
+    /// TSval and TSecr: of a server the newest, of a client those beside the acknowledgement.
     pub timestamps: (u32, u32),
 }
 

@@ -114,16 +114,30 @@ fn record(code: &mut Assembler) {
     code.label("old end");
     unless_older(code, value::ACK, 2, ("new ack", "old ack"));
     code.store(Word, FOUND, value::ACK, 2);
-    for (size, field, to) in
-        [(Half, 14, value::WINDOW), (Word, 24, value::STAMP), (Word, 28, value::STAMP_ECHO)]
-    {
-        code.load(size, 0, 10, OLD_TCP + field);
-        code.store(size, FOUND, to, 0);
-    }
+    code.load(Half, 0, 10, OLD_TCP + 14);
+    code.store(Half, FOUND, value::WINDOW, 0);
     code.label("old ack");
+    record_timestamps(code);
     code.load(Byte, 0, FOUND, value::FILLED);
     code.calculate(Or, 0, value::HAS_RECORD.into());
     code.store(Byte, FOUND, value::FILLED, 0);
+}
+
+/// They stand in the record as they came. One that was overtaken has an older one than its client was told.
+fn record_timestamps(code: &mut Assembler) {
+    code.jump_if_null(3, "new stamp");
+    code.load(Word, 4, 10, OLD_TCP + 24);
+    code.network_order(4, 32);
+    code.load(Word, 5, FOUND, value::STAMP);
+    code.network_order(5, 32);
+    code.calculate_with(Subtract, 4, 5);
+    code.jump_if(Negative, 4, 0, "old stamp");
+    code.label("new stamp");
+    for (field, to) in [(24, value::STAMP), (28, value::STAMP_ECHO)] {
+        code.load(Word, 0, 10, OLD_TCP + field);
+        code.store(Word, FOUND, to, 0);
+    }
+    code.label("old stamp");
 }
 
 /// Register 1 is one after the segment's data, and then one after its FIN.
