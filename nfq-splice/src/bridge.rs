@@ -31,6 +31,11 @@ impl Bridge {
         self.taken.len() as u64
     }
 
+    /// What an alternate has sent, but for so many bytes, has reached nobody: the next one may differ there.
+    pub(crate) fn forget_behind(&mut self, kept: usize) {
+        self.taken.truncate(kept);
+    }
+
     /// `data` is what the alternate sends `at` bytes behind p; what lies beyond the bridge is not looked at. `Ok`: the part of
     /// it that is new. `Err`: where it differs from what the client may have.
     pub(crate) fn push(&mut self, at: u64, data: &[u8]) -> Result<Vec<u8>, u64> {

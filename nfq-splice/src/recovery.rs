@@ -190,6 +190,7 @@ impl Core {
             flow.state = State::Recovering(Box::new(recovery));
             return;
         }
+        recovery.forget_unsent();
         let (asked, isn, next) = (recovery.order.alternate, recovery.isn(), recovery.alternate_next());
         let connecting = matches!(recovery.attempt, Attempt::Connecting(_));
         if never_there {
@@ -343,6 +344,13 @@ impl Recovery {
         self.order = order;
         self.supply = complete(&mut self.order, self.owed.as_ref());
         self.held = self.held.moved_to(Seq(self.order.client_next));
+    }
+
+    /// The client has nothing of what the alternate that failed has sent behind p, before it was sent that: another one's `Date` there
+    /// may be its own.
+    fn forget_unsent(&mut self) {
+        let left = self.resend.withdraw(self.point);
+        self.bridge.forget_behind(left);
     }
 
     /// The last [`TRIED`] alternates are remembered.

@@ -39,6 +39,8 @@ pub struct Sender {
     acked: usize,
     next: usize,
     highest: usize,
+    /// One after the last byte that was sent from here.
+    polled: usize,
     mss: usize,
     window: usize,
     flight: usize,
@@ -61,6 +63,7 @@ impl Sender {
             acked: 0,
             next: 0,
             highest: 0,
+            polled: 0,
             mss,
             window,
             flight: INITIAL_SEGMENTS * mss,
@@ -148,6 +151,7 @@ impl Sender {
         self.acked -= acked;
         self.next = self.next.saturating_sub(acked);
         self.highest = self.highest.saturating_sub(acked);
+        self.polled = self.polled.saturating_sub(acked);
         self.restock();
     }
 
@@ -229,6 +233,16 @@ impl Sender {
         self.window = self.window.max(self.bytes.len() - self.acked.min(self.bytes.len()));
     }
 
+    /// What lies behind `from` and was neither sent from here nor acknowledged is not owed any more. Gives what is left there.
+    pub(crate) fn withdraw(&mut self, from: Seq) -> usize {
+        let from = from.since(self.base).max(0) as usize;
+        self.bytes.truncate(from.max(self.polled).max(self.acked));
+        self.highest = self.highest.min(self.bytes.len());
+        self.next = self.next.min(self.bytes.len());
+        self.deadline = self.deadline.filter(|_| !self.is_done());
+        self.bytes.len().saturating_sub(from)
+    }
+
     /// What the receiver's window of `window` bytes, from the first byte not acknowledged on, leaves from `seq` on.
     pub fn granted(&self, seq: Seq, window: u32) -> u32 {
         (self.unacknowledged() + window).since(seq).max(0) as u32
@@ -292,6 +306,7 @@ impl Sender {
         let fin = self.fin && self.supply.is_none() && to == self.bytes.len();
         self.next = to + usize::from(fin);
         self.highest = self.highest.max(self.next);
+        self.polled = self.polled.max(self.next);
         self.deadline = self.deadline.or(Some(now + self.timeout));
         Some(Piece { seq: self.base + from as u32, data: self.bytes.get(from..to).unwrap_or_default(), fin })
     }

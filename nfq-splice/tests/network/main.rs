@@ -6,6 +6,7 @@ mod batches;
 mod ecn;
 mod fields;
 mod given_up;
+mod holes;
 mod icmp;
 mod large;
 mod life;
