@@ -301,8 +301,8 @@ impl Core {
             self.actions.extend(opening.take().map(Action::SendFirst));
         }
         let ts = leg.has_timestamps(&flow.leg).then(|| flow.leg.align(self.now, &leg));
-        self.splice(flow, &leg, (delta, ts), debts, Window::new(next, client_end, server_end, allowed));
         flow.resplices += 1;
+        self.splice(flow, &leg, (delta, ts), debts, Window::new(next, client_end, server_end, allowed));
         if let State::Spliced(splice) = &mut flow.state {
             splice.closing.server_fin = absorbed && fin;
         }

@@ -70,6 +70,7 @@ impl Compact {
             client_scale,
             lacks: Shortfall { mss: None, timestamps: false },
             kernel: true,
+            unheard: false,
             debts: None,
             closing,
             // Of no use while the kernel translates: the table remembers the latest for a while.
@@ -215,7 +216,7 @@ mod tests {
             };
             let idle = Idle { seen: Time::from_millis(1), check: Time::from_millis(2) };
             let splice = Splice {
-                backend: backend.into(), delta, ts: (timestamps && both).then_some(ts), server_scale, client_scale: if scaled { offered } else { 0 }, lacks: Shortfall::default(), kernel: true, debts: None, closing: Closing::default(), window: None, idle, young: None,
+                backend: backend.into(), delta, ts: (timestamps && both).then_some(ts), server_scale, client_scale: if scaled { offered } else { 0 }, lacks: Shortfall::default(), kernel: true, unheard: false, debts: None, closing: Closing::default(), window: None, idle, young: None,
             };
             let flow = Flow { leg, resplices, suspended: false, parked: false, acted: 0, began: 0, state: State::Spliced(splice), timer: None };
             let compact = Compact::of(&flow).unwrap();

@@ -180,6 +180,7 @@ impl Core {
             client_scale: to.client_scale,
             lacks: Shortfall::of(&flow.leg, to),
             kernel: false,
+            unheard: flow.resplices > 0 && !to.has_spoken,
             debts,
             closing: Closing::default(),
             window: Some(window),

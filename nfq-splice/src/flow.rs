@@ -105,6 +105,8 @@ pub(crate) struct Splice {
     pub(crate) lacks: Shortfall,
     /// The kernel translates.
     pub(crate) kernel: bool,
+    /// It is an alternate that has only answered the SYN: what ended the handshake may have been lost.
+    pub(crate) unheard: bool,
     /// What the proxy still owes to either side; until then it translates itself.
     pub(crate) debts: Option<Box<Debts>>,
     pub(crate) closing: Closing,
@@ -127,6 +129,7 @@ impl Splice {
             client_scale,
             lacks: Shortfall::default(),
             kernel: true,
+            unheard: false,
             debts: None,
             closing: Closing::default(),
             window: None,

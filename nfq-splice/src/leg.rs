@@ -233,6 +233,8 @@ pub(crate) struct BackendLeg {
     pub(crate) server_scale: u8,
     /// The shift it applies to the client's window fields.
     pub(crate) client_scale: u8,
+    /// It has sent something since its SYN-ACK: it knows that its handshake is complete.
+    pub(crate) has_spoken: bool,
 }
 
 impl BackendLeg {
@@ -248,11 +250,13 @@ impl BackendLeg {
             window: u32::from(segment.window()),
             server_scale: if scaled { options.window_scale.unwrap_or(0) } else { 0 },
             client_scale: if scaled { leg.client_scale() } else { 0 },
+            has_spoken: false,
         }
     }
 
     /// Learns from a segment of the backend that is no SYN.
     pub(crate) fn learn(&mut self, segment: &TcpSegment<'_>) {
+        self.has_spoken = true;
         self.window = u32::from(segment.window()) << self.server_scale;
         if let Some((value, _)) =
             segment.timestamps().filter(|(value, _)| value.wrapping_sub(self.ts_recent) as i32 > 0)

@@ -85,11 +85,14 @@ impl Splice {
     }
 
     /// The kernel translates no window scales, cuts no segments, makes no timestamps, and miscalculates checksums of options on odd places.
+    /// Nor does it end a handshake: a repeated SYN-ACK would go to the client, whose answer echoes what its first backend said last, and
+    /// Linux (6.15 and later) takes no echo older than the SYN-ACK then.
     pub(crate) fn fits_kernel(&self, leg: &ClientLeg) -> bool {
         self.server_scale == leg.announced_scale
             && self.client_scale == leg.client_scale()
             && self.debts.is_none()
             && self.lacks.is_none()
+            && !self.unheard
             && !leg.odd_places
     }
 }
@@ -208,7 +211,7 @@ impl Core {
             debts.to_backend.note_passed(segment.seq() + segment.sequence_length());
         }
         self.note_close(flow);
-        self.settle_debts(flow);
+        self.settle_debts(flow, false);
         if short || holds { Pass::No } else { Pass::Translated(translation) }
     }
 
@@ -232,6 +235,7 @@ impl Core {
             splice.idle.seen = self.now;
         }
         note_backend(splice, &flow.leg, segment);
+        let begins = std::mem::take(&mut splice.unheard) && self.prefers_kernel();
         // Before it has said anything else it may answer what was forged: what a restored connection's client sends is not judged.
         splice.closing.reset |= segment.flags().rst() && (splice.kernel || splice.window.is_some());
         let translation = splice.to_client(&flow.leg);
@@ -265,7 +269,7 @@ impl Core {
         }
         splice.closing.server_fin |= segment.flags().fin();
         self.note_close(flow);
-        self.settle_debts(flow);
+        self.settle_debts(flow, begins);
         Pass::Translated(translation)
     }
 
@@ -343,8 +347,8 @@ impl Core {
         }
     }
 
-    /// Once nothing is owed any more, the kernel may take over.
-    fn settle_debts(&mut self, flow: &mut Flow) {
+    /// Once nothing is owed any more, the kernel may take over; also where nothing was (`begins`), and the alternate has spoken now.
+    fn settle_debts(&mut self, flow: &mut Flow, begins: bool) {
         let State::Spliced(splice) = &mut flow.state else { return };
         if let Some(debts) = &mut splice.debts {
             self.release_held(&flow.leg, debts);
@@ -355,9 +359,11 @@ impl Core {
             .is_some_and(|debts| debts.to_client.is_done() && debts.to_backend.is_done());
         if paid {
             splice.debts = None;
-            if splice.closing.deadline.is_none() && !splice.closing.client_fin && !splice.closing.server_fin {
-                self.settle(flow);
-            }
+        }
+        let open =
+            splice.closing.deadline.is_none() && !splice.closing.client_fin && !splice.closing.server_fin;
+        if (paid || begins && splice.debts.is_none()) && open {
+            self.settle(flow);
         }
     }
 

@@ -31,6 +31,7 @@ impl Splice {
             window: 0,
             server_scale: self.server_scale,
             client_scale: self.client_scale,
+            has_spoken: true,
         }
     }
 

@@ -203,6 +203,7 @@ fn numbers_wrap_while_the_backend_is_replaced() {
         world.receive(&syn_ack, Stage::Tracked);
         let ack = world.client_segment(NEXT, world.iss + 1 + p as u32, b"").build();
         world.receive(&ack, Stage::Raw);
+        world.receive(&world.backend_segment(2, isn + 1, b"", 2000).build(), Stage::Raw);
         let delta = (world.iss + 1 + p as u32).0.wrapping_sub((isn + 1).0);
         if kernel {
             assert_eq!(world.splices.last().unwrap().delta, delta);

@@ -16,6 +16,7 @@ mod promises;
 mod replays;
 mod swallowed;
 mod take_in;
+mod unheard;
 mod uploads;
 mod windows;
 mod world;

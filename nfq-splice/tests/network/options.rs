@@ -231,6 +231,8 @@ fn timestamps_never_go_backwards_over_any_number_of_resplices() {
             let syn_ack = world.syn_ack(alternate, Seq(round as u32), expected, answer).build();
             world.receive(&syn_ack, Stage::Tracked);
             assert!(world.state().unwrap().starts_with("spliced"), "{round}: {:?}", world.state());
+            let spoken = world.backend_segment(alternate, Seq(round as u32 + 1), b"", clock).build();
+            world.receive(&spoken, Stage::Raw);
             last = clock.wrapping_add(age as u32);
         }
     }
