@@ -225,7 +225,7 @@ impl Host {
     }
 
     /// Nobody takes a clock from the answer to a SYN that somebody else sent, or from what follows that, nor from a repeated answer to its
-    /// own, nor from what lies before its window: none of them is accepted (RFC 9293 §3.10.7.4, RFC 7323 §4.3).
+    /// own, nor from what lies outside its window: none of them is accepted (RFC 9293 §3.10.7.4, RFC 7323 §4.3).
     pub fn is_strange(&self, segment: &TcpSegment<'_>) -> bool {
         let key = (segment.destination(), segment.source());
         let Some(isn) = self.initials.get(&key).filter(|_| segment.flags().ack()) else { return false };
@@ -234,8 +234,11 @@ impl Host {
             return acknowledged != 1 || self.is_open(key) || self.answered.get(&key) == Some(isn);
         }
         let end = segment.seq() + segment.sequence_length();
-        let is_behind = self.peer_next.get(&key).is_some_and(|next| end.before(*next));
-        !(0..NEAR).contains(&acknowledged) || is_behind
+        let is_outside = self.peer_next.get(&key).is_some_and(|next| {
+            let is_beyond = |(edge, _): &(Seq, u8)| edge.before(segment.seq());
+            end.before(*next) || self.edges.get(&key).is_some_and(is_beyond)
+        });
+        !(0..NEAR).contains(&acknowledged) || is_outside
     }
 
     /// smoltcp gives it to another listening socket, which answers with another initial sequence number.

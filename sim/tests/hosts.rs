@@ -69,15 +69,17 @@ fn what_is_dropped_gives_no_clock() {
     assert_eq!(&got[..3], b"new");
 }
 
-/// A probe, say: it is answered, not accepted.
+/// A probe, say, or what belongs to the answer to a forged SYN: it is answered, not accepted.
 #[test]
-fn what_lies_before_the_window_gives_no_clock() {
+fn what_lies_outside_the_window_gives_no_clock() {
     let (mut host, handle, number) = connecting();
     host.receive(answer(number, 5));
     host.poll(Time::from_millis(2));
-    let probe = said(ISN, number + 1, 9).build();
-    assert!(host.is_strange(&TcpSegment::parse(&probe).unwrap()));
-    host.receive(probe);
+    for outside in [ISN, ISN + 1 + (1 << 20)] {
+        let probe = said(outside, number + 1, 9).build();
+        assert!(host.is_strange(&TcpSegment::parse(&probe).unwrap()));
+        host.receive(probe);
+    }
     host.poll(Time::from_millis(3));
     host.receive(SegmentBuilder { payload: b"new", ..said(ISN + 1, number + 1, 8) }.build());
     host.poll(Time::from_millis(4));
