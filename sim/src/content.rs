@@ -31,6 +31,8 @@ pub struct Variant {
     pub version: u8,
     /// `Range` is answered with the whole.
     pub no_ranges: bool,
+    /// `Range` is refused.
+    pub refuses_ranges: bool,
 }
 
 const DATE: usize = 29;
@@ -131,6 +133,10 @@ fn part(body: &[u8], first: usize, variant: Variant, date: &str) -> Vec<u8> {
     [head.as_bytes(), rest].concat()
 }
 
+fn unsatisfiable(date: &str) -> Vec<u8> {
+    format!("HTTP/1.1 416 Range Not Satisfiable\r\nDate: {date}\r\nContent-Length: 0\r\n\r\n").into_bytes()
+}
+
 /// What a backend answers that has run so many updates on this connection.
 pub fn respond(head: &RequestHead, content: &[u8], variant: Variant, updates: usize, date: &str) -> Vec<u8> {
     assert_eq!(date.len(), DATE);
@@ -151,6 +157,7 @@ pub fn respond(head: &RequestHead, content: &[u8], variant: Variant, updates: us
         .and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-')?.parse::<usize>().ok());
     let same = text("if-range").is_none_or(|etag| etag == format!("\"{bytes}-{}\"", variant.version));
     match first.filter(|first| *first < bytes && same && !variant.no_ranges) {
+        Some(_) if variant.refuses_ranges => unsatisfiable(date),
         Some(first) => part(&body, first, variant, date),
         None => whole(&body, variant, date),
     }

@@ -95,9 +95,6 @@ impl Engine {
             *entry = Entry { state, queued, touched: now, ..Entry::default() };
         }
         self.counters.opened += 1;
-        if self.live.is_none() {
-            self.unended.forget(flow.client);
-        }
         // The ends of the connection before: nobody is left to be told of them.
         for held in held {
             self.suppress(held.hold, out);

@@ -226,8 +226,9 @@ impl Engine {
         }
     }
 
-    /// While the log is caught up with: a client that goes to another backend is being recovered, was, or has begun anew. Until the
-    /// other one is seen to answer, or the client to begin anew, a manager that comes is told: the one that knew may be gone, too.
+    /// While the log is caught up with: a client that goes to another backend is being recovered, was, or has begun anew. Until a manager
+    /// knows the end of that, or the client begins anew, one that comes is told: the one that knew may be gone, too. That the other backend
+    /// has answered does not tell whether the answer was any good.
     pub(super) fn leave_others(&mut self, flow: Flow, now: Time, log: &dyn LogBytes) {
         let others: Vec<SocketAddr> =
             self.backends.keys().copied().filter(|backend| *backend != flow.backend).collect();
