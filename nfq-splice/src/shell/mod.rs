@@ -11,6 +11,8 @@ mod managers;
 mod operator;
 mod orders_file;
 mod packets;
+mod peers;
+mod restored;
 mod secret_file;
 mod shard;
 mod thread;
@@ -24,15 +26,14 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
-use cluster::control::{Client, FromProxy, Outcome, ProxyStatus, RecoveryOrder, ToProxy};
+use cluster::control::{Client, FromProxy, ProxyStatus};
 use cluster::lock::DaemonLock;
-use cluster::server::{Incoming, PeerId, Server};
+use cluster::server::{PeerId, Server};
 use daemon::{Configuration, Epoch, now};
 use netfilter::conntrack_events::{Event, EventKind, Events};
 use netfilter::timeouts::Timeouts;
 use nfq_splice::routing::Routing;
 use nfq_splice::{CLOSED_LINGER, HALF_CLOSED_IDLE, Promise, Settings};
-use nft_rules::placement::queue_of;
 use nft_rules::{PROXY_QUEUE, SPLICED_MARK, proxy_queues};
 use packet::Time;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -42,7 +43,8 @@ use asking::Asking;
 use fast::Passing;
 use kernel::Kernel;
 use mailbox::{Mailbox, Post};
-use shard::{FromShard, Restored, Shard, ToShard};
+use restored::Restored;
+use shard::{FromShard, Shard, ToShard};
 
 const EVENT_BUFFER: usize = 8 << 20;
 /// Events handed on before other sockets get their turn.
@@ -101,19 +103,12 @@ impl Shell {
         remember_as_long_as_needed(cluster);
         let events = Events::subscribe(EVENT_BUFFER, &[EventKind::Destroyed]).context("conntrack events")?;
         let queues = proxy_queues(cluster);
-        let parked = kernel.parked()?;
-        let entries = kernel.entries()?;
-        let mut known: BTreeSet<Client> = parked.iter().map(|parked| parked.splice.client).collect();
-        let mut young = if fast.is_some() { kernel.young() } else { Vec::new() };
-        // Of one that was just becoming conntrack's there is both.
-        let in_kernel: BTreeSet<Client> = entries.iter().map(|entry| entry.client).collect();
-        young.retain(|(young, _)| !in_kernel.contains(&young.splice.client));
-        young.retain(|(young, _)| known.insert(young.splice.client));
-        let lost = kernel.resume_lost(&known)?;
+        let restored = Restored::find(&mut kernel)?;
         let ended = kernel.ended()?;
         let fast_interfaces =
-            fast.as_ref().map_or(0, |fast| fast::attach(fast, &mut kernel, &entries, &ended));
-        let restored = Restored { entries, parked, young, lost }.by_queue(queues);
+            fast.as_ref().map_or(0, |fast| fast::attach(fast, &mut kernel, &restored.entries, &ended));
+        let count = restored.count();
+        let restored = restored.by_queue(queues);
         let answering = Answering::new(fast.as_ref(), cluster, &secret);
         let (control, mailbox) = mailbox::mailbox(CONTROL_MAIL)?;
         let mut settings = Settings::new(cluster).share(queues);
@@ -139,9 +134,7 @@ impl Shell {
             shards.push(post);
         }
         let server = Server::unix(lock)?;
-        let restored: usize =
-            restored.iter().map(|part| part.entries.len() + part.parked.len() + part.young.len()).sum();
-        tracing::info!(service = %cluster.service.address, queues, restored, fast_interfaces, "ready");
+        tracing::info!(service = %cluster.service.address, queues, restored = count, fast_interfaces, "ready");
         Ok(Self {
             kernel,
             events,
@@ -267,90 +260,6 @@ impl Shell {
         Ok(())
     }
 
-    fn serve(&mut self) {
-        for incoming in self.server.handle_ready::<ToProxy>() {
-            match incoming {
-                Incoming::Connected(_) => {}
-                Incoming::Disconnected(peer, _) => self.forget(peer),
-                Incoming::Message(peer, message) => self.handle_message(peer, message),
-            }
-        }
-    }
-
-    fn forget(&mut self, peer: PeerId) {
-        self.subscribers.retain(|known| *known != peer);
-        self.asking.forget(&peer);
-    }
-
-    fn handle_message(&mut self, peer: PeerId, message: ToProxy) {
-        match message {
-            ToProxy::Subscribe { epoch } => self.subscribe(peer, epoch),
-            ToProxy::Recover(_)
-            | ToProxy::Reset { .. }
-            | ToProxy::Answer { .. }
-            | ToProxy::Piece(_)
-            | ToProxy::Swallowed { .. }
-            | ToProxy::Backend { .. }
-                if !self.subscribers.contains(&peer) =>
-            {
-                self.refuse(peer);
-            }
-            ToProxy::Recover(orders) => self.post_orders(orders),
-            ToProxy::Reset { flow, end, reason } => {
-                tracing::warn!(client = %flow.client, backend = %flow.backend, reason, "client reset");
-                self.post(flow.client, ToProxy::Reset { flow, end, reason });
-            }
-            ToProxy::Answer { order, status, reason } => {
-                let flow = order.flow;
-                tracing::warn!(client = %flow.client, backend = %flow.backend, status, reason, "client answered");
-                self.post(flow.client, ToProxy::Answer { order, status, reason });
-            }
-            ToProxy::Piece(piece) => self.post(piece.logged.flow.client, ToProxy::Piece(piece)),
-            ToProxy::Swallowed { alternate, swallowed } => {
-                self.post(swallowed.flow.client, ToProxy::Swallowed { alternate, swallowed });
-            }
-            ToProxy::Backend { backend, up } => {
-                tracing::info!(%backend, up, "backend state changed");
-                for shard in &self.shards {
-                    shard.send(ToShard::Control(ToProxy::Backend { backend, up }));
-                }
-            }
-            ToProxy::Status => self.ask(peer),
-            ToProxy::Want { backend, state } => {
-                let done = self.want(&backend, state);
-                self.server.send(peer, &FromProxy::Done(done));
-            }
-            ToProxy::Reload => {
-                let done = self.reload();
-                self.server.send(peer, &FromProxy::Done(done));
-            }
-        }
-    }
-
-    fn index(&self, client: Client) -> usize {
-        usize::from(queue_of(client, self.shards.len() as u16))
-    }
-
-    /// To the shard that owns the client.
-    fn post(&self, client: Client, message: ToProxy) {
-        if let Some(shard) = self.shards.get(self.index(client)) {
-            shard.send(ToShard::Control(message));
-        }
-    }
-
-    /// To each shard those of its clients, in one message.
-    fn post_orders(&self, orders: Vec<RecoveryOrder>) {
-        let mut parts = vec![Vec::new(); self.shards.len()];
-        for order in orders {
-            if let Some(part) = parts.get_mut(self.index(order.flow.client)) {
-                part.push(order);
-            }
-        }
-        for (shard, part) in self.shards.iter().zip(parts).filter(|(_, part)| !part.is_empty()) {
-            shard.send(ToShard::Control(ToProxy::Recover(part)));
-        }
-    }
-
     /// A shard that has no room for the question is one whose part does not come.
     fn ask(&mut self, peer: PeerId) {
         if let Some(round) = self.asking.ask(peer, now()) {
@@ -396,20 +305,6 @@ impl Shell {
         let status = FromProxy::Status(status);
         for peer in peers {
             self.server.send(peer, &status);
-        }
-    }
-
-    fn tell(&mut self, message: &FromProxy) {
-        if let FromProxy::Ended { id, outcome } = message {
-            match outcome {
-                Outcome::Respliced { resent, taken_in, .. } => {
-                    tracing::info!(order = id, resent, taken_in, "re-spliced");
-                }
-                other => tracing::warn!(order = id, outcome = ?other, "recovery not done"),
-            }
-        }
-        for peer in &self.subscribers {
-            self.server.send(*peer, message);
         }
     }
 }

@@ -9,7 +9,8 @@ use cluster::control::{Done, FromProxy, ToProxy};
 use nfq_splice::Settings;
 use nft_rules::{ProxyRules, QueueForm, install};
 
-use super::shard::{Restored, ToShard};
+use super::restored::Restored;
+use super::shard::ToShard;
 use super::{Shell, orders_file};
 
 impl Shell {

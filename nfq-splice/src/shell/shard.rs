@@ -9,19 +9,19 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use cluster::control::{Client, FromProxy, ProxyStatus, ToProxy};
 use daemon::{now, time_of_day};
-use netfilter::fast_path::{Passed, Ring};
+use netfilter::fast_path::Ring;
 use netfilter::queue::{BATCH, Queue, QueueConfig, QueuedPacket, Verdicts, queue_counters};
-use nfq_splice::{Batch, Ended, Engine, KernelSplice, Parked, Promise, Secret, Settings};
+use nfq_splice::{Batch, Ended, Engine, Promise, Secret, Settings};
 use nft_rules::PROXY_QUEUE;
-use nft_rules::placement::queue_of;
 use packet::{Seq, Time};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::thread::sched_yield;
 
-use super::fast::{self, Passing};
+use super::fast::Passing;
 use super::kernel::Kernel;
 use super::mailbox::{Mailbox, Post};
 use super::packets::Packets;
+use super::restored::Restored;
 
 /// Packets that the kernel keeps for one queue at most.
 const QUEUE_PACKETS: u32 = 8192;
@@ -67,35 +67,6 @@ pub(super) enum FromShard {
     Ended(Result<()>),
 }
 
-/// What an earlier daemon left for one shard.
-#[derive(Default)]
-pub(super) struct Restored {
-    /// Splices that are in the kernel.
-    pub(super) entries: Vec<KernelSplice>,
-    /// Those that the earlier daemon translated itself.
-    pub(super) parked: Vec<Parked>,
-    /// Those that it had left to the fast path alone, and what went past of their client and server.
-    pub(super) young: Vec<(Parked, [Option<Passed>; 2])>,
-    /// Clients whose connections nobody translates any more.
-    pub(super) lost: Vec<Client>,
-}
-
-impl Restored {
-    /// To each queue its own.
-    pub(super) fn by_queue(self, queues: u16) -> Vec<Self> {
-        let part = |queue| {
-            let own = |client: Client| queue_of(client, queues) == queue;
-            Self {
-                entries: self.entries.iter().filter(|entry| own(entry.client)).copied().collect(),
-                young: self.young.iter().filter(|(young, _)| own(young.splice.client)).copied().collect(),
-                parked: self.parked.iter().filter(|parked| own(parked.splice.client)).copied().collect(),
-                lost: self.lost.iter().filter(|client| own(**client)).copied().collect(),
-            }
-        };
-        (0..queues).map(part).collect()
-    }
-}
-
 /// A part of the proxy's clients: those whose packets come to its queue.
 pub(super) struct Shard {
     number: u16,
@@ -138,21 +109,7 @@ impl Shard {
         if kernel.is_fast() {
             engine.handle_fast_path();
         }
-        for entry in &restored.entries {
-            engine.handle_restored(now(), entry);
-        }
-        for parked in &restored.parked {
-            engine.handle_parked(now(), parked);
-        }
-        for (young, passed) in &restored.young {
-            let client = young.splice.client;
-            engine.handle_young(now(), young);
-            fast::tell(&mut engine, (client, kernel.service()), *passed, now());
-            engine.handle_recalled(now(), client);
-        }
-        for client in &restored.lost {
-            engine.handle_lost(*client);
-        }
+        restored.give(&mut engine, kernel.service());
         let config = QueueConfig { number, max_packets: QUEUE_PACKETS, receive_buffer: QUEUE_BUFFER };
         let mut queue = Queue::bind(&config).context("binding the proxy's queue")?;
         queue.prepare();
