@@ -26,7 +26,8 @@ pub(crate) struct Flow {
     pub(crate) parked: bool,
     /// The round ([`crate::common::Core::round`]) in which something was last to be done for it.
     pub(crate) acted: u32,
-    /// When this daemon got its first segment, milliseconds of a clock that wraps; 0: not known.
+    /// When this daemon got its first segment, or the last moment at which its packets were queued: no handshake that the fast path's
+    /// program answered up to then is a later connection's. Milliseconds of a clock that wraps; 0: not known.
     pub(crate) began: u32,
     pub(crate) state: State,
     /// As entered in the engine's timer table.
@@ -253,11 +254,9 @@ impl Setup {
     }
 }
 
-/// The time that [`Flow::began`] holds.
-pub(crate) fn began_at(began: u32, now: Time) -> Time {
-    let millis = now.as_nanos() / 1_000_000;
-    let age = if began == 0 { 0 } else { (millis as u32).wrapping_sub(began) };
-    Time::from_millis(millis.saturating_sub(age.into()))
+/// As [`Flow::began`] holds it.
+pub(crate) fn millis(time: Time) -> u32 {
+    (time.as_nanos() / 1_000_000) as u32
 }
 
 impl Flow {
@@ -267,9 +266,10 @@ impl Flow {
         Self { leg, resplices: 0, suspended: false, parked: false, acted: 0, began: 0, state, timer: None }
     }
 
-    /// When this daemon got its first segment, to a millisecond; where that is not known, `now`.
+    /// Up to when there can have been no later handshake, to a millisecond; where that is not known, `now`.
     pub(crate) fn began(&self, now: Time) -> Time {
-        began_at(self.began, now)
+        let age = if self.began == 0 { 0 } else { millis(now).wrapping_sub(self.began) };
+        Time::from_millis((now.as_nanos() / 1_000_000).saturating_sub(age.into()))
     }
 
     pub(crate) fn client(&self) -> Client {

@@ -8,7 +8,7 @@ use packet::Time;
 
 use crate::common::Core;
 use crate::compact::Compact;
-use crate::flow::{Flow, Splice, State, began_at};
+use crate::flow::{Flow, Splice, State};
 use crate::key::Key;
 use crate::timers::Timers;
 use crate::window::Window;
@@ -95,17 +95,17 @@ impl Table {
         let Entry::Whole(flow) = entry else { return None };
         tally.remove(core, flow);
         // A new connection of the same client may take the place of this one.
-        let (timer, began) = (flow.timer, flow.began);
+        let timer = flow.timer;
         // A SYN whose answer nobody acknowledged may have been a forger's, in the same millisecond as the client's own.
         let unproved = flow.is_half_open();
         let result = work(core, flow);
         flow.timer = timer;
         if matches!(flow.state, State::Gone) {
             timers.set(key, &mut flow.timer, None);
-            entries.remove(&key);
             if !unproved {
-                core.stateless.spend(core.now, client, began_at(began, core.now));
+                core.stateless.spend(core.now, client, flow.began(core.now));
             }
+            entries.remove(&key);
             return Some(result);
         }
         tally.add(core, flow);

@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
+use cluster::control::{ClientWindow, Flow, RecoveryOrder, TakeIn};
 use nfq_splice::Promise;
-use packet::{Flags, SegmentBuilder, TcpSegment, Time};
+use packet::{Flags, SegmentBuilder, Seq, TcpSegment, Time};
 
 use crate::{
-    LIFE, OFFER, Proxy, REQUEST, acknowledgement, engine, engine_of, engine_since, now, sends, sends_at, syn,
+    CONFIG, LIFE, OFFER, Proxy, REQUEST, acknowledgement, engine, engine_of, engine_since, engine_with, now,
+    sends, sends_at, syn,
 };
 
 /// A client that has got the program's answer: its next segment, still without data.
@@ -127,6 +129,8 @@ fn a_client_that_closes_without_a_request_is_closed() {
 #[test]
 fn a_forged_syn_before_the_first_data_changes_nothing() {
     let Some(mut proxy) = Proxy::up("ci") else { return };
+    let config = format!("{CONFIG}[splice]\npath = \"userspace\"\n");
+    proxy.engine = engine_with(&config, now(), LIFE);
     proxy.answer_for(Duration::from_secs(100));
     for (number, ahead) in [None, Some(1), Some(1 << 30), Some(3 << 30)].into_iter().enumerate() {
         let port = 5000 + number as u16;
@@ -181,6 +185,60 @@ fn a_late_copy_of_an_ended_connections_request_is_refused() {
     std::thread::sleep(Duration::from_millis(10));
     let again = connected(&mut proxy, 5000, 2);
     assert_eq!(shape(&sends_at(&mut proxy.engine, later(600), &request(&again))), CONNECTS);
+}
+
+/// While a client's packets are queued the program answers none of its SYNs: what looks like a handshake of that time is a segment in
+/// mid-stream, whose numbers fit by chance.
+#[test]
+fn nothing_begins_with_a_handshake_of_a_recoverys_time() {
+    let Some(mut proxy) = Proxy::up("ci") else { return };
+    let config = format!("{CONFIG}[splice]\npath = \"userspace\"\n");
+    proxy.engine = engine_with(&config, now(), LIFE);
+    proxy.answer_for(Duration::from_secs(100));
+    let first = connected(&mut proxy, 5000, 1);
+    assert_eq!(shape(&sends(&mut proxy.engine, &request(&first))), CONNECTS);
+    let flow = Flow { client: first.source, backend: "10.0.2.2:80".parse().unwrap() };
+    let syn_ack = SegmentBuilder {
+        ack: Some(first.seq),
+        flags: Flags::SYN,
+        window: 64_000,
+        syn: Some(OFFER),
+        timestamps: Some((1, first.timestamps.unwrap().0)),
+        ..SegmentBuilder::new(flow.backend, flow.client)
+    };
+    sends(&mut proxy.engine, &syn_ack.build());
+    proxy.engine.handle_order(now(), recovery(flow, first.seq));
+    let second = connected(&mut proxy, 5000, 2);
+    std::thread::sleep(Duration::from_millis(5));
+    proxy.engine.handle_reset(now(), flow, None);
+    while proxy.engine.poll_action().is_some() {}
+    assert_eq!(proxy.engine.status().total, 0);
+    assert_eq!(shape(&sends(&mut proxy.engine, &request(&second))), [(Flags::RST, 5000)]);
+    let again = connected(&mut proxy, 5000, 3);
+    assert_eq!(shape(&sends(&mut proxy.engine, &request(&again))), CONNECTS);
+}
+
+/// To the same backend, which has answered nothing yet.
+fn recovery(flow: Flow, first: Seq) -> RecoveryOrder {
+    let end = first + REQUEST.len() as u32;
+    RecoveryOrder {
+        id: 1,
+        flow,
+        alternate: flow.backend,
+        options: None,
+        client_window: ClientWindow { now: 64_000, most: 64_000 },
+        client_next: end.0,
+        client_known: end.0,
+        client_fin: false,
+        replayed: Vec::new(),
+        replay: REQUEST.to_vec(),
+        rest: None,
+        resend_from: 1,
+        resend: Vec::new(),
+        take_in: TakeIn::Nothing,
+        beyond: Vec::new(),
+        left_out: 0,
+    }
 }
 
 /// The client has forgotten the connection, the proxy has not: it is still waiting for the backend.

@@ -67,7 +67,11 @@ fn engine_of(life: u32) -> Engine {
 
 /// It was started then.
 fn engine_since(start: Time, life: u32) -> Engine {
-    let settings = Settings::new(&Cluster::parse(CONFIG, "answered").unwrap());
+    engine_with(CONFIG, start, life)
+}
+
+fn engine_with(config: &str, start: Time, life: u32) -> Engine {
+    let settings = Settings::new(&Cluster::parse(config, "answered").unwrap());
     let mut engine = Engine::new(settings, Secret::of_life(KEY, life));
     engine.handle_promised(start, Promise { mss: 1460, window_scale: 10 });
     engine
