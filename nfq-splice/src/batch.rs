@@ -1,7 +1,9 @@
 //! Actions put together, so that many cost few syscalls.
 //!
 //! What concerns one connection keeps its order. Of different connections it does not matter; and the kernel may be changed
-//! before packets leave that were decided on before: they are not tracked, and whatever answers them comes later.
+//! before packets leave that were decided on before: they are not tracked, and whatever answers them comes later. But nothing of a
+//! connection passes by before they have left: what overtook bytes that were held for it would make its receiver drop them, as their
+//! timestamps are older (RFC 7323 §5.3), and their sender, who was told that they had come, repeats them after its timer only.
 
 use std::collections::HashMap;
 use std::hash::RandomState;
@@ -32,16 +34,16 @@ pub struct Batch {
     pub unsplice: Vec<Client>,
     /// Packets to be sent before.
     pub first: Vec<Vec<u8>>,
-    /// Entries to be created.
+    /// Entries to be created; the fast path has them once the packets have been sent.
     pub splice: Vec<KernelSplice>,
-    /// Connections that the fast path translates as well.
-    pub record: Vec<Parked>,
     /// Connections that only the fast path translates from now on.
     pub hasten: Vec<Parked>,
-    /// Clients whose packets are to be queued before conntrack no longer.
-    pub resume: Vec<Client>,
     /// Packets to be sent.
     pub send: Vec<Vec<u8>>,
+    /// Connections that the fast path translates as well.
+    pub record: Vec<Parked>,
+    /// Clients whose packets are to be queued before conntrack no longer.
+    pub resume: Vec<Client>,
     /// Messages to the recovery managers.
     pub tell: Vec<FromProxy>,
     /// The last step of each client that has one.
@@ -62,7 +64,9 @@ enum Step {
 impl Batch {
     /// Takes an action in, or gives it back: the batch must be executed and cleared first.
     pub fn push(&mut self, action: Action) -> Result<(), Action> {
-        if self.count >= ROOM || step(&action).is_some_and(|(client, step)| self.is_behind(client, step)) {
+        if self.is_full_for(&action)
+            || step(&action).is_some_and(|(client, step)| self.is_behind(client, step))
+        {
             return Err(action);
         }
         self.count += 1;
@@ -82,6 +86,12 @@ impl Batch {
             Action::Tell(message) => self.tell.push(message),
         }
         Ok(())
+    }
+
+    /// Packets that follow what opens a connection's way leave before it is open, however many they are.
+    fn is_full_for(&self, action: &Action) -> bool {
+        let opens = !(self.splice.is_empty() && self.record.is_empty() && self.resume.is_empty());
+        self.count >= ROOM && !(opens && matches!(action, Action::Send(_)))
     }
 
     /// Nothing is in it.
@@ -104,7 +114,9 @@ impl Batch {
         self.resume.clear();
         self.tell.clear();
         self.steps.clear();
-        self.count = self.send.len();
+        self.send.shrink_to(ROOM);
+        // The next action finds room in any case.
+        self.count = self.send.len().min(ROOM - 1);
     }
 
     /// Notes the client's step; true if a later one of the same client would be executed first, or the same one twice.
@@ -174,6 +186,24 @@ mod tests {
             sent.extend(batch.send.drain(..).flatten());
         }
         batch.clear();
+    }
+
+    #[test]
+    fn packets_that_follow_an_opening_are_sent_with_it() {
+        for kind in [3, 5] {
+            let mut batch = Batch::default();
+            assert_eq!(batch.push(action(1, kind)), Ok(()));
+            for _ in 0..3 * ROOM {
+                assert_eq!(batch.push(action(1, 4)), Ok(()));
+            }
+            assert_eq!(batch.push(action(2, 1)), Err(action(2, 1)));
+            // The kernel refused something: they wait.
+            batch.clear();
+            assert_eq!(batch.push(action(2, 1)), Ok(()));
+        }
+        let mut batch = Batch::default();
+        let taken = (0..2 * ROOM).filter(|_| batch.push(action(1, 4)).is_ok()).count();
+        assert_eq!(taken, ROOM);
     }
 
     proptest! {

@@ -171,22 +171,29 @@ impl Kernel {
         self.unsplice(&batch.unsplice)?;
         self.send(&mut batch.first, &mut answers);
         let before = answers.len();
-        self.splice(&batch.splice, &mut answers);
-        for parked in &batch.record {
-            self.speed_up_parked(parked, false);
-        }
+        let spliced = self.splice(&batch.splice, &mut answers);
         self.hasten(&batch.hasten, &mut answers);
-        self.suspended.delete(&batch.resume).context("un-queueing flows")?;
-        if let Some(fast) = &self.fast {
-            let begun = batch.resume.iter().try_for_each(|client| fast.let_begin(*client));
-            begun.context("letting clients begin anew")?;
-        }
         // What the kernel refused is parked before its bytes go: a daemon that died in between would let them be said again.
         if answers.len() == before {
             self.send(&mut batch.send, &mut answers);
             batch.send.clear();
         }
+        for entry in &spliced {
+            self.speed_up(entry);
+        }
+        self.entries = spliced;
+        for parked in &batch.record {
+            self.speed_up_parked(parked, false);
+        }
+        self.resume(&batch.resume)?;
         Ok(answers)
+    }
+
+    /// Their packets pass from now on.
+    fn resume(&mut self, clients: &[Client]) -> Result<()> {
+        self.suspended.delete(clients).context("un-queueing flows")?;
+        let Some(fast) = &self.fast else { return Ok(()) };
+        clients.iter().try_for_each(|client| fast.let_begin(*client)).context("letting clients begin anew")
     }
 
     /// What the kernel translates goes the fast path from now on, where it can; where not, the client's next connection does not begin
@@ -288,25 +295,28 @@ impl Kernel {
         results.into_iter().try_for_each(|result| result.map(drop)).context("deleting a splice")
     }
 
-    fn splice(&mut self, splices: &[KernelSplice], answers: &mut Vec<Answer>) {
+    /// Gives the entries of what may go the fast path as well.
+    fn splice(&mut self, splices: &[KernelSplice], answers: &mut Vec<Answer>) -> Vec<SpliceEntry> {
         let mut entries = std::mem::take(&mut self.entries);
         entries.clear();
         entries.extend(splices.iter().map(|splice| entry_of(splice, self.service, self.timeout_s)));
-        for (entry, created) in entries.iter().zip(self.conntrack.create_all(&entries)) {
+        let mut created = self.conntrack.create_all(&entries).into_iter();
+        entries.retain(|entry| {
+            let created = created.next().unwrap_or(Ok(()));
             if let Err(error) = created.or_else(|error| replace(&mut self.conntrack, entry, error)) {
                 tracing::warn!(client = %entry.client, %error, "the kernel refused a splice; going on in userspace");
                 answers.push(Answer::Refused(entry.client));
-                continue;
+                return false;
             }
             // If it was young, conntrack translates between this and what follows.
             let passed = fast::take(self.fast.as_deref(), entry.client);
-            if passed.iter().flatten().any(|side| side.fin) {
+            let closed = passed.iter().flatten().any(|side| side.fin);
+            if closed {
                 answers.push(Answer::Closed(entry.client, passed));
-            } else {
-                self.speed_up(entry);
             }
-        }
-        self.entries = entries;
+            !closed
+        });
+        entries
     }
 
     /// Off the fast path first: what comes in between is queued after conntrack.
