@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::BackendState;
 
+mod bytes;
 mod report;
 mod status;
 mod swallowed;
@@ -190,6 +191,7 @@ pub enum TakeIn {
         /// Complete length of the representation, as `Content-Range` must repeat it.
         complete: u64,
         /// The body bytes at `first` as logged; taken in and compared.
+        #[serde(with = "bytes")]
         overlap: Vec<u8>,
         /// How a 200 is taken in: on the same connection, because a second one with this alternate would end at the same
         /// sequence number, where late resets of the first one would be believed.
@@ -211,6 +213,7 @@ pub struct Prefix {
     /// What is known of them, from the first on. What is not is not compared: then a validator in the head vouches for it.
     pub hashes: Vec<Stretch>,
     /// The last of them, as far as they are kept: to show where another body differs.
+    #[serde(with = "bytes")]
     pub tail: Vec<u8>,
 }
 
@@ -250,12 +253,14 @@ pub struct RecoveryOrder {
     /// Transactions of `[T_R, T_L]` that run again first, one after the other.
     pub replayed: Vec<Replayed>,
     /// Requests to send to the alternate, those of `replayed` first. R is their length and that of the `rest`; the ISN is S − R − 1.
+    #[serde(with = "bytes")]
     pub replay: Vec<u8>,
     /// What follows them, up to S.
     pub rest: Option<Rest>,
     /// Sequence number (failed backend's space) of `resend`'s first byte: Ack_CL.
     pub resend_from: u32,
     /// Logged response bytes to re-send to the client (eq. 1).
+    #[serde(with = "bytes")]
     pub resend: Vec<u8>,
     /// What to take in from the alternate before splicing.
     pub take_in: TakeIn,

@@ -59,6 +59,7 @@ pub struct PendingRequest {
     /// All of it has been logged; otherwise `bytes` is its beginning.
     pub complete: bool,
     /// As the client sent it, head and body, up to where [`ConnectionReport::rest`] begins.
+    #[serde(with = "super::bytes")]
     pub bytes: Vec<u8>,
 }
 
@@ -72,6 +73,7 @@ pub struct AnsweredUpdate {
     /// What the rules say of it.
     pub tags: Tags,
     /// As the client sent it, head and body.
+    #[serde(with = "super::bytes")]
     pub bytes: Vec<u8>,
     /// Of its final response.
     pub status: u16,
@@ -114,6 +116,7 @@ pub struct PartialResponse {
     /// Of those bytes, consecutive stretches from the first on. What they do not reach was left out of the log.
     pub hashes: Vec<Stretch>,
     /// The last of those bytes, at most [`TAIL_BYTES`], to check a `Range` answer against.
+    #[serde(with = "super::bytes")]
     pub tail: Vec<u8>,
     /// Body bytes behind those that passed, but were left out of the log as a large file's: the client may have them. At most
     /// [`LEFT_OUT_BYTES`].
@@ -184,6 +187,7 @@ pub struct ConnectionReport {
     /// What was logged of the response of T_L + 1.
     pub partial: PartialResponse,
     /// Response bytes `[Ack_CL, Ack_TL + p)`, still in the log.
+    #[serde(with = "super::bytes")]
     pub unacked: Vec<u8>,
     /// Response bytes that passed behind a hole: each piece's distance from Ack_TL + p, ascending, and its bytes. The client may
     /// have them, though p does not count them. At most [`BEYOND_BYTES`] from the end of what was

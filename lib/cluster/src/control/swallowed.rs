@@ -20,5 +20,6 @@ pub struct Swallowed {
     /// The segment's TSval.
     pub timestamp: Option<u32>,
     /// What it carried.
+    #[serde(with = "super::bytes")]
     pub bytes: Vec<u8>,
 }
