@@ -40,15 +40,25 @@ impl Capture {
         running
     }
 
+    /// Nobody is interested.
+    pub(super) fn end(mut self) -> Result<()> {
+        self.0.iter_mut().try_for_each(|(_, tcpdump)| end(tcpdump))
+    }
+
     fn stop(self, lab: &Lab, into: &Path) -> Result<()> {
         for (node, mut tcpdump) in self.0 {
-            signal_pid(tcpdump.id(), Signal::INT);
-            tcpdump.wait()?;
+            end(&mut tcpdump)?;
             let name = format!("{node}.pcap");
             fs::copy(file(lab, node), into.join(&name)).with_context(|| format!("keeping {name}"))?;
         }
         Ok(())
     }
+}
+
+fn end(tcpdump: &mut Child) -> Result<()> {
+    signal_pid(tcpdump.id(), Signal::INT);
+    tcpdump.wait()?;
+    Ok(())
 }
 
 fn file(lab: &Lab, node: Node) -> std::path::PathBuf {

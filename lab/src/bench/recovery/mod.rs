@@ -29,9 +29,10 @@ use clap::Args;
 use progress::Progress;
 use record::{Log, Record};
 use run::Documents;
-use transfer::Kind;
+use transfer::Transfer;
 
 pub use case::Condition;
+pub use transfer::Kind;
 
 use super::rows::Row;
 use crate::faults::Fault;
@@ -63,6 +64,12 @@ pub struct Plan {
     /// Of recovery: only this case, with captures of its packets.
     #[arg(long, value_name = "NUMBER")]
     pub case: Option<u64>,
+    /// Of recovery: captures the packets of every case, and keeps those in which a client waited longer than this.
+    #[arg(long, value_name = "MS")]
+    pub keep_above: Option<f64>,
+    /// Of recovery: only cases in which a client does one of these.
+    #[arg(long, value_delimiter = ',')]
+    pub loads: Vec<Kind>,
     /// Of recovery: only how long it takes until so many connections of one killed server run again.
     #[arg(long, value_name = "CONNECTIONS")]
     pub crowd: Option<usize>,
@@ -81,6 +88,8 @@ impl Plan {
             compare_every: 0,
             alone: false,
             case: None,
+            keep_above: None,
+            loads: Vec::new(),
             crowd: None,
             rounds: 1,
         }
@@ -105,6 +114,11 @@ impl Plan {
 
     fn includes(&self, condition: Condition) -> bool {
         self.conditions.is_empty() || self.conditions.contains(&condition)
+    }
+
+    fn includes_loads(&self, case: &Case) -> bool {
+        let wanted = |transfer: &Transfer| self.loads.contains(&transfer.kind);
+        self.loads.is_empty() || case.transfers.iter().any(wanted)
     }
 
     fn numbers(&self) -> impl Iterator<Item = u64> + '_ {
@@ -206,7 +220,10 @@ fn lanes(plan: &Plan, log: &Log) -> Vec<Lane> {
             let compared = plan.compare_every > 0
                 && case.condition == Condition::Lan
                 && number.is_multiple_of(plan.compare_every);
-            if plan.includes(case.condition) && (front == Front::Resplice || compared) {
+            if plan.includes(case.condition)
+                && plan.includes_loads(&case)
+                && (front == Front::Resplice || compared)
+            {
                 lanes.entry((place, case.condition)).or_default().push(case);
             }
         }
@@ -263,12 +280,21 @@ impl Shared<'_> {
 
     fn run(&self, lab: &Lab, front: Front, case: &Case) -> Result<Record> {
         let _alone = self.plan.alone.then(|| self.alone.lock().unwrap_or_else(PoisonError::into_inner));
-        let capture = self.plan.case.map(|_| evidence::Capture::start(lab)).transpose()?;
+        let captures = self.plan.case.is_some() || self.plan.keep_above.is_some();
+        let capture = captures.then(|| evidence::Capture::start(lab)).transpose()?;
         let record = run::run(lab, front, case, self.documents);
-        if capture.is_some() || (front == Front::Resplice && !record.fine()) {
+        if self.is_kept(&record) || (front == Front::Resplice && !record.fine()) {
             evidence::keep(lab, &self.explained(case), &record, capture)?;
+        } else if let Some(capture) = capture {
+            capture.end()?;
         }
         Ok(record)
+    }
+
+    /// Whether its captures are of interest.
+    fn is_kept(&self, record: &Record) -> bool {
+        let longer = |most: f64| record.transfers().iter().any(|transfer| transfer.added_ms > most);
+        self.plan.case.is_some() || self.plan.keep_above.is_some_and(longer)
     }
 
     /// Where what explains a case goes.

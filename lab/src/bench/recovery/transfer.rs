@@ -2,6 +2,7 @@
 
 #![deny(clippy::disallowed_methods)]
 
+use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -10,9 +11,9 @@ use crate::chance::Chance;
 use crate::http::hex;
 
 /// A kind of load.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub(super) enum Kind {
+pub enum Kind {
     /// One static document.
     Static,
     /// One document in chunks.
