@@ -317,7 +317,10 @@ impl Core {
         // A reset may be one that its receiver rejects (RFC 5961): any later segment postpones the end.
         if closing.reset || (closing.client_fin && closing.server_fin) {
             closing.deadline = Some(self.now + CLOSED_LINGER);
-            self.unpark(flow);
+            // Who lacks something gets it by a daemon after this one, too.
+            if closing.reset || splice.has_got_all(flow.leg.acked) {
+                self.unpark(flow);
+            }
         }
     }
 

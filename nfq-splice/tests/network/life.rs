@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use nfq_splice::{CLOSED_LINGER, Stage};
+use nfq_splice::{Action, CLOSED_LINGER, Stage};
 use packet::{Flags, SegmentBuilder, Seq, TcpSegment};
 
 use crate::world::{ALL, BACKEND_ISN, CLIENT_ISN, OFFER, REQUEST, World, segments};
@@ -238,5 +238,27 @@ fn a_syn_ack_of_another_process_does_not_open_a_connection() {
                 assert!(!sent.flags().rst());
             }
         }
+    }
+}
+
+/// A connection of the userspace path is kept for a later daemon as long as one side lacks something, also when both have closed.
+#[test]
+fn a_closed_connection_is_kept_until_both_sides_have_all() {
+    let mut world = World::new(false, false);
+    world.splice(OFFER, OFFER);
+    let next = CLIENT_ISN + 1 + REQUEST.len() as u32;
+    let (said, end) = (world.iss + 1, world.iss + 5);
+    let server =
+        SegmentBuilder { flags: Flags::FIN, ..world.backend_segment(1, BACKEND_ISN + 1, b"abc", 1000) };
+    let client = SegmentBuilder { flags: Flags::FIN, ..world.client_segment(next, said, b"") };
+    let has_all = world.client_segment(next + 1, end, b"");
+    let knows =
+        SegmentBuilder { ack: Some(next + 1), ..world.backend_segment(1, BACKEND_ISN + 5, b"", 1000) };
+    let steps = [(server, false), (client, false), (has_all, false), (knows, true)];
+    for (step, (segment, over)) in steps.into_iter().enumerate() {
+        world.engine.handle_packet(world.now, &mut segment.build(), Stage::Raw);
+        let actions: Vec<_> = std::iter::from_fn(|| world.engine.poll_action()).collect();
+        let forgets = actions.iter().any(|action| matches!(action, Action::Unsplice(_)));
+        assert_eq!(forgets, over, "step {step}: {actions:?}");
     }
 }

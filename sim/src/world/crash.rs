@@ -75,7 +75,10 @@ impl World {
         for connection in self.proxy.engine.status().connections {
             let kernel = &self.proxy.kernel;
             let parked = kernel.parked.contains_key(&connection.client);
-            let kept = parked || kernel.entries.get(&connection.client).is_some_and(Entry::is_open);
+            // Once nothing was owed any more it was kept, until both sides had all.
+            let settled = self.proxy.settled.contains(&connection.client);
+            let kept =
+                parked || settled || kernel.entries.get(&connection.client).is_some_and(Entry::is_open);
             let ours = connection.client.ip() == client_host();
             if ours && !kept && !self.will_repeat(&connection) {
                 self.excuse(connection.client, &format!("the proxy died while it was {}", connection.state));
@@ -86,12 +89,15 @@ impl World {
         }
     }
 
-    /// A set-up goes on if the first segment that comes then begins with the client's first byte.
+    /// A set-up goes on if the first segment that comes then begins with the client's first byte; also one that was about to be spliced.
     fn will_repeat(&self, connection: &ConnectionStatus) -> bool {
         let one_segment = |client: &Client| {
             client_address(client.port) == connection.client && client.habits.begins_with_one_segment()
         };
-        matches!(&*connection.state, "syn-received" | "collecting" | "connecting")
+        let begins = matches!(&*connection.state, "syn-received" | "collecting" | "connecting");
+        let spliced = matches!(&*connection.state, "spliced-kernel" | "spliced-userspace")
+            && !self.recovered.contains(&connection.client);
+        (begins || spliced)
             && !self.checks.has_acknowledged(connection.client)
             && self.clients.iter().any(one_segment)
             && self.scenario.links[0].is_clean()

@@ -20,6 +20,8 @@ pub(super) struct Proxy {
     pub(super) subscribers: BTreeSet<u64>,
     /// The client of each order.
     pub(super) orders: BTreeMap<u64, ClientAddress>,
+    /// Clients whose connections were left for a later daemon, and not recovered since.
+    pub(super) settled: BTreeSet<ClientAddress>,
     /// Clients whose log had bytes behind a hole in some failure: a date there is compared like everything else.
     bridged: BTreeSet<ClientAddress>,
     /// Those that certainly had a date there.
@@ -36,6 +38,7 @@ impl Proxy {
             life: 0,
             subscribers: BTreeSet::new(),
             orders: BTreeMap::new(),
+            settled: BTreeSet::new(),
             bridged: BTreeSet::new(),
             dated: BTreeSet::new(),
             youngest: 0,
@@ -126,6 +129,7 @@ impl World {
                     self.note_order(&order);
                     let client = order.flow.client;
                     self.recovered.insert(client);
+                    self.proxy.settled.remove(&client);
                     self.proxy.orders.insert(order.id, client);
                     self.checks.recovering(client, Seq(order.client_next));
                     self.proxy.engine.handle_order(self.now, order);
@@ -263,7 +267,10 @@ impl World {
             Action::Suspend(client) => drop(kernel.queued.insert(client)),
             Action::Resume(client) => drop(kernel.queued.remove(&client)),
             Action::Splice(splice) => self.splice(splice),
-            Action::Park(parked) => drop(kernel.parked.insert(parked.splice.client, parked)),
+            Action::Park(parked) => {
+                kernel.parked.insert(parked.splice.client, parked);
+                self.proxy.settled.insert(parked.splice.client);
+            }
             Action::Unsplice(client) => {
                 kernel.parked.remove(&client);
                 if let Some(entry) = kernel.entries.remove(&client) {
