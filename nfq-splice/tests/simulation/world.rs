@@ -37,8 +37,9 @@ use sim::net::{AGE_UNKNOWN, Node, Packet, show};
 
 /// Virtual time after which a client that is not done is stalled.
 const PATIENCE: Duration = Duration::from_secs(300);
-/// Virtual time after which everything must be forgotten.
-const FORGETFUL: Duration = Duration::from_secs(4 * 3600);
+/// Virtual time after which everything must be forgotten: the default `idle_timeout_s` in each life of the daemon, which may die as it
+/// forgets.
+const FORGETFUL: Duration = Duration::from_secs(3 * 7440 + 3600);
 
 /// Events of one run at most.
 const STEPS: u64 = 300_000;
