@@ -176,7 +176,7 @@ impl Manager {
         for (backend, up) in self.alternates.all() {
             self.ask_proxy(ToProxy::Backend { backend, up });
         }
-        for reset in self.resets.take_waiting() {
+        for reset in self.resets.send_waiting(now) {
             self.actions.push_back(Action::ToProxy(reset));
         }
         let clients: Vec<Client> = self.active.keys().copied().collect();

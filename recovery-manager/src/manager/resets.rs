@@ -84,9 +84,10 @@ impl Resets {
         self.waiting.extend(lost);
     }
 
-    /// What to tell a proxy that is back.
-    pub(super) fn take_waiting(&mut self) -> impl Iterator<Item = ToProxy> {
-        std::mem::take(&mut self.waiting).into_iter().map(|entry| entry.message)
+    /// What to tell a proxy that is back. It may break off again before it has got that.
+    pub(super) fn send_waiting(&mut self, now: Time) -> Vec<ToProxy> {
+        let waiting = std::mem::take(&mut self.waiting);
+        waiting.into_iter().map(|entry| self.send(now, entry.message)).collect()
     }
 
     pub(super) fn poll_timeout(&self) -> Option<Time> {

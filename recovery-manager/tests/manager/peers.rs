@@ -124,17 +124,19 @@ fn a_reset_that_a_breaking_connection_swallowed_is_repeated() {
     bench.reset(0);
     bench.manager.handle_proxy_disconnected(at(10).monotonic);
     bench.manager.handle_proxy_connected(at(10).monotonic);
+    let is_reset = |message: &ToProxy| matches!(message, ToProxy::Reset { .. });
     let again = bench.told(10).0;
-    assert!(again.iter().any(|message| matches!(message, ToProxy::Reset { .. })), "{again:?}");
+    assert!(again.iter().any(is_reset), "{again:?}");
+    bench.manager.handle_proxy_disconnected(at(15).monotonic);
+    bench.manager.handle_proxy_connected(at(15).monotonic);
+    let once_more = bench.told(15).0;
+    assert!(once_more.iter().any(is_reset), "{once_more:?}");
     bench.fail(20, false, 4, vec![report(2, 4)]);
     bench.reset(20);
     bench.manager.handle_proxy_disconnected(at(5000).monotonic);
     bench.manager.handle_proxy_connected(at(5000).monotonic);
     let later = bench.told(5000).0;
-    assert!(
-        !later.iter().any(|message| matches!(message, ToProxy::Reset { .. })),
-        "the port may have a new owner"
-    );
+    assert!(!later.iter().any(is_reset), "the port may have a new owner");
 }
 
 #[test]
