@@ -72,3 +72,22 @@ fn only_reserved_memory_is_committed() {
     writer.reserve(10).unwrap();
     assert_eq!(writer.commit(RecordMeta::default(), 5..11), Err(WriteError::NotReserved));
 }
+
+/// Also by a writer who found them, and did not write them.
+#[test]
+fn old_records_give_way_only_as_far_as_room_is_needed() {
+    let (path, ring) = (LogPath::new(), 1 << 20);
+    let fill = |count: usize| {
+        let mut writer = Writer::open(&path, ring).unwrap();
+        let used = |writer: &mut Writer| {
+            writer.append(RecordMeta::default(), &[1; 100]).unwrap();
+            writer.usage().used_bytes
+        };
+        (0..count).map(|_| used(&mut writer)).min().unwrap()
+    };
+    fill(30_000);
+    for _ in 0..3 {
+        let least = fill(20_000);
+        assert!(least > ring - 2000, "{least} of {ring} bytes");
+    }
+}

@@ -13,11 +13,13 @@ use crate::readers::{self, SeenReader};
 use crate::{Flags, LeftOut, Position, RecordMeta, WriteError, futex};
 
 mod open;
+mod places;
 mod reserve;
 
 pub(crate) use open::check_bounds;
 pub use reserve::Slots;
 
+use places::Places;
 use reserve::{Reservation, slot_bytes};
 
 /// Writes segments into a segment log. Exists once per file.
@@ -32,6 +34,7 @@ pub struct Writer {
     epoch: u32,
     state: Committed,
     oldest: u64,
+    places: Places,
     reserved: Option<Reservation>,
     // Holds the lock.
     file: File,
@@ -111,6 +114,7 @@ impl Writer {
         reserved.next = slot + 1;
         self.reserved = Some(reserved);
         self.write_header(&header);
+        self.places.note(header.position);
         self.state.number += 1;
         self.state.payload_bytes += payload.len() as u64;
         self.state.end = header.position + u64::from(header.total_bytes);

@@ -15,6 +15,7 @@ use crate::os::{self, failed};
 use crate::{OpenError, Refusal};
 
 use super::Writer;
+use super::places::Places;
 
 impl Writer {
     /// Creates the log with a ring of `ring_bytes` (a multiple of 4096), permissions 0640, or attaches to the intact
@@ -67,7 +68,8 @@ impl Writer {
         let map =
             unsafe { MmapOptions::new().len(bytes).populate().map_mut(&file) }.map_err(failed("map it"))?;
         let (state, oldest) = (Committed::default(), 0);
-        Ok(Self { map, ring_bytes: header.ring_bytes, epoch: 0, state, oldest, reserved: None, file })
+        let (ring_bytes, places) = (header.ring_bytes, Places::new(header.ring_bytes));
+        Ok(Self { map, ring_bytes, epoch: 0, state, oldest, places, reserved: None, file })
     }
 
     /// Adopts what an earlier writer committed, after walking along all of it.
@@ -79,6 +81,7 @@ impl Writer {
         let mut position = self.oldest;
         while position < self.state.end {
             let header = self.header_at(position)?;
+            self.places.note(position);
             let next = (header.number, header.payload_before);
             if expected.is_some_and(|expected| expected != next) {
                 return Err("numbers of the records");

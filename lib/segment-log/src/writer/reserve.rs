@@ -76,18 +76,26 @@ impl Writer {
         self.map.get(offset..offset + reserved.bytes).unwrap_or_default()
     }
 
-    /// Gives up whole records until nothing before `frontier` is promised to readers.
+    /// Gives up whole records, and not many more than needed, until nothing before `frontier` is promised to readers.
     fn make_room(&mut self, frontier: u64) -> Result<(), WriteError> {
         if self.oldest >= frontier {
             return Ok(());
         }
-        let mut oldest = self.oldest;
-        while oldest < frontier {
-            oldest += u64::from(self.header_at(oldest).map_err(|_| WriteError::Corrupt)?.total_bytes);
-        }
-        self.oldest = oldest;
-        self.control().give_up(oldest);
+        self.oldest = match self.places.first_from(frontier) {
+            Some(place) => place,
+            None => self.first_record_from(frontier)?,
+        };
+        self.control().give_up(self.oldest);
         Ok(())
+    }
+
+    /// From record to record: an earlier writer's places are not known.
+    fn first_record_from(&self, frontier: u64) -> Result<u64, WriteError> {
+        let mut position = self.oldest;
+        while position < frontier {
+            position += u64::from(self.header_at(position).map_err(|_| WriteError::Corrupt)?.total_bytes);
+        }
+        Ok(position)
     }
 }
 
