@@ -13,8 +13,8 @@ use crate::key::Key;
 use crate::timers::Timers;
 use crate::window::Window;
 
-/// Windows that are remembered: more than the splices of one batch of packets.
-const WINDOWS: usize = 1024;
+/// Windows that are remembered: more than the splices of one batch.
+const WINDOWS: usize = 256;
 
 /// One place in the table: small, for a third of them is empty.
 enum Entry {
