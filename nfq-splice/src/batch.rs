@@ -17,7 +17,38 @@ use crate::parked::Parked;
 /// Actions of one batch at most: further ones would save little, and each has its place in memory for good.
 const ROOM: usize = 128;
 
-/// Collected actions, to be executed in the order of the fields.
+/// What of a batch is executed at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// Entries are looked up.
+    Inspect,
+    /// It is told what passed on the fast path.
+    Look,
+    /// Connections leave the fast path.
+    Recall,
+    /// The next daemon's entries are made.
+    Park,
+    /// Packets are queued before conntrack.
+    Suspend,
+    /// Entries are deleted.
+    Unsplice,
+    /// What is in `first`.
+    SendFirst,
+    /// The kernel gets the entries, so that a daemon that dies now loses nothing.
+    Splice,
+    /// The fast path gets what only it translates.
+    Hasten,
+    /// What is in `send`, unless the kernel has refused an entry.
+    Send,
+    /// The fast path gets those of `splice` that the kernel took.
+    SpeedUp,
+    /// The fast path gets what is translated in userspace.
+    Record,
+    /// Packets are queued before conntrack no longer.
+    Resume,
+}
+
+/// Collected actions, to be executed in the order of [`Batch::ORDER`].
 #[derive(Debug, Default)]
 pub struct Batch {
     /// Clients whose entries are to be looked up, with the SYN to be handed back.
@@ -34,7 +65,7 @@ pub struct Batch {
     pub unsplice: Vec<Client>,
     /// Packets to be sent before.
     pub first: Vec<Vec<u8>>,
-    /// Entries to be created; the fast path has them once the packets have been sent.
+    /// Entries to be created.
     pub splice: Vec<KernelSplice>,
     /// Connections that only the fast path translates from now on.
     pub hasten: Vec<Parked>,
@@ -62,6 +93,23 @@ enum Step {
 }
 
 impl Batch {
+    /// In which its parts are executed.
+    pub const ORDER: [Part; 13] = [
+        Part::Inspect,
+        Part::Look,
+        Part::Recall,
+        Part::Park,
+        Part::Suspend,
+        Part::Unsplice,
+        Part::SendFirst,
+        Part::Splice,
+        Part::Hasten,
+        Part::Send,
+        Part::SpeedUp,
+        Part::Record,
+        Part::Resume,
+    ];
+
     /// Takes an action in, or gives it back: the batch must be executed and cleared first.
     pub fn push(&mut self, action: Action) -> Result<(), Action> {
         if self.is_full_for(&action)
@@ -174,16 +222,26 @@ mod tests {
         }
     }
 
-    /// What an executor does to each client, and the packets, in order; they wait if something is refused.
+    /// What an executor does to each client, and the packets, in order; they wait if something is refused. Nothing passes before they have
+    /// left.
     fn execute(batch: &mut Batch, done: &mut HashMap<Client, Vec<u8>>, sent: &mut Vec<u8>, refused: bool) {
+        let refused = refused && !batch.splice.is_empty();
         let mut note = |client: Client, kind| done.entry(client).or_default().push(kind);
-        batch.inspect.iter().for_each(|(client, _)| note(*client, 0));
-        batch.suspend.iter().for_each(|client| note(*client, 1));
-        batch.unsplice.iter().for_each(|client| note(*client, 2));
-        batch.splice.iter().for_each(|splice| note(splice.client, 5));
-        batch.resume.iter().for_each(|client| note(*client, 3));
-        if !refused || batch.splice.is_empty() {
-            sent.extend(batch.send.drain(..).flatten());
+        for part in Batch::ORDER {
+            match part {
+                Part::Inspect => batch.inspect.iter().for_each(|(client, _)| note(*client, 0)),
+                Part::Suspend => batch.suspend.iter().for_each(|client| note(*client, 1)),
+                Part::Unsplice => batch.unsplice.iter().for_each(|client| note(*client, 2)),
+                Part::Splice => batch.splice.iter().for_each(|splice| note(splice.client, 5)),
+                Part::Send if !refused => sent.extend(batch.send.drain(..).flatten()),
+                Part::SpeedUp | Part::Record | Part::Resume => {
+                    assert!(refused || batch.send.is_empty(), "{part:?}");
+                    if part == Part::Resume {
+                        batch.resume.iter().for_each(|client| note(*client, 3));
+                    }
+                }
+                _ => {}
+            }
         }
         batch.clear();
     }

@@ -56,7 +56,7 @@ mod young;
 
 pub use action::{Action, Ended, EntryState, KernelSplice, Stage, Verdict};
 pub use answered::Promise;
-pub use batch::Batch;
+pub use batch::{Batch, Part};
 pub use common::Settings;
 pub use engine::Engine;
 pub use parked::Parked;

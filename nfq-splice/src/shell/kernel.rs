@@ -13,7 +13,7 @@ use netfilter::fast_path::{FastPath, Passed, Recorded};
 use netfilter::raw::RawSender;
 use netfilter::sets::Sets;
 use netfilter::{Error, Family};
-use nfq_splice::{Batch, Engine, EntryState, KernelSplice, Parked};
+use nfq_splice::{Batch, Engine, EntryState, KernelSplice, Parked, Part};
 use nft_rules::{PARKED_MARK, PROXY_TABLE, QUEUED_SET, RAW_MARK, SPLICED_MARK};
 use packet::Time;
 
@@ -158,35 +158,39 @@ impl Kernel {
     /// Executes all but the messages to managers; packets stay in it where the kernel refused something. What the kernel answers
     /// comes back.
     pub(super) fn execute(&mut self, batch: &mut Batch) -> Result<Vec<Answer>> {
-        let mut answers = Vec::new();
-        for (client, syn) in batch.inspect.drain(..) {
+        let (mut answers, mut refused) = (Vec::new(), false);
+        for part in Batch::ORDER {
+            match part {
+                Part::Inspect => self.inspect(&mut batch.inspect, &mut answers)?,
+                Part::Look => self.look(&batch.look, &mut answers),
+                Part::Recall => self.recall(&batch.recall, &mut answers),
+                Part::Park => self.park(&batch.park),
+                Part::Suspend => self.suspend(&batch.suspend, &mut answers)?,
+                Part::Unsplice => self.unsplice(&batch.unsplice)?,
+                Part::SendFirst => self.send(&mut batch.first, &mut answers),
+                Part::Splice => refused = self.splice(&batch.splice, &mut answers),
+                Part::Hasten => refused |= self.hasten(&batch.hasten, &mut answers),
+                // What the kernel refused is parked before its bytes go: a daemon that died in between would let them be said again.
+                Part::Send if refused => {}
+                Part::Send => {
+                    self.send(&mut batch.send, &mut answers);
+                    batch.send.clear();
+                }
+                Part::SpeedUp => self.speed_up_spliced(),
+                Part::Record => self.record(&batch.record),
+                Part::Resume => self.resume(&batch.resume)?,
+            }
+        }
+        Ok(answers)
+    }
+
+    fn inspect(&mut self, syns: &mut Vec<(Client, Vec<u8>)>, answers: &mut Vec<Answer>) -> Result<()> {
+        for (client, syn) in syns.drain(..) {
             let found = self.conntrack.get(client, self.service).context("looking for a splice")?;
             let state = found.map_or(EntryState::Missing, |status| state(status.state));
             answers.push(Answer::State(client, state, syn));
         }
-        self.look(&batch.look, &mut answers);
-        self.recall(&batch.recall, &mut answers);
-        self.park(&batch.park);
-        self.suspend(&batch.suspend, &mut answers)?;
-        self.unsplice(&batch.unsplice)?;
-        self.send(&mut batch.first, &mut answers);
-        let before = answers.len();
-        let spliced = self.splice(&batch.splice, &mut answers);
-        self.hasten(&batch.hasten, &mut answers);
-        // What the kernel refused is parked before its bytes go: a daemon that died in between would let them be said again.
-        if answers.len() == before {
-            self.send(&mut batch.send, &mut answers);
-            batch.send.clear();
-        }
-        for entry in &spliced {
-            self.speed_up(entry);
-        }
-        self.entries = spliced;
-        for parked in &batch.record {
-            self.speed_up_parked(parked, false);
-        }
-        self.resume(&batch.resume)?;
-        Ok(answers)
+        Ok(())
     }
 
     /// Their packets pass from now on.
@@ -194,6 +198,14 @@ impl Kernel {
         self.suspended.delete(clients).context("un-queueing flows")?;
         let Some(fast) = &self.fast else { return Ok(()) };
         clients.iter().try_for_each(|client| fast.let_begin(*client)).context("letting clients begin anew")
+    }
+
+    fn speed_up_spliced(&mut self) {
+        let entries = std::mem::take(&mut self.entries);
+        for entry in &entries {
+            self.speed_up(entry);
+        }
+        self.entries = entries;
     }
 
     /// What the kernel translates goes the fast path from now on, where it can; where not, the client's next connection does not begin
@@ -256,12 +268,21 @@ impl Kernel {
         added
     }
 
-    fn hasten(&mut self, young: &[Parked], answers: &mut Vec<Answer>) {
+    fn record(&mut self, connections: &[Parked]) {
+        for parked in connections {
+            self.speed_up_parked(parked, false);
+        }
+    }
+
+    /// True: some was refused.
+    fn hasten(&mut self, young: &[Parked], answers: &mut Vec<Answer>) -> bool {
+        let before = answers.len();
         for parked in young {
             if !self.speed_up_parked(parked, true) {
                 answers.push(Answer::Recalled(parked.splice.client, [None; 2]));
             }
         }
+        answers.len() > before
     }
 
     fn look(&self, clients: &[Client], answers: &mut Vec<Answer>) {
@@ -295,8 +316,8 @@ impl Kernel {
         results.into_iter().try_for_each(|result| result.map(drop)).context("deleting a splice")
     }
 
-    /// Gives the entries of what may go the fast path as well.
-    fn splice(&mut self, splices: &[KernelSplice], answers: &mut Vec<Answer>) -> Vec<SpliceEntry> {
+    /// The entries of what may go the fast path as well stay in `entries`. True: some other is not there, or of no use.
+    fn splice(&mut self, splices: &[KernelSplice], answers: &mut Vec<Answer>) -> bool {
         let mut entries = std::mem::take(&mut self.entries);
         entries.clear();
         entries.extend(splices.iter().map(|splice| entry_of(splice, self.service, self.timeout_s)));
@@ -316,7 +337,9 @@ impl Kernel {
             }
             !closed
         });
-        entries
+        let refused = entries.len() < splices.len();
+        self.entries = entries;
+        refused
     }
 
     /// Off the fast path first: what comes in between is queued after conntrack.
