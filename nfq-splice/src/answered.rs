@@ -142,7 +142,7 @@ impl Core {
     /// The program answers IPv4 only.
     fn made(&self, segment: &TcpSegment<'_>) -> Option<Time> {
         let (_, echo) = segment.timestamps().filter(|_| segment.source().is_ipv4())?;
-        let millis = (self.now + LATER).as_nanos() / 1_000_000;
+        let millis = (self.now + LATER).as_millis();
         let offset = self.secret.timestamp_offset(segment.source()).wrapping_add(self.secret.lead());
         let age = u64::from((millis as u32).wrapping_add(offset).wrapping_sub(echo));
         let lead = if self.stateless.is_young(self.now) { LEAD_MILLIS } else { 0 };

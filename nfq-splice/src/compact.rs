@@ -104,7 +104,7 @@ impl Compact {
         (same_scales && *closing == Closing::default()).then(|| Self {
             delta: *delta,
             ts: ts.unwrap_or(0),
-            seen: millis(idle.seen),
+            seen: idle.seen.as_millis() as u32,
             clock_offset: *clock_offset,
             clock_floor: *clock_floor,
             ts_recent: *ts_recent,
@@ -165,7 +165,7 @@ impl Compact {
 
     /// Right for seven weeks, then too late.
     pub(crate) fn seen(&self, now: Time) -> Time {
-        let ago = millis(now).wrapping_sub(self.seen);
+        let ago = (now.as_millis() as u32).wrapping_sub(self.seen);
         Time::from_nanos(now.as_nanos().saturating_sub(u64::from(ago) * 1_000_000))
     }
 
@@ -176,10 +176,6 @@ impl Compact {
     pub(crate) fn resplices(&self) -> u32 {
         self.resplices
     }
-}
-
-fn millis(time: Time) -> u32 {
-    (time.as_nanos() / 1_000_000) as u32
 }
 
 #[cfg(test)]

@@ -254,11 +254,6 @@ impl Setup {
     }
 }
 
-/// As [`Flow::began`] holds it.
-pub(crate) fn millis(time: Time) -> u32 {
-    (time.as_nanos() / 1_000_000) as u32
-}
-
 impl Flow {
     /// One that an earlier daemon spliced.
     pub(crate) fn spliced(leg: ClientLeg, splice: Splice) -> Self {
@@ -268,8 +263,9 @@ impl Flow {
 
     /// Up to when there can have been no later handshake, to a millisecond; where that is not known, `now`.
     pub(crate) fn began(&self, now: Time) -> Time {
-        let age = if self.began == 0 { 0 } else { millis(now).wrapping_sub(self.began) };
-        Time::from_millis((now.as_nanos() / 1_000_000).saturating_sub(age.into()))
+        let millis = now.as_millis();
+        let age = if self.began == 0 { 0 } else { (millis as u32).wrapping_sub(self.began) };
+        Time::from_millis(millis.saturating_sub(age.into()))
     }
 
     pub(crate) fn client(&self) -> Client {

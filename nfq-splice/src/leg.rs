@@ -30,10 +30,6 @@ const UNSEEN_MILLIS: u32 = 2000;
 /// be older is no echo.
 const OLDEST_ANSWER_MILLIS: u32 = LIFETIME.as_millis() as u32 + LEAD_MILLIS;
 
-fn millis(now: Time) -> u32 {
-    (now.as_nanos() / 1_000_000) as u32
-}
-
 fn default_mss(address: SocketAddr) -> u16 {
     if address.is_ipv4() { DEFAULT_MSS.0 } else { DEFAULT_MSS.1 }
 }
@@ -85,7 +81,7 @@ impl ClientLeg {
 
     /// The TSval of this moment.
     pub(crate) fn clock(&self, now: Time) -> u32 {
-        let value = millis(now).wrapping_add(self.clock_offset);
+        let value = (now.as_millis() as u32).wrapping_add(self.clock_offset);
         if (value.wrapping_sub(self.clock_floor) as i32) < 0 { self.clock_floor } else { value }
     }
 
@@ -125,7 +121,7 @@ impl ClientLeg {
 
     /// The client has been told this and nothing later: the clock goes on from there.
     pub(crate) fn set_clock(&mut self, now: Time, told: u32) {
-        self.clock_offset = told.wrapping_sub(millis(now));
+        self.clock_offset = told.wrapping_sub(now.as_millis() as u32);
         self.clock_floor = told;
     }
 
@@ -138,12 +134,12 @@ impl ClientLeg {
 
     /// What another daemon's clock for this client has to be ahead of the millisecond clock.
     pub(crate) fn clock_kept(&self, now: Time) -> u32 {
-        self.clock(now).wrapping_sub(millis(now))
+        self.clock(now).wrapping_sub(now.as_millis() as u32)
     }
 
     /// Takes over from an earlier daemon, whose clock was ahead by so much.
     pub(crate) fn go_on(&mut self, now: Time, ahead: u32) {
-        self.set_clock(now, millis(now).wrapping_add(ahead));
+        self.set_clock(now, (now.as_millis() as u32).wrapping_add(ahead));
     }
 
     /// The client has been sent this timestamp.

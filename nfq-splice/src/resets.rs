@@ -60,7 +60,7 @@ mod tests {
         let mut sent = Vec::new();
         while let Some(due) = resets.poll_timeout() {
             while let Some(packet) = resets.poll_due(due) {
-                sent.push((due.as_nanos() / 1_000_000, packet));
+                sent.push((due.as_millis(), packet));
             }
         }
         assert_eq!(sent, [200, 700, 1700, 3700].map(|at| (at, vec![1])));

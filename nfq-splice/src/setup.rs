@@ -12,7 +12,7 @@ use packet::{Flags, Reassembly, SegmentBuilder, Seq, SynOptions, TcpSegment, Tim
 use crate::common::Core;
 use crate::cookie::{self, Answer, Handshake, Maker};
 use crate::ecn::Ecn;
-use crate::flow::{self, Flow, Repeat, Setup, State};
+use crate::flow::{Flow, Repeat, Setup, State};
 use crate::leg::ClientLeg;
 
 /// Receive window before the splice, bytes. No more than any backend will offer, so that it never shrinks (SHLD-14).
@@ -61,7 +61,7 @@ impl Core {
             options,
             announced_scale: if options.window_scale.is_some() { self.scale() } else { 0 },
             clock_offset,
-            clock_floor: clock_offset.wrapping_add((self.now.as_nanos() / 1_000_000) as u32),
+            clock_floor: clock_offset.wrapping_add(self.now.as_millis() as u32),
             announced_mss: self.most_announced_mss(),
             odd_places: false,
             ecn: Ecn::NotAsked,
@@ -114,7 +114,7 @@ impl Core {
             suspended: false,
             parked: false,
             acted: 0,
-            began: flow::millis(self.now),
+            began: self.now.as_millis() as u32,
             state: State::Setup(Box::new(setup)),
             timer: None,
         }

@@ -8,7 +8,7 @@ use packet::{Seq, TcpSegment, Translation};
 use crate::action::{Action, KernelSplice};
 use crate::common::Core;
 use crate::engine::Pass;
-use crate::flow::{self, Debts, Flow, Idle, Splice, State};
+use crate::flow::{Debts, Flow, Idle, Splice, State};
 use crate::leg::ClientLeg;
 use crate::pieces::STARVED;
 use crate::sender::Piece;
@@ -153,7 +153,7 @@ impl Core {
 
     pub(crate) fn resume_packets(&mut self, flow: &mut Flow) {
         if std::mem::replace(&mut flow.suspended, false) {
-            flow.began = flow::millis(self.now).wrapping_sub(1);
+            flow.began = (self.now.as_millis() as u32).wrapping_sub(1);
             self.act(Action::Resume(flow.leg.client));
         }
     }

@@ -61,9 +61,8 @@ impl Spent {
     /// Whether the handshake of this time, known to a millisecond, may be that of a connection that has ended. A later one may be
     /// older than that connection's end: the program answers as soon as the connection is taken off the fast path.
     fn may_have_ended(&self, client: Client, made: Time) -> bool {
-        let millis = |time: Time| time.as_nanos() / 1_000_000;
         let began = self.ends.get(&Key::from(client)).map(|spell| spell.began).or(self.forgotten);
-        began.is_some_and(|began| millis(made) <= millis(began))
+        began.is_some_and(|began| made.as_millis() <= began.as_millis())
     }
 }
 

@@ -344,7 +344,7 @@ impl Host {
 
     /// Lets the stack work, and gives what it sends.
     pub fn poll(&mut self, now: Time) -> Vec<Vec<u8>> {
-        MILLIS.set(now.as_nanos() / 1_000_000);
+        MILLIS.set(now.as_millis());
         self.interface.poll(instant(now), &mut self.wire, &mut self.sockets);
         let mut packets = std::mem::take(&mut self.wire.outgoing);
         // IPv6 hosts also say that they listen to multicast.

@@ -30,6 +30,11 @@ impl Time {
         self.0.get() - 1
     }
 
+    /// Whole milliseconds since the clock's epoch.
+    pub const fn as_millis(self) -> u64 {
+        self.as_nanos() / 1_000_000
+    }
+
     /// Time passed since `earlier`; zero if that lies in the future.
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_nanos(self.0.get().saturating_sub(earlier.0.get()))

@@ -35,7 +35,7 @@ fn first_order(now: Time) -> u64 {
 
 impl World {
     fn manager_now(&self) -> Now {
-        Now { monotonic: self.now, unix_ms: self.now.as_nanos() / 1_000_000 }
+        Now { monotonic: self.now, unix_ms: self.now.as_millis() }
     }
 
     pub(super) fn manager_timeout(&mut self) {
