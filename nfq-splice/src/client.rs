@@ -114,16 +114,17 @@ impl Core {
         }
         self.counters.count("challenge_sent");
         let ack = flow.client_next().unwrap_or(segment.seq());
-        let bare = flow.leg.segment(self.now, flow.server_next(), ack, self.own_window(flow));
-        // A spliced connection carries the backend's clock, which this one may be far ahead of after a restart: the client would
-        // take all that follows for old (RFC 7323 §5). A peer that lost the connection needs no timestamp.
-        let timestamps = match &flow.state {
-            State::Spliced(_) => None,
+        let (leg, window) = (&flow.leg, self.own_window(flow));
+        let bare = leg.segment(self.now, flow.server_next(), ack, window);
+        let challenge = match &flow.state {
+            // A spliced connection carries the backend's clock, which this one may be far ahead of after a restart: the client would
+            // take all that follows for old (RFC 7323 §5). A peer that lost the connection needs no timestamp.
+            State::Spliced(_) => SegmentBuilder { timestamps: None, ..bare },
             // Its backend's clock will go on from what it has been told before.
-            State::Setup(_) => bare.timestamps.map(|(_, echo)| (flow.leg.clock_floor, echo)),
-            _ => bare.timestamps,
+            State::Setup(_) => leg.segment_as_told(self.now, flow.server_next(), ack, window),
+            _ => bare,
         };
-        self.send(SegmentBuilder { timestamps, ..bare }.build());
+        self.send(challenge.build());
     }
 
     /// A challenge on a connection that the kernel translates: only the backend knows the numbers. A segment outside its window

@@ -202,6 +202,18 @@ impl ClientLeg {
         }
     }
 
+    /// The same, with the last timestamp that the client was told.
+    pub(crate) fn segment_as_told(
+        &self,
+        now: Time,
+        seq: Seq,
+        ack: Seq,
+        window: u32,
+    ) -> SegmentBuilder<'static> {
+        let bare = self.segment(now, seq, ack, window);
+        SegmentBuilder { timestamps: bare.timestamps.map(|(_, echo)| (self.clock_floor, echo)), ..bare }
+    }
+
     /// Data bytes that fit a segment to the client.
     pub(crate) fn payload_bytes(&self, announced: u16) -> usize {
         payload_bytes(&self.options, self.client, announced)

@@ -247,9 +247,12 @@ impl Core {
         let repeated = segment.seq().before(setup.reassembly.next()) || segment.sequence_length() > 0;
         if repeated || setup.acknowledged < setup.request.len() {
             setup.acknowledged = setup.request.len();
-            flow.leg.note_told(self.now);
+            // As long as nothing has been taken, another daemon may go on from what the client echoes: the answer to its SYN.
+            if setup.acknowledged > 0 {
+                flow.leg.note_told(self.now);
+            }
             let (seq, ack) = (setup.iss + 1, setup.irs + 1 + setup.acknowledged as u32);
-            self.acknowledge_client(&flow.leg, seq, ack, SETUP_WINDOW);
+            self.send(flow.leg.segment_as_told(self.now, seq, ack, SETUP_WINDOW).build());
         }
     }
 

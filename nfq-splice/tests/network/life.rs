@@ -262,3 +262,24 @@ fn a_closed_connection_is_kept_until_both_sides_have_all() {
         assert_eq!(forgets, over, "step {step}: {actions:?}");
     }
 }
+
+/// A daemon that died after such an acknowledgement would be followed by one whose clock goes on from the client's echo of the answer to
+/// its SYN, which must not be older than anything that the client was told (RFC 7323 §5.3).
+#[test]
+fn the_clock_stands_still_until_something_of_a_head_is_taken() {
+    for v6 in [false, true] {
+        let mut world = World::new(v6, false);
+        open(&mut world);
+        let echoed = world.stamp;
+        let mut told = |at: u32| {
+            wait(&mut world, Duration::from_millis(7));
+            let packet = world.client_segment(CLIENT_ISN + 1 + at, world.iss + 1, b"GE").build();
+            let sent = world.receive(&packet, Stage::Tracked);
+            let said = segments(&sent);
+            (said[0].ack(), said[0].timestamps().unwrap().0)
+        };
+        assert_eq!([told(2), told(2)], [(CLIENT_ISN + 1, echoed); 2]);
+        let (ack, later) = told(0);
+        assert_eq!((ack, later), (CLIENT_ISN + 5, echoed + 21));
+    }
+}
