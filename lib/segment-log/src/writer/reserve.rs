@@ -61,7 +61,7 @@ impl Writer {
         let start = if wraps { self.state.end + to_end } else { self.state.end };
         let room = if wraps { self.ring_bytes } else { to_end }.min(self.ring_bytes / 4);
         let slots = (room / stride).clamp(1, most.max(1) as u64);
-        self.make_room((start + slots * stride).saturating_sub(self.ring_bytes))?;
+        self.make_room((start + slots * stride).saturating_sub(self.ring_bytes));
         let (bytes, slots) = (max_bytes, slots as usize);
         self.reserved = Some(Reservation { start, bytes, slots, next: 0, used: 0, wasted: 0 });
         let (offset, stride) = (self.offset(start) + RECORD_HEADER_BYTES, stride as usize);
@@ -76,26 +76,13 @@ impl Writer {
         self.map.get(offset..offset + reserved.bytes).unwrap_or_default()
     }
 
-    /// Gives up whole records, and not many more than needed, until nothing before `frontier` is promised to readers.
-    fn make_room(&mut self, frontier: u64) -> Result<(), WriteError> {
-        if self.oldest >= frontier {
-            return Ok(());
+    /// Gives up whole records, and not many more than needed, until nothing before `frontier` is promised to readers; all, where no place is
+    /// known from there on, as in a file whose records were made longer than any that is reserved here.
+    fn make_room(&mut self, frontier: u64) {
+        if self.oldest < frontier {
+            self.oldest = self.places.first_from(frontier).unwrap_or(self.state.end);
+            self.control().give_up(self.oldest);
         }
-        self.oldest = match self.places.first_from(frontier) {
-            Some(place) => place,
-            None => self.first_record_from(frontier)?,
-        };
-        self.control().give_up(self.oldest);
-        Ok(())
-    }
-
-    /// From record to record: an earlier writer's places are not known.
-    fn first_record_from(&self, frontier: u64) -> Result<u64, WriteError> {
-        let mut position = self.oldest;
-        while position < frontier {
-            position += u64::from(self.header_at(position).map_err(|_| WriteError::Corrupt)?.total_bytes);
-        }
-        Ok(position)
     }
 }
 
