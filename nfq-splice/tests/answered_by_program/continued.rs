@@ -129,8 +129,6 @@ fn a_client_that_closes_without_a_request_is_closed() {
 #[test]
 fn a_forged_syn_before_the_first_data_changes_nothing() {
     let Some(mut proxy) = Proxy::up("ci") else { return };
-    let config = format!("{CONFIG}[splice]\npath = \"userspace\"\n");
-    proxy.engine = engine_with(&config, now(), LIFE);
     proxy.answer_for(Duration::from_secs(100));
     for (number, ahead) in [None, Some(1), Some(1 << 30), Some(3 << 30)].into_iter().enumerate() {
         let port = 5000 + number as u16;
@@ -161,7 +159,7 @@ fn a_forged_syn_while_the_first_data_is_lost_changes_nothing() {
 /// The client refuses the answer to it, and its own handshake is of the same millisecond.
 #[test]
 fn the_end_of_a_forged_handshake_is_not_that_of_the_clients() {
-    let Some(mut proxy) = Proxy::up("cl") else { return };
+    let Some(mut proxy) = Proxy::up("co") else { return };
     proxy.answer_for(Duration::from_secs(100));
     let first = connected(&mut proxy, 5000, 1);
     let forged = SegmentBuilder { timestamps: None, ..syn(5000, 77, OFFER) };
@@ -191,7 +189,7 @@ fn a_late_copy_of_an_ended_connections_request_is_refused() {
 /// mid-stream, whose numbers fit by chance.
 #[test]
 fn nothing_begins_with_a_handshake_of_a_recoverys_time() {
-    let Some(mut proxy) = Proxy::up("ci") else { return };
+    let Some(mut proxy) = Proxy::up("cj") else { return };
     let config = format!("{CONFIG}[splice]\npath = \"userspace\"\n");
     proxy.engine = engine_with(&config, now(), LIFE);
     proxy.answer_for(Duration::from_secs(100));
