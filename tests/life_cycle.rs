@@ -3,14 +3,16 @@
 #![allow(clippy::disallowed_methods, reason = "a test of real systems owns sockets and a clock")]
 
 use std::net::Shutdown;
+use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
-use lab::http::{Behaviour, get_request};
+use anyhow::{Context, Result, ensure};
+use lab::http::{Behaviour, Connection, get_request};
 use lab::settings::{Path, Settings};
-use lab::testing::in_lab;
-use lab::{Fault, Lab};
+use lab::testing::{await_condition, in_lab};
+use lab::{Fault, Lab, Node};
 
+const PATIENCE: Duration = Duration::from_secs(5);
 const PATHS: [Path; 2] = [Path::Kernel, Path::Userspace];
 
 fn on_both_paths(test: impl Fn(&Lab) -> Result<()>) -> Result<()> {
@@ -89,6 +91,53 @@ fn a_closed_window() -> Result<()> {
 }
 
 /// 4.5 GB on one connection: sequence numbers and log offsets pass 2³². `cargo test -p lab --test life_cycle -- --ignored`
+/// Conntrack, which sees few acknowledgements of either side, does not know that reset for a valid one: `nfq-splice` does.
+fn a_reset_ends_a_kernel_splice(
+    failover: bool,
+    reset: impl Fn(&Lab, Connection, Node) -> Result<()>,
+) -> Result<()> {
+    in_lab(&Settings { failover, ..Settings::default() }, |lab| {
+        let mut connection = lab.open(Behaviour::default())?;
+        connection.get("/files/1k")?.check("/files/1k")?;
+        let (client, server) = (connection.local()?, lab.serving(connection.local()?)?);
+        await_condition("conntrack has it", PATIENCE, || {
+            let connections = lab.proxy_status()?.connections;
+            Ok(connections.first().is_some_and(|connection| connection.state == "spliced-kernel"))
+        })?;
+        for _ in 0..5 {
+            connection.get("/files/1k")?.check("/files/1k")?;
+        }
+        reset(lab, connection, server)?;
+        await_condition("the proxy forgets it", PATIENCE, || Ok(lab.proxy_status()?.total == 0))?;
+        await_condition("the server does", PATIENCE, || {
+            Ok(sockets(lab, server, &["-Htn"], client.port())?.is_empty())
+        })
+    })
+}
+
+/// What `ss` says of the server's side of a connection, or does with it.
+fn sockets(lab: &Lab, server: Node, arguments: &[&str], port: u16) -> Result<String> {
+    let mut sockets = Command::new("ss");
+    lab.netns(server).run(sockets.args(arguments).args(["dport", "=", &format!(":{port}")]))
+}
+
+#[test]
+fn a_clients_reset_ends_its_connection_on_a_kernel_splice() -> Result<()> {
+    a_reset_ends_a_kernel_splice(true, |_, mut connection, _| {
+        Ok(rustix::net::sockopt::set_socket_linger(connection.stream(), Some(Duration::ZERO))?)
+    })
+}
+
+/// With a logger, such a reset does not come so far: the client goes on at another server.
+#[test]
+fn a_servers_reset_ends_its_connection_on_a_kernel_splice() -> Result<()> {
+    a_reset_ends_a_kernel_splice(false, |lab, mut connection, server| {
+        sockets(lab, server, &["-HtnK"], connection.local()?.port())?;
+        ensure!(connection.get("/files/1k").is_err(), "the client was not reset");
+        Ok(())
+    })
+}
+
 #[test]
 #[ignore = "takes a minute"]
 fn more_than_four_gigabytes() -> Result<()> {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use cluster::control::Client;
-use packet::{TcpSegment, Time};
+use packet::{TcpSegment, Time, Translation};
 
 use crate::action::{Action, Ended, EntryState, KernelSplice, Stage};
 use crate::engine::Engine;
@@ -76,6 +76,37 @@ impl Engine {
                 self.put(flow);
             }
         }
+    }
+
+    /// A packet that the fast path's program has handed over, as if it had been queued and dropped. A reset on a connection that the
+    /// kernel translates ends it: its number is what the other side has acknowledged (RFC 5961 §3.2), and conntrack was not shown that.
+    pub fn handle_handed_over(&mut self, now: Time, packet: &mut [u8]) {
+        self.core.now = now;
+        let Some((client, translation)) = self.reset_on_kernel_path(packet) else {
+            self.handle_packet(now, packet, Stage::Tracked);
+            return;
+        };
+        if let Some(flow) = self.take(client) {
+            self.core.act(Action::Unsplice(client));
+            self.core.pass(&flow, packet, &translation, Stage::Tracked);
+            self.core.counters.count("connections_ended");
+            self.core.stateless.spend(now, client, flow.began(now));
+        }
+    }
+
+    /// Whose connection is reset, and how the reset is translated.
+    fn reset_on_kernel_path(&mut self, packet: &[u8]) -> Option<(Client, Translation)> {
+        let segment = TcpSegment::parse(packet).ok().filter(|segment| segment.flags().rst())?;
+        let from_client = segment.destination() == self.core.settings.service;
+        let client = if from_client { segment.source() } else { segment.destination() };
+        let translation = self.table.with(&mut self.core, client, |_, flow| match &flow.state {
+            State::Spliced(splice) if splice.kernel && from_client => Some(splice.to_backend(&flow.leg)),
+            State::Spliced(splice) if splice.kernel && segment.source() == splice.backend => {
+                Some(splice.to_client(&flow.leg))
+            }
+            _ => None,
+        });
+        Some((client, translation.flatten()?))
     }
 
     /// An entry that was there when the daemon started.

@@ -25,7 +25,7 @@ const OWED_SPAN: i32 = 64 << 20;
 const MAX_TIMEOUTS: u32 = 8;
 
 impl Splice {
-    fn to_backend(&self, leg: &ClientLeg) -> Translation {
+    pub(crate) fn to_backend(&self, leg: &ClientLeg) -> Translation {
         let back = self.delta.wrapping_neg();
         Translation {
             source: leg.client,
@@ -39,7 +39,7 @@ impl Splice {
         }
     }
 
-    fn to_client(&self, leg: &ClientLeg) -> Translation {
+    pub(crate) fn to_client(&self, leg: &ClientLeg) -> Translation {
         Translation {
             source: leg.service,
             destination: leg.client,

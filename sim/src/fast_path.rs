@@ -17,6 +17,7 @@ use translation::{HEADERS, Way, is_plain, is_whole_tcp};
 const FLAGS: usize = 33;
 const FIN: u8 = 0x01;
 const SYN: u8 = 0x02;
+const RST: u8 = 0x04;
 const SYN_OR_RST: u8 = 0x06;
 /// Bytes of a packet that is handed over at most.
 const LONGEST: usize = 1504;
@@ -62,7 +63,7 @@ struct Element {
 #[derive(Debug, Clone, Copy)]
 struct Side {
     show_at: Duration,
-    /// As conntrack was shown it last.
+    /// The last one of a connection that conntrack has an entry of; 0: none yet.
     ack: u32,
     passed: Option<Passed>,
     fin_end: Option<u32>,
@@ -298,16 +299,18 @@ impl FastPath {
         goes: impl FnOnce(Ipv4Addr, usize) -> bool,
     ) -> Fate {
         let Some((client, from_server)) = self.find(packet) else { return Fate::Passed };
+        let alone = self.answers.is_none_or(|answers| now >= answers.until);
         let Some(element) = self.elements.get_mut(&client) else { return Fate::Passed };
         if element.ends_it(packet[FLAGS]) {
+            let known = element.is_exact_reset(packet, from_server);
             // Conntrack's, until it has forgotten it.
             if element.recorded.is_none() {
                 self.elements.remove(&client);
                 self.aside.insert(client, false);
             }
-            return Fate::Passed;
+            return if known && !alone { self.hand_over(packet) } else { Fate::Passed };
         }
-        if !is_plain(packet) || element.shows(now, packet, from_server) {
+        if !is_plain(packet) || element.shows((now, alone), packet, from_server) {
             return Fate::Passed;
         }
         if element.recorded.is_some() {
@@ -340,12 +343,27 @@ impl Element {
         flags & SYN_OR_RST != 0 || flags & FIN != 0 && !takes_fin
     }
 
-    /// Whoever has the connection otherwise is shown this one.
-    fn shows(&mut self, now: Duration, packet: &[u8], from_server: bool) -> bool {
+    /// A reset that conntrack would not know: it was not shown what the other side has acknowledged.
+    fn is_exact_reset(&self, packet: &[u8], from_server: bool) -> bool {
+        let bits = packet[FLAGS] & (FIN | SYN_OR_RST);
+        let (other, add) = if from_server {
+            (&self.sides[0], self.entry.server_offset)
+        } else {
+            (&self.sides[1], self.entry.client_offset)
+        };
+        let exact = word(packet, 24).wrapping_add(add) == other.ack;
+        self.recorded.is_none() && bits == RST && other.ack != 0 && exact
+    }
+
+    /// Whoever has the connection otherwise is shown this one. `alone`: the owner cannot be told of its end.
+    fn shows(&mut self, (now, alone): (Duration, bool), packet: &[u8], from_server: bool) -> bool {
         let side = &mut self.sides[usize::from(from_server)];
         let ack = word(packet, 28);
-        if self.recorded.is_none() && from_server && std::mem::replace(&mut side.ack, ack) != ack {
-            return true;
+        if self.recorded.is_none() {
+            let before = std::mem::replace(&mut side.ack, ack);
+            if from_server && before != ack && (before == 0 || alone) {
+                return true;
+            }
         }
         let due = side.show_at < now;
         if due {

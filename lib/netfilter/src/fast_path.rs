@@ -17,6 +17,7 @@ mod program;
 mod ring;
 mod siphash;
 mod syscalls;
+mod tear_down;
 mod trial;
 mod value;
 

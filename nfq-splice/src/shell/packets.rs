@@ -56,7 +56,7 @@ impl Packets {
         let right = TcpSegment::parse(payload)
             .is_ok_and(|segment| segment.checksum_is_open() || segment.checksums_valid());
         if right {
-            engine.handle_packet(time, payload, Stage::Tracked);
+            engine.handle_handed_over(time, payload);
         } else {
             self.bad_checksums += 1;
         }

@@ -283,3 +283,28 @@ fn the_clock_stands_still_until_something_of_a_head_is_taken() {
         assert_eq!((ack, later), (CLIENT_ISN + 5, echoed + 21));
     }
 }
+
+/// Conntrack was not shown what the other side has acknowledged last, and would not know the reset for a valid one.
+#[test]
+fn a_reset_that_is_handed_over_ends_what_the_kernel_translates() {
+    for (by_client, kernel) in [(true, true), (true, false), (false, true), (false, false)] {
+        let mut world = World::new(false, kernel);
+        world.splice(OFFER, OFFER);
+        let next = CLIENT_ISN + 1 + REQUEST.len() as u32;
+        let (bare, to, seq) = if by_client {
+            (world.client_segment(next, world.iss + 1, b""), world.backend(1), next)
+        } else {
+            (world.backend_segment(1, BACKEND_ISN + 1, b"", 1000), world.client(), world.iss + 1)
+        };
+        let mut reset = SegmentBuilder { flags: Flags::RST, ..bare }.build();
+        world.engine.handle_handed_over(world.now, &mut reset);
+        let actions: Vec<_> = std::iter::from_fn(|| world.engine.poll_action()).collect();
+        let [before @ .., Action::Send(sent)] = &actions[..] else { panic!("{kernel}: {actions:?}") };
+        let sent = TcpSegment::parse(sent).unwrap();
+        assert_eq!((sent.destination(), sent.seq()), (to, seq));
+        assert!(sent.flags().rst() && sent.checksums_valid());
+        assert_eq!(before, [Action::Unsplice(world.client())]);
+        // What the proxy translates itself it judges itself.
+        assert_eq!(world.state().is_none(), kernel);
+    }
+}

@@ -110,7 +110,7 @@ fn take_syn_ack(code: &mut Assembler, backends: i32) {
 }
 
 /// The only element of a map.
-fn look_up(code: &mut Assembler, map: i32) {
+pub(super) fn look_up(code: &mut Assembler, map: i32) {
     code.store_value(Word, 10, INDEX, 0);
     code.load_map(1, map);
     code.address(2, INDEX);

@@ -4,19 +4,20 @@ use super::assembler::Assembler;
 use super::assembler::Operation::{Add, AddWide, And, Or, Subtract};
 use super::assembler::Size::{Byte, Double, Half, Word};
 use super::assembler::Test::{AnyBit, AtMost, Differs, Negative};
+use super::handshake::look_up;
 use super::program::{
     COARSE_CLOCK, DIRECTION, FOUND, IN_PLACE_OF_ENDED, OLD, OLD_TCP, PACKET, SKB_LENGTH, load_bytes,
 };
-use super::value;
+use super::{answers, value};
 
 /// Where the server's side is kept, of a client's.
-const SERVER: i16 = value::VALUE as i16;
+pub(super) const SERVER: i16 = value::VALUE as i16;
 /// Bytes before the data of a segment that is taken, with the Ethernet header.
 const HEADERS: i32 = 14 + 20 + 32;
 
 /// Segments of the commonest form, to which a hop is left. What begins or ends a connection is not taken, but for the FIN of
 /// one that is recorded to its end.
-pub(super) fn judge(code: &mut Assembler) {
+pub(super) fn judge(code: &mut Assembler, answers: i32) {
     begins_anew(code);
     code.load(Byte, 0, 10, OLD_TCP + 13);
     code.jump_if(AnyBit, 0, 0x06, "begins or ends");
@@ -36,7 +37,7 @@ pub(super) fn judge(code: &mut Assembler) {
     code.jump_if(Differs, 0, 0x0a08_0101, "pass");
     code.load(Byte, 0, FOUND, value::KIND);
     code.jump_if(AnyBit, 0, value::RECORDED.into(), "recorded");
-    show_acknowledgement(code);
+    show_acknowledgement(code, answers);
     show_now_and_then(code, "to conntrack");
     code.jump("taken");
     code.label("recorded");
@@ -71,14 +72,28 @@ fn begins_anew(code: &mut Assembler) {
     code.label("goes on");
 }
 
-/// Conntrack must see what a server acknowledges, to know a valid RST of the client (RFC 5961).
-fn show_acknowledgement(code: &mut Assembler) {
-    code.jump_if(Differs, DIRECTION, 1, "acknowledges nothing new");
+/// Conntrack must see what a server acknowledges, to know a valid RST of the client (RFC 5961); the first time, or it would take any. Later the
+/// owner, if there is one, is handed that RST ([`super::tear_down`]).
+fn show_acknowledgement(code: &mut Assembler, answers: i32) {
     code.load(Word, 0, 10, OLD_TCP + 8);
-    code.load(Word, 1, FOUND, value::SHOWN_ACK);
-    code.store(Word, FOUND, value::SHOWN_ACK, 0);
-    code.jump_if_differ(0, 1, "pass");
+    code.load(Word, 1, FOUND, value::LAST_ACK);
+    code.store(Word, FOUND, value::LAST_ACK, 0);
+    code.jump_if(Differs, DIRECTION, 1, "acknowledges nothing new");
+    code.jump_if_differ(0, 1, "acknowledges something new");
+    code.jump("acknowledges nothing new");
+    code.label("acknowledges something new");
+    code.jump_if(AtMost, 1, 0, "pass");
+    unless_alone(code, answers);
     code.label("acknowledges nothing new");
+}
+
+/// The owner is there, and renews what he has said; otherwise the packet passes. Register 9 is not kept.
+pub(super) fn unless_alone(code: &mut Assembler, map: i32) {
+    look_up(code, map);
+    code.copy(9, 0);
+    code.call(COARSE_CLOCK);
+    code.load(Double, 1, 9, answers::UNTIL);
+    code.jump_if_not_below(0, 1, "pass");
 }
 
 /// Whoever forgets what he does not see sees something now and then.

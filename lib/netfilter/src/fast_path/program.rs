@@ -10,6 +10,7 @@ use super::assembler::{Assembler, Register};
 use super::hand_over::hand_over;
 use super::handshake::handshakes;
 use super::judge::judge;
+use super::tear_down::tear_down;
 use super::{Maps, Owners, value};
 
 /// Bytes of a key: address and port of the client, and two of zero.
@@ -61,18 +62,18 @@ pub(super) fn program(maps: Maps<i32>, owners: Owners) -> Option<Vec<[u8; 8]>> {
     code.store_value(Double, 10, IN_PLACE_OF_ENDED, 0);
     take_headers(&mut code);
     find(&mut code, maps.connections);
-    judge(&mut code);
+    judge(&mut code, maps.answers);
     translate(&mut code);
     code.set(TCP_LENGTH, 32);
     code.jump("leaves");
     code.label("unknown");
     handshakes(&mut code, maps);
+    tear_down(&mut code, maps.answers);
     hand_over(&mut code, maps, owners);
     code.label("leaves");
     route(&mut code, NEW);
     forget_ended(&mut code, maps.connections);
     put_back(&mut code);
-    tear_down(&mut code);
     code.label("pass");
     code.exit(TCX_NEXT);
     code.label("drop");
@@ -311,19 +312,4 @@ fn delete_found(code: &mut Assembler, map: i32) {
     code.load_map(1, map);
     code.address(2, KEY_AT);
     code.call(DELETE);
-}
-
-/// The connection is conntrack's again; who has a record must read it first, and ends it himself. Its place is kept until conntrack
-/// has forgotten it: a SYN that was answered here meanwhile would begin what conntrack takes for the old connection.
-fn tear_down(code: &mut Assembler) {
-    code.label("begins or ends");
-    code.load(Byte, 0, FOUND, value::KIND);
-    code.jump_if(AnyBit, 0, value::RECORDED.into(), "pass");
-    code.jump_if(Differs, DIRECTION, 1, "both directions");
-    code.calculate(AddWide, FOUND, -(value::VALUE as i32));
-    code.label("both directions");
-    for direction in [0, value::VALUE as i16] {
-        code.store_value(Word, FOUND, direction + value::PEER, 0);
-        code.store_value(Byte, FOUND, direction + value::KIND, value::ENDING.into());
-    }
 }

@@ -17,7 +17,7 @@ pub(super) const ADD: i16 = 12;
 /// The window scale as it comes, and as it leaves.
 pub(super) const SCALE_FROM: i16 = 28;
 pub(super) const SCALE_TO: i16 = 29;
-/// Bits: how the connection is kept. None: conntrack is shown each new acknowledgement.
+/// Bits: how the connection is kept. None: conntrack has an entry of it.
 pub(super) const KIND: i16 = 30;
 /// It is recorded what passes.
 pub(super) const RECORDED: u8 = 1;
@@ -35,8 +35,8 @@ const DECIDED: usize = 31;
 pub(super) const FILLED: i16 = 31;
 pub(super) const HAS_RECORD: u8 = 1;
 pub(super) const HAS_FIN: u8 = 2;
-/// The acknowledgement that conntrack was shown last, as it came.
-pub(super) const SHOWN_ACK: i16 = 32;
+/// What this side acknowledged last, as it came, of a connection that conntrack has an entry of; 0: nothing yet.
+pub(super) const LAST_ACK: i16 = 32;
 /// One after the last byte, and the acknowledgement.
 pub(super) const END: i16 = 36;
 pub(super) const ACK: i16 = 40;

@@ -28,6 +28,8 @@ pub(crate) struct Case {
     /// Before this one of them it is added once more.
     pub(crate) again: usize,
     pub(crate) now: Duration,
+    /// The owner is there.
+    pub(crate) heard: bool,
 }
 
 /// Zeros follow.
@@ -61,14 +63,19 @@ impl Bytes<'_> {
 
 impl Case {
     pub(crate) fn of(bytes: &[u8]) -> Self {
+        let heard = bytes.first().is_some_and(|first| first & 4 != 0);
         let mut bytes = Bytes(bytes);
         let entry = entry(&mut bytes);
         let recorded = recorded(&mut bytes);
         // Numbers of both sides, to which those of packets are near.
         let numbers = [bytes.number(), bytes.number()];
         let count = 1 + bytes.byte() % 8;
-        let packets = (0..count).map(|_| packet(&mut bytes, &entry, numbers)).collect();
-        Self { entry, recorded, packets, again: usize::from(bytes.byte() % 16), now: now() }
+        let mut packets: Vec<_> = (0..count).map(|_| packet(&mut bytes, &entry, numbers)).collect();
+        let again = usize::from(bytes.byte() % 16);
+        if heard {
+            packets.splice(..0, reset(&mut bytes, &entry));
+        }
+        Self { entry, recorded, packets, again, now: now(), heard }
     }
 }
 
@@ -140,6 +147,32 @@ fn packet(bytes: &mut Bytes<'_>, entry: &SpliceEntry, [of_client, of_server]: [u
     let mut made = bare.build();
     spoil(bytes, &mut made);
     Packet { bytes: made, to_server, segment: bytes.of(&[0, 0, 0, 0, 0, 0, 1000, 1449]) }
+}
+
+/// What one side acknowledges, and a reset of the other, mostly at that number.
+fn reset(bytes: &mut Bytes<'_>, entry: &SpliceEntry) -> [Packet; 2] {
+    let (ack, by_client) = (bytes.number(), bytes.byte() & 1 == 0);
+    let ways = [(entry.client, entry.service), (entry.backend, entry.client)];
+    let [(here, there), (source, destination)] = if by_client { [ways[1], ways[0]] } else { ways };
+    let add = if by_client { entry.client_offset } else { entry.server_offset };
+    let acknowledges =
+        SegmentBuilder { ack: Some(Seq(ack)), timestamps: Some((1, 2)), ..SegmentBuilder::new(here, there) };
+    let reset = SegmentBuilder {
+        seq: Seq(bytes.near(ack.wrapping_sub(add))),
+        ack: (bytes.byte() & 1 == 0).then_some(Seq(7)),
+        flags: Flags::RST.union(Flags(bytes.of(&[0, 0, 0, 0, 0, 1, 2, 8]))),
+        ..SegmentBuilder::new(source, destination)
+    };
+    let mut made = [acknowledges.build(), reset.build()];
+    for packet in &mut made {
+        spoil(bytes, packet);
+    }
+    let [acknowledges, reset] = made;
+    [(acknowledges, !by_client), (reset, by_client)].map(|(bytes, to_server)| Packet {
+        bytes,
+        to_server,
+        segment: 0,
+    })
 }
 
 /// Fields of the headers get any value, or the packet is cut off.

@@ -74,6 +74,11 @@ fn closed() -> SocketAddr {
     SocketAddr::new([10, 0, 1, 2].into(), CLOSED)
 }
 
+/// Anything, until then.
+pub(crate) fn answers_until(until: Duration) -> Answers {
+    Answers { until, ..answers(&mut Bytes(&[1; 50])) }
+}
+
 fn answers(bytes: &mut Bytes<'_>) -> Answers {
     let ended = bytes.byte() == 0;
     Answers {
@@ -174,7 +179,11 @@ fn acknowledgement(bytes: &mut Bytes<'_>, answers: &Answers, syn: &SegmentBuilde
 }
 
 /// What the reference does with a packet that comes at that time: what leaves, and what is handed over, to which thread.
-fn expected(reference: &mut Reference, at: Duration, packet: &Packet) -> (Tried, Vec<(u16, Vec<u8>)>) {
+pub(crate) fn expected(
+    reference: &mut Reference,
+    at: Duration,
+    packet: &Packet,
+) -> (Tried, Vec<(u16, Vec<u8>)>) {
     let mut bytes = packet.bytes.clone();
     let goes = |to: std::net::Ipv4Addr, length: usize| {
         let bytes = if packet.segment == 0 { length } else { packet.segment as usize + 52 };
@@ -252,7 +261,7 @@ impl Router {
 #[test]
 fn plain_ones_are_answered_and_taken() {
     let mut reference = Reference::default();
-    let answers = Answers { until: Duration::MAX, takes_acks: true, ..answers(&mut Bytes(&[1; 50])) };
+    let answers = Answers { takes_acks: true, ..answers_until(Duration::MAX) };
     reference.answer(&answers);
     let syn = SegmentBuilder { ack: None, flags: Flags::SYN, ..syn(&mut Bytes(&[2; 50])) };
     let mut packet = syn.build();

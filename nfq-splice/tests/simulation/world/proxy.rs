@@ -64,7 +64,7 @@ impl World {
     pub(super) fn arrive_at_proxy(&mut self, mut packet: Packet) {
         match self.goes_fast(&mut packet.bytes) {
             Fate::Passed => {}
-            Fate::HandedOver => return self.take_at_daemon(packet, Stage::Tracked),
+            Fate::HandedOver => return self.take_at_daemon(packet, None),
             Fate::Translated => return self.route(packet),
             Fate::Answered => return self.route_answer(packet),
             Fate::Taken => return self.note(|| format!("the program takes {}", show(&packet.bytes))),
@@ -75,17 +75,23 @@ impl World {
             Path::Raw => Stage::Raw,
             Path::Tracked => Stage::Tracked,
         };
-        self.take_at_daemon(packet, stage);
+        self.take_at_daemon(packet, Some(stage));
     }
 
-    fn take_at_daemon(&mut self, mut packet: Packet, stage: Stage) {
+    /// `stage`: `None` if the program has handed it over.
+    fn take_at_daemon(&mut self, mut packet: Packet, stage: Option<Stage>) {
         if self.down {
             return self.note(|| format!("no daemon for {}", show(&packet.bytes)));
         }
         self.note(|| format!("queued {stage:?} {}", show(&packet.bytes)));
         let from_backend = packet.from_backend.is_some();
         let aside = self.before_packet(&packet.bytes);
-        let verdict = self.engine.handle_packet(self.now, &mut packet.bytes, stage);
+        let verdict = if let Some(stage) = stage {
+            self.engine.handle_packet(self.now, &mut packet.bytes, stage)
+        } else {
+            self.engine.handle_handed_over(self.now, &mut packet.bytes);
+            Verdict::Drop
+        };
         if let Some(client) = aside {
             self.engine.handle_set_aside(self.now, client);
         }
@@ -93,7 +99,7 @@ impl World {
             return;
         }
         match verdict {
-            Verdict::Rewritten if stage == Stage::Tracked => {
+            Verdict::Rewritten if stage == Some(Stage::Tracked) => {
                 self.checks.fail("a packet was rewritten after conntrack".to_owned());
             }
             Verdict::Rewritten => self.route(packet),
