@@ -10,7 +10,8 @@ use anyhow::{Context, Result, ensure};
 use lab::http::{Behaviour, Connection, get_request};
 use lab::settings::{Path, Settings};
 use lab::testing::{await_condition, in_lab};
-use lab::{Fault, Lab, Node};
+use lab::{Daemon, Fault, Lab, Node};
+use rustix::process::Signal;
 
 const PATIENCE: Duration = Duration::from_secs(5);
 const PATHS: [Path; 2] = [Path::Kernel, Path::Userspace];
@@ -121,10 +122,23 @@ fn sockets(lab: &Lab, server: Node, arguments: &[&str], port: u16) -> Result<Str
     lab.netns(server).run(sockets.args(arguments).args(["dport", "=", &format!(":{port}")]))
 }
 
+fn reset_by_client(mut connection: Connection) -> Result<()> {
+    Ok(rustix::net::sockopt::set_socket_linger(connection.stream(), Some(Duration::ZERO))?)
+}
+
 #[test]
 fn a_clients_reset_ends_its_connection_on_a_kernel_splice() -> Result<()> {
-    a_reset_ends_a_kernel_splice(true, |_, mut connection, _| {
-        Ok(rustix::net::sockopt::set_socket_linger(connection.stream(), Some(Duration::ZERO))?)
+    a_reset_ends_a_kernel_splice(true, |_, connection, _| reset_by_client(connection))
+}
+
+/// Nothing has passed that the second daemon's program could have seen.
+#[test]
+fn a_clients_reset_after_a_restart_ends_its_connection_on_a_kernel_splice() -> Result<()> {
+    a_reset_ends_a_kernel_splice(true, |lab, connection, _| {
+        lab.daemon(Daemon::NfqSplice).context("no nfq-splice")?.signal(Signal::KILL);
+        await_condition("it ends", PATIENCE, || Ok(lab.daemon(Daemon::NfqSplice).is_none()))?;
+        lab.start_daemon(Daemon::NfqSplice)?;
+        reset_by_client(connection)
     })
 }
 

@@ -5,7 +5,7 @@
 //!
 //! The program stays when its owner dies, like the entries. It needs Linux 6.6 (TCX), `CAP_BPF`, IPv4 and timestamps.
 //!
-//! Call order: [`FastPath::open`], [`FastPath::kept`] and [`FastPath::add`] what an earlier owner spliced, [`FastPath::attach`]. Then `add` after an
+//! Call order: [`FastPath::open`], [`FastPath::kept`] and [`FastPath::add`] what an earlier owner spliced, [`FastPath::take_over`], [`FastPath::attach`]. Then `add` after an
 //! entry was created, or [`FastPath::add_recorded`], and [`FastPath::remove`] *before* an entry is deleted or its packets are to be queued.
 
 mod answers;
@@ -154,6 +154,23 @@ impl FastPath {
             syscalls::delete(map, gone).map_err(system)?;
         }
         wanted.iter().try_for_each(|backend| syscalls::update(map, backend, &ONLY)).map_err(system)
+    }
+
+    /// Learns from an earlier owner's program what the two sides of connections that were added have acknowledged, which conntrack was not
+    /// shown; before [`Self::attach`].
+    pub fn take_over(&self) -> Result<(), Error> {
+        let system = |error| Error::system("read an earlier BPF map", error);
+        let Some(earlier) = syscalls::earlier_map(KEY, BOTH).map_err(system)? else { return Ok(()) };
+        let values = syscalls::read_all::<KEY, BOTH>(earlier.as_fd()).map_err(system)?;
+        let map = self.maps.connections.as_fd();
+        for (client, value) in values {
+            let mut own = [0; BOTH];
+            let found = syscalls::get(map, syscalls::Get::Look, &client, &mut own).map_err(system)?;
+            if let Some(value) = value::taken_over(&value, &own).filter(|_| found) {
+                syscalls::update(map, &client, &value).map_err(system)?;
+            }
+        }
+        Ok(())
     }
 
     /// Puts the program to all Ethernet interfaces of this network namespace, in the place of an earlier owner's. Gives their number.

@@ -53,6 +53,9 @@ pub(super) fn attach(
     for splice in ended {
         kernel.leave_alone(splice.client);
     }
+    if let Err(error) = fast.take_over() {
+        tracing::debug!(%error, "what passed before is not known");
+    }
     let attached = fast.attach().inspect_err(|error| {
         tracing::warn!(%error, "no fast path at some interfaces; conntrack translates there");
     });

@@ -106,6 +106,17 @@ pub(super) fn agree(one: &[u8; VALUE], other: &[u8; VALUE]) -> bool {
     one.get(..DECIDED) == other.get(..DECIDED)
 }
 
+/// With what an earlier program knows the sides to have acknowledged, if that says the same of translation.
+pub(super) fn taken_over(earlier: &[u8; BOTH], own: &[u8; BOTH]) -> Option<[u8; BOTH]> {
+    let (earlier, mut own) = (split(earlier), split(own));
+    let alike = earlier.iter().zip(&own).all(|(one, other)| agree(one, other));
+    for (to, from) in own.iter_mut().zip(&earlier) {
+        let place = to.get_mut(LAST_ACK as usize..END as usize)?;
+        place.copy_from_slice(&part::<4>(from, LAST_ACK));
+    }
+    alike.then(|| join(&own))
+}
+
 /// What was recorded; `None`: nothing yet.
 pub(super) fn passed(value: &[u8; VALUE]) -> Option<Passed> {
     let [filled] = part(value, FILLED);
