@@ -40,8 +40,16 @@ pub struct Promise {
 pub(crate) struct Answered {
     /// What it promises, and since when.
     promise: Option<(Time, Promise)>,
-    /// Clients whose later data came first, and when.
-    awaited: BTreeMap<Client, Time>,
+    /// Clients whose later data came first.
+    awaited: BTreeMap<Client, Awaited>,
+}
+
+/// What came of a client before its first data.
+#[derive(Debug, Clone, Copy)]
+struct Awaited {
+    since: Time,
+    /// The least of its numbers.
+    least: Seq,
 }
 
 impl Engine {
@@ -61,7 +69,7 @@ impl Core {
     /// Continues the handshake that the program answered, if the segment is the first after it.
     pub(crate) fn continue_answered(&mut self, segment: &TcpSegment<'_>) -> Option<Flow> {
         let flow = self.flow_answered(segment, segment.seq() - 1);
-        let flow = flow.filter(|flow| self.may_begin_with(flow, segment))?;
+        let flow = flow.filter(|flow| self.may_begin_with(flow, segment) && !self.has_overtaken(segment))?;
         self.answered.awaited.remove(&segment.source());
         self.counters.count("answered_handshakes_continued");
         Some(flow)
@@ -114,6 +122,15 @@ impl Core {
         waits
     }
 
+    /// Data with lesser numbers have come, which were not the first either: this one's proof is by chance.
+    fn has_overtaken(&self, segment: &TcpSegment<'_>) -> bool {
+        let (now, made) = (self.now, self.made(segment));
+        self.answered.awaited.get(&segment.source()).is_some_and(|awaited| {
+            let waits = now < awaited.since + REPEATED && made.is_some_and(|made| made <= awaited.since);
+            waits && awaited.least.before(segment.seq())
+        })
+    }
+
     fn waits_for_first(&mut self, segment: &TcpSegment<'_>) -> bool {
         let (client, iss) = (segment.source(), segment.ack() - 1);
         let Some(made) = self.made(segment) else { return false };
@@ -125,16 +142,20 @@ impl Core {
         }
         let (now, awaited) = (self.now, &mut self.answered.awaited);
         if awaited.len() >= AWAITED {
-            awaited.retain(|_, since| now < *since + REPEATED);
+            awaited.retain(|_, awaited| now < awaited.since + REPEATED);
         }
         if awaited.len() >= AWAITED && !awaited.contains_key(&client) {
             return false;
         }
-        let since = awaited.entry(client).or_insert(now);
-        if *since < made {
-            *since = now;
+        let new = Awaited { since: now, least: segment.seq() };
+        let known = awaited.entry(client).or_insert(new);
+        if known.since < made {
+            *known = new;
         }
-        now < *since + REPEATED
+        if segment.seq().before(known.least) {
+            known.least = segment.seq();
+        }
+        now < known.since + REPEATED
     }
 
     /// When the answer was sent that this segment echoes, to a millisecond; `None`: too long ago, or never. One of an earlier

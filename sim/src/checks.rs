@@ -92,6 +92,11 @@ impl Checks {
         self.clients.get(&client).and_then(|seen| seen.acked).is_some_and(|(first, acked)| acked != first)
     }
 
+    /// Its connection is lost, and may be taken for a new one: the clock of that begins with the answer to its SYN.
+    pub fn forget_clock(&mut self, client: Client) {
+        self.clients.entry(client).or_default().timestamp = None;
+    }
+
     pub fn departs_to_backend(&mut self, packet: &Packet, backend: usize) {
         let segment = TcpSegment::parse(&packet.bytes).unwrap();
         if segment.flags().syn() {

@@ -169,3 +169,17 @@ pub fn date_range(answer: &[u8]) -> std::ops::Range<usize> {
     let at = answer.windows(name.len()).position(|window| window == name).unwrap() + name.len();
     at..at + DATE
 }
+
+/// One of the answers, which follow one another from the first or a later request on, has its date there.
+pub fn in_date(requests: &[Request], at: u64) -> bool {
+    let answers: Vec<Vec<u8>> = requests.iter().map(|request| request.answer(Variant::default())).collect();
+    (0..answers.len()).any(|first| {
+        let mut begin = 0;
+        answers[first..].iter().any(|answer| {
+            let date = date_range(answer);
+            let found = (begin + date.start..begin + date.end).contains(&(at as usize));
+            begin += answer.len();
+            found
+        })
+    })
+}

@@ -96,6 +96,24 @@ fn what_overtakes_the_first_data_is_dropped_for_a_while() {
     assert_eq!(shape(&sends_at(&mut proxy.engine, later(3500), &rest)), CONNECTS);
 }
 
+/// One number in some thousand passes for a first one by chance. It is none if data with lesser numbers were not either.
+#[test]
+fn what_overtakes_the_first_data_is_not_taken_for_them_by_chance() {
+    let Some(mut proxy) = Proxy::up("cq") else { return };
+    proxy.answer_for(Duration::from_secs(100));
+    let first = connected(&mut proxy, 5000, 1);
+    let part = |at: u32| {
+        SegmentBuilder { seq: first.seq + at, payload: b"NO REQUEST\r\n\r\n", ..first.clone() }.build()
+    };
+    let before = Time::from_nanos(now().as_nanos() - 1_000_000_000);
+    let answered = |at: &u32| !sends(&mut engine_since(before, LIFE), &part(*at)).is_empty();
+    let chance = (1000..200_000).find(answered).unwrap();
+    let mut engine = engine_since(before, LIFE);
+    assert!(sends(&mut engine, &part(chance - 2)).is_empty());
+    assert!(sends(&mut engine, &part(chance)).is_empty(), "{chance}");
+    assert!(!sends(&mut engine, &part(0)).is_empty(), "the first one");
+}
+
 #[test]
 fn a_silent_clients_probe_is_answered_and_leaves_no_state() {
     let Some(mut proxy) = Proxy::up("cc") else { return };

@@ -119,6 +119,8 @@ pub(crate) struct World {
     /// Orders with bytes behind a hole, and those of them that carry a date there.
     pub(crate) bridged: u32,
     dated: BTreeSet<u64>,
+    /// Clients of orders with such bytes.
+    holed: BTreeSet<ClientAddress>,
 }
 
 const KEY: [u8; 16] = *b"simulation key 1";
@@ -205,6 +207,7 @@ impl World {
             crashes: 0,
             bridged: 0,
             dated: BTreeSet::new(),
+            holed: BTreeSet::new(),
             events: BinaryHeap::new(),
             bodies: BTreeMap::new(),
             serial: 0,

@@ -6,7 +6,7 @@ use packet::{Seq, TcpSegment};
 
 use super::*;
 use crate::addresses::{backend_number, service};
-use crate::content::{Request, Variant, date_range};
+use crate::content::in_date;
 use crate::kernel::{Kernel, Path};
 use crate::net::{AGE_UNKNOWN, show};
 
@@ -49,20 +49,6 @@ impl Proxy {
         let engine = self.engine.poll_timeout().filter(|_| !self.down);
         engine.into_iter().chain(self.kernel.next_expiry()).min()
     }
-}
-
-/// One of the answers, which follow one another from the first or a later request on, has its date there.
-fn in_date(requests: &[Request], at: u64) -> bool {
-    let answers: Vec<Vec<u8>> = requests.iter().map(|request| request.answer(Variant::default())).collect();
-    (0..answers.len()).any(|first| {
-        let mut begin = 0;
-        answers[first..].iter().any(|answer| {
-            let date = date_range(answer);
-            let found = (begin + date.start..begin + date.end).contains(&(at as usize));
-            begin += answer.len();
-            found
-        })
-    })
 }
 
 fn has_date(piece: &[u8]) -> bool {

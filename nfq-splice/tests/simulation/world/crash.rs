@@ -32,6 +32,10 @@ impl World {
             if ours && !kept && !self.will_repeat(&connection) {
                 let why = format!("the daemon died while it was {}", connection.state);
                 self.excuses.insert(connection.client, why);
+                // A late copy of its first segment continues it nevertheless.
+                if self.checks.has_acknowledged(connection.client) {
+                    self.checks.forget_clock(connection.client);
+                }
             }
         }
         if self.scenario.differs() || !self.dated.is_empty() {

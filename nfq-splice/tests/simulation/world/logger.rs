@@ -21,9 +21,14 @@ impl World {
         }
         let closes = segment.flags().fin() || segment.flags().rst();
         let held = self.killed[number] && closes;
+        let twice = segment.flags().rst() && self.resets_twice();
         let Some(log) = self.logs.get_mut(&(client, number)) else {
             return self.transmit(1, Node::Proxy, packet);
         };
+        if twice && log.responses.is_empty() {
+            self.excuses
+                .insert(client, "a copy of the reset of a withdrawn handshake hit the next one".to_owned());
+        }
         log.note_server(&segment, held);
         if let Some(edge) = log.granted {
             self.checks.granted(client, edge);
@@ -37,6 +42,12 @@ impl World {
             self.transmit(1, Node::Proxy, packet);
         }
         self.trigger(number, logged);
+    }
+
+    /// The proxy has withdrawn handshakes, and links may double its resets.
+    fn resets_twice(&self) -> bool {
+        let doubles = self.scenario.links[1..].iter().any(|link| link.duplication > 0);
+        doubles && self.engine.status().counters.contains_key("ecn_learnt")
     }
 
     pub(super) fn log_client(&mut self, client: ClientAddress, number: usize, segment: &TcpSegment<'_>) {

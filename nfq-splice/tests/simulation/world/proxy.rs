@@ -28,6 +28,9 @@ impl World {
             self.dated.insert(order.id);
         }
         self.bridged += u32::from(!order.beyond.is_empty());
+        if !order.beyond.is_empty() {
+            self.holed.insert(client);
+        }
         self.orders.insert(order.id, client);
         self.checks.recovering(client, Seq(order.client_next));
         self.before_order(client);
@@ -218,6 +221,10 @@ impl World {
                 Outcome::Mismatch { .. } if self.dated.contains(id) => {
                     self.excuse_order(*id, "another date behind a hole");
                 }
+                // An alternate that failed, too, has sent the client its own date in the hole.
+                Outcome::Mismatch { at, .. } if self.scenario.kills.len() > 1 && self.in_date(*id, *at) => {
+                    self.excuse_order(*id, "another date in a hole");
+                }
                 Outcome::Mismatch { .. } if self.scenario.differs() => self.excuse_order(*id, "mismatch"),
                 // The manager forgets the failure of a backend that the proxy has meanwhile chosen itself.
                 Outcome::Elsewhere(_) if self.scenario.kills.len() > 1 => {
@@ -231,5 +238,13 @@ impl World {
         }
         let at = self.now + self.scenario.control_delay;
         self.schedule(at, Event::FromProxy(message));
+    }
+
+    /// The client's log had a hole, and the position is in the date of one of its answers.
+    fn in_date(&self, order: u64, at: u64) -> bool {
+        let client = self.orders.get(&order).filter(|client| self.holed.contains(*client));
+        let client = client
+            .and_then(|address| self.clients.iter().find(|client| client_address(client.port) == *address));
+        client.is_some_and(|client| sim::content::in_date(&client.habits.requests, at))
     }
 }
