@@ -168,6 +168,7 @@ impl Host {
             || self.is_duplicate_syn(&packet)
             || self.is_inexact_reset(&packet)
             || self.is_long_fin(&packet)
+            || self.is_behind_fin(&packet)
             || self.is_beyond_window(&packet)
         {
             return;
@@ -276,6 +277,25 @@ impl Host {
         let end = segment.seq() + segment.payload().len() as u32;
         let edge = self.edges.get(&(segment.destination(), segment.source()));
         segment.flags().fin() && edge.is_some_and(|(edge, _)| edge.before(end))
+    }
+
+    /// smoltcp takes data behind the FIN that it has taken; other stacks do not (RFC 9293 §3.10.7.4).
+    fn is_behind_fin(&self, packet: &[u8]) -> bool {
+        let Ok(segment) = TcpSegment::parse(packet) else { return false };
+        let (host, peer) = (segment.destination(), segment.source());
+        let closed = self.sockets.iter().any(|(_, socket)| {
+            let smoltcp::socket::Socket::Tcp(socket) = socket;
+            let ends = [socket.local_endpoint(), socket.remote_endpoint()];
+            let ends = ends.map(|end| end.map(|end| SocketAddr::from((end.addr, end.port))));
+            let closed = matches!(
+                socket.state(),
+                State::CloseWait | State::Closing | State::LastAck | State::TimeWait
+            );
+            closed && ends == [Some(host), Some(peer)]
+        });
+        let end = segment.seq() + segment.payload().len() as u32;
+        let behind = self.peer_next.get(&(host, peer)).is_some_and(|next| next.before(end));
+        closed && behind && !segment.payload().is_empty()
     }
 
     /// It has had the other end's SYN.

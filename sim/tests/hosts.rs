@@ -85,3 +85,19 @@ fn what_lies_outside_the_window_gives_no_clock() {
     host.poll(Time::from_millis(4));
     assert_eq!(host.socket(handle).recv_slice(&mut [0; 9]), Ok(3));
 }
+
+/// What an alternate sends to a client that has taken the end of its connection: the first byte has the FIN's number.
+#[test]
+fn nothing_behind_a_fin_is_taken() {
+    let (mut host, handle, number) = connecting();
+    host.receive(answer(number, 5));
+    host.poll(Time::from_millis(2));
+    let last = SegmentBuilder { payload: b"end", flags: Flags::FIN, ..said(ISN + 1, number + 1, 6) };
+    host.receive(last.build());
+    host.poll(Time::from_millis(3));
+    host.receive(SegmentBuilder { payload: b"other", ..said(ISN + 4, number + 1, 7) }.build());
+    host.poll(Time::from_millis(4));
+    let mut got = [0; 9];
+    assert_eq!(host.socket(handle).recv_slice(&mut got), Ok(3));
+    assert!(host.socket(handle).recv_slice(&mut got).is_err());
+}
