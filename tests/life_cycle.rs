@@ -2,18 +2,23 @@
 
 #![allow(clippy::disallowed_methods, reason = "a test of real systems owns sockets and a clock")]
 
-use std::net::Shutdown;
+use std::net::{IpAddr, Shutdown, SocketAddr};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use lab::http::{Behaviour, Connection, get_request};
 use lab::settings::{Path, Settings};
 use lab::testing::{await_condition, in_lab};
+use lab::topology::{PORT, VIP};
 use lab::{Daemon, Fault, Lab, Node};
+use netfilter::conntrack::Conntrack;
 use rustix::process::Signal;
 
 const PATIENCE: Duration = Duration::from_secs(5);
+/// Conntrack has seen several segments of each side by then.
+const SHOWN: Duration = Duration::from_millis(3500);
+const SERVICE: SocketAddr = SocketAddr::new(IpAddr::V4(VIP), PORT);
 const PATHS: [Path; 2] = [Path::Kernel, Path::Userspace];
 
 fn on_both_paths(test: impl Fn(&Lab) -> Result<()>) -> Result<()> {
@@ -120,6 +125,28 @@ fn a_reset_ends_a_kernel_splice(
 fn sockets(lab: &Lab, server: Node, arguments: &[&str], port: u16) -> Result<String> {
     let mut sockets = Command::new("ss");
     lab.netns(server).run(sockets.args(arguments).args(["dport", "=", &format!(":{port}")]))
+}
+
+/// Conntrack, which sees a segment now and then, forgets what nobody has acknowledged as far as it knows, and what seems to be repeated, after five
+/// minutes, unless it is told otherwise.
+#[test]
+fn an_idle_kernel_splice_is_remembered_for_hours() -> Result<()> {
+    in_lab(&Settings::default(), |lab| {
+        let mut connection = lab.open(Behaviour::default())?;
+        let client = connection.local()?;
+        let known = || lab.netns(Node::Proxy).within(|| Ok(Conntrack::open()?.get(client, SERVICE)?));
+        await_condition("conntrack has it", PATIENCE, || {
+            connection.get("/files/1k")?.check("/files/1k")?;
+            Ok(known()?.is_some())
+        })?;
+        let begun = Instant::now();
+        while begun.elapsed() < SHOWN {
+            connection.get("/files/1k")?.check("/files/1k")?;
+        }
+        let left = known()?.context("no entry")?.entry.timeout_s;
+        ensure!(left > 7000, "it is forgotten after {left} s");
+        Ok(())
+    })
 }
 
 fn reset_by_client(mut connection: Connection) -> Result<()> {

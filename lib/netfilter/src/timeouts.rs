@@ -11,7 +11,8 @@ use crate::Error;
 /// Seconds for which connections are to be remembered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Timeouts {
-    /// Open ones: at least so long.
+    /// Open ones: at least so long; also those of which conntrack believes that something is not acknowledged, or repeated, as it does not
+    /// see every segment.
     pub open: u32,
     /// Those closed on one side: at least so long.
     pub half_closed: u32,
@@ -26,7 +27,9 @@ impl Timeouts {
     /// # Errors
     /// If a parameter cannot be read or written (there is no conntrack, `/proc/sys` is read-only).
     pub fn apply(&self) -> Result<(), Error> {
-        change("established", |now| now.max(self.open))?;
+        for open in ["established", "unacknowledged", "max_retrans"] {
+            change(open, |now| now.max(self.open))?;
+        }
         change("fin_wait", |now| now.max(self.half_closed))?;
         change("close_wait", |now| now.max(self.half_closed))?;
         change("time_wait", |now| now.min(self.ended))
@@ -62,10 +65,11 @@ mod tests {
             fs::write("/proc/sys/net/netfilter/nf_conntrack_tcp_timeout_established", "300").unwrap();
             fs::write("/proc/sys/net/netfilter/nf_conntrack_tcp_timeout_fin_wait", "9000").unwrap();
             Timeouts { open: 7440, half_closed: 600, ended: 10 }.apply().unwrap();
-            let states = ["established", "fin_wait", "close_wait", "time_wait"];
-            assert_eq!(states.map(timeout), [7440, 9000, 600, 10]);
+            let states =
+                ["established", "unacknowledged", "max_retrans", "fin_wait", "close_wait", "time_wait"];
+            assert_eq!(states.map(timeout), [7440, 7440, 7440, 9000, 600, 10]);
             Timeouts { open: 1, half_closed: 1, ended: 20 }.apply().unwrap();
-            assert_eq!(states.map(timeout), [7440, 9000, 600, 10]);
+            assert_eq!(states.map(timeout), [7440, 7440, 7440, 9000, 600, 10]);
         })
         .unwrap();
     }
