@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use cluster::config::Cluster;
 use cluster::control::Client;
-use netfilter::conntrack::{Conntrack, SpliceEntry, TcpState};
+use netfilter::conntrack::{Conntrack, SpliceEntry};
 use netfilter::fast_path::{FastPath, Passed, Recorded};
 use netfilter::raw::RawSender;
 use netfilter::sets::Sets;
@@ -17,6 +17,7 @@ use nfq_splice::{Batch, Engine, EntryState, KernelSplice, Parked, Part};
 use nft_rules::{PARKED_MARK, PROXY_TABLE, QUEUED_SET, RAW_MARK, SPLICED_MARK};
 use packet::Time;
 
+use super::entries::{entry_of, entry_to_park, parked_of, splice_of, state};
 use super::fast;
 
 /// Elements of a set that are deleted in one transaction.
@@ -395,52 +396,4 @@ fn replace(conntrack: &mut Conntrack, entry: &SpliceEntry, error: Error) -> Resu
     }
     conntrack.delete(entry.client, entry.service)?;
     conntrack.create(entry)
-}
-
-fn entry_of(splice: &KernelSplice, service: SocketAddr, timeout_s: u32) -> SpliceEntry {
-    SpliceEntry {
-        client: splice.client,
-        service,
-        backend: splice.backend,
-        server_offset: splice.delta,
-        client_offset: 0,
-        // The kernel subtracts it from the backend's TSval.
-        timestamp_offset: splice.timestamps.unwrap_or(0).wrapping_neg(),
-        has_timestamps: splice.timestamps.is_some(),
-        mark: SPLICED_MARK,
-        timeout_s,
-        window_scales: splice.window_scales,
-        sack_permitted: splice.sack_permitted,
-    }
-}
-
-/// It translates no packet: fields that have no use are there for what else is kept.
-fn entry_to_park(parked: &Parked, service: SocketAddr, timeout_s: u32) -> SpliceEntry {
-    let entry = entry_of(&parked.splice, service, timeout_s);
-    let timestamp_offset = parked.clock.unwrap_or(entry.timestamp_offset);
-    SpliceEntry { client_offset: parked.rest(), timestamp_offset, mark: PARKED_MARK, ..entry }
-}
-
-fn parked_of(entry: &SpliceEntry) -> Parked {
-    // 0: of a version that did not keep it.
-    let clock = Some(entry.timestamp_offset).filter(|clock| *clock != 0 && !entry.has_timestamps);
-    Parked { clock, ..Parked::new(splice_of(entry), entry.client_offset) }
-}
-
-fn splice_of(entry: &SpliceEntry) -> KernelSplice {
-    KernelSplice {
-        client: entry.client,
-        backend: entry.backend,
-        delta: entry.server_offset,
-        timestamps: entry.has_timestamps.then(|| entry.timestamp_offset.wrapping_neg()),
-        window_scales: entry.window_scales,
-        sack_permitted: entry.sack_permitted,
-    }
-}
-
-fn state(state: TcpState) -> EntryState {
-    match state {
-        TcpState::TimeWait | TcpState::Close => EntryState::Closed,
-        _ => EntryState::Open,
-    }
 }

@@ -4,6 +4,7 @@
 
 mod answers;
 mod asking;
+mod entries;
 mod fast;
 mod kernel;
 mod mailbox;
