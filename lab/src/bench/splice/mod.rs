@@ -68,13 +68,16 @@ impl Plan {
         format!("{version} {length:?} {idle} {busy} {contenders:?} {measures:?} {processors:?}")
     }
 
-    /// Every measurement, in order.
+    /// Every measurement, in order. Each round begins with another contender: none always follows the same one.
     fn steps(&self) -> impl Iterator<Item = (usize, Measure, Contender)> + '_ {
-        let of_round = move |round| {
+        let of_round = move |round: usize| {
             let of_measure = move |measure: &Measure| {
                 let measure = *measure;
-                let concerned = self.contenders.iter().filter(move |contender| measure.concerns(**contender));
-                concerned.map(move |contender| (round, measure, *contender))
+                let mut concerned = self.contenders.clone();
+                concerned.retain(|contender| measure.concerns(*contender));
+                let first = round.checked_rem(concerned.len()).unwrap_or(0);
+                concerned.rotate_left(first);
+                concerned.into_iter().map(move |contender| (round, measure, contender))
             };
             self.measures.iter().flat_map(of_measure)
         };
