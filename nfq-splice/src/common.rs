@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use cluster::config::{Cluster, ProtocolName, SplicePath};
+use cluster::control::Client;
 use packet::{Flags, SegmentBuilder, Seq, TcpSegment, Time};
 
 use crate::action::Action;
@@ -160,6 +161,12 @@ impl Core {
 
     pub(crate) fn prefers_kernel(&self) -> bool {
         self.settings.splice.path == SplicePath::Kernel
+    }
+
+    /// The client whose connection a segment concerns, and whether it comes from there.
+    pub(crate) fn side_of(&self, segment: &TcpSegment<'_>) -> (Client, bool) {
+        let from_client = segment.destination() == self.settings.service;
+        (if from_client { segment.source() } else { segment.destination() }, from_client)
     }
 
     pub(crate) fn acknowledge_client(&mut self, leg: &ClientLeg, seq: Seq, ack: Seq, window: u32) {

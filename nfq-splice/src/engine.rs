@@ -36,8 +36,7 @@ impl Engine {
             Ok(segment) => segment,
             Err(error) => return self.handle_other(packet, error),
         };
-        let from_client = segment.destination() == self.core.settings.service;
-        let client = if from_client { segment.source() } else { segment.destination() };
+        let (client, from_client) = self.core.side_of(&segment);
         if stage == Stage::Fresh {
             self.drop_ended(client);
         }

@@ -97,8 +97,7 @@ impl Engine {
     /// Whose connection is reset, and how the reset is translated.
     fn reset_on_kernel_path(&mut self, packet: &[u8]) -> Option<(Client, Translation)> {
         let segment = TcpSegment::parse(packet).ok().filter(|segment| segment.flags().rst())?;
-        let from_client = segment.destination() == self.core.settings.service;
-        let client = if from_client { segment.source() } else { segment.destination() };
+        let (client, from_client) = self.core.side_of(&segment);
         let translation = self.table.with(&mut self.core, client, |_, flow| match &flow.state {
             State::Spliced(splice) if splice.kernel && from_client => Some(splice.to_backend(&flow.leg)),
             State::Spliced(splice) if splice.kernel && segment.source() == splice.backend => {

@@ -24,11 +24,10 @@ impl Parked {
 impl Engine {
     /// Whose connection a packet concerns, if any.
     fn client_of(&self, packet: &[u8]) -> Option<Client> {
-        let service = self.core.settings.service;
         if let Ok(segment) = TcpSegment::parse(packet) {
-            let from_client = segment.destination() == service;
-            return Some(if from_client { segment.source() } else { segment.destination() });
+            return Some(self.core.side_of(&segment).0);
         }
+        let service = self.core.settings.service;
         let quoted = IcmpError::parse(packet).ok()?.quoted();
         Some(if quoted.source == service { quoted.destination } else { quoted.source })
     }
@@ -43,8 +42,7 @@ impl Engine {
     pub fn handle_passed(&mut self, now: Time, packet: &[u8]) {
         self.core.now = now;
         let Ok(segment) = TcpSegment::parse(packet) else { return };
-        let from_client = segment.destination() == self.core.settings.service;
-        let client = if from_client { segment.source() } else { segment.destination() };
+        let (client, from_client) = self.core.side_of(&segment);
         self.table.with(&mut self.core, client, |core, flow| {
             if from_client {
                 core.note_passed_client(flow, &segment);
