@@ -52,6 +52,12 @@ struct Awaited {
     least: Seq,
 }
 
+impl Awaited {
+    fn waits(&self, now: Time) -> bool {
+        now < self.since + REPEATED
+    }
+}
+
 impl Engine {
     /// What clients are to be told now.
     pub fn promise(&self) -> Promise {
@@ -124,11 +130,10 @@ impl Core {
 
     /// Data with lesser numbers have come, which were not the first either: this one's proof is by chance.
     fn has_overtaken(&self, segment: &TcpSegment<'_>) -> bool {
-        let (now, made) = (self.now, self.made(segment));
-        self.answered.awaited.get(&segment.source()).is_some_and(|awaited| {
-            let waits = now < awaited.since + REPEATED && made.is_some_and(|made| made <= awaited.since);
-            waits && awaited.least.before(segment.seq())
-        })
+        let Some(awaited) = self.answered.awaited.get(&segment.source()) else { return false };
+        awaited.waits(self.now)
+            && awaited.least.before(segment.seq())
+            && self.made(segment).is_some_and(|made| made <= awaited.since)
     }
 
     fn waits_for_first(&mut self, segment: &TcpSegment<'_>) -> bool {
@@ -142,7 +147,7 @@ impl Core {
         }
         let (now, awaited) = (self.now, &mut self.answered.awaited);
         if awaited.len() >= AWAITED {
-            awaited.retain(|_, awaited| now < awaited.since + REPEATED);
+            awaited.retain(|_, awaited| awaited.waits(now));
         }
         if awaited.len() >= AWAITED && !awaited.contains_key(&client) {
             return false;
@@ -155,7 +160,7 @@ impl Core {
         if segment.seq().before(known.least) {
             known.least = segment.seq();
         }
-        now < known.since + REPEATED
+        known.waits(now)
     }
 
     /// When the answer was sent that this segment echoes, to a millisecond; `None`: too long ago, or never. One of an earlier
