@@ -282,29 +282,23 @@ impl Host {
     /// smoltcp takes data behind the FIN that it has taken; other stacks do not (RFC 9293 §3.10.7.4).
     fn is_behind_fin(&self, packet: &[u8]) -> bool {
         let Ok(segment) = TcpSegment::parse(packet) else { return false };
-        let (host, peer) = (segment.destination(), segment.source());
-        let closed = self.sockets.iter().any(|(_, socket)| {
-            let smoltcp::socket::Socket::Tcp(socket) = socket;
-            let ends = [socket.local_endpoint(), socket.remote_endpoint()];
-            let ends = ends.map(|end| end.map(|end| SocketAddr::from((end.addr, end.port))));
-            let closed = matches!(
-                socket.state(),
-                State::CloseWait | State::Closing | State::LastAck | State::TimeWait
-            );
-            closed && ends == [Some(host), Some(peer)]
-        });
+        let key = (segment.destination(), segment.source());
         let end = segment.seq() + segment.payload().len() as u32;
-        let behind = self.peer_next.get(&(host, peer)).is_some_and(|next| next.before(end));
-        closed && behind && !segment.payload().is_empty()
+        let behind = self.peer_next.get(&key).is_some_and(|next| next.before(end));
+        behind && !segment.payload().is_empty() && self.has_socket(key, is_closed_by_peer)
     }
 
     /// It has had the other end's SYN.
-    fn is_open(&self, (host, peer): (SocketAddr, SocketAddr)) -> bool {
+    fn is_open(&self, key: (SocketAddr, SocketAddr)) -> bool {
+        self.has_socket(key, |state| state != State::SynSent)
+    }
+
+    fn has_socket(&self, (host, peer): (SocketAddr, SocketAddr), wanted: impl Fn(State) -> bool) -> bool {
         self.sockets.iter().any(|(_, socket)| {
             let smoltcp::socket::Socket::Tcp(socket) = socket;
             let remote = socket.remote_endpoint().map(|end| SocketAddr::from((end.addr, end.port)));
             let local = socket.local_endpoint().map(|end| SocketAddr::from((end.addr, end.port)));
-            !matches!(socket.state(), State::SynSent) && (local, remote) == (Some(host), Some(peer))
+            wanted(socket.state()) && (local, remote) == (Some(host), Some(peer))
         })
     }
 
@@ -478,4 +472,8 @@ impl Host {
         let at = self.interface.poll_at(instant(now), &self.sockets)?;
         Some(Time::from_nanos(at.total_micros().max(0) as u64 * 1000))
     }
+}
+
+fn is_closed_by_peer(state: State) -> bool {
+    matches!(state, State::CloseWait | State::Closing | State::LastAck | State::TimeWait)
 }
