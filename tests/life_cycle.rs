@@ -2,7 +2,7 @@
 
 #![allow(clippy::disallowed_methods, reason = "a test of real systems owns sockets and a clock")]
 
-use std::net::{IpAddr, Shutdown, SocketAddr};
+use std::net::Shutdown;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -18,7 +18,6 @@ use rustix::process::Signal;
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Conntrack has seen several segments of each side by then.
 const SHOWN: Duration = Duration::from_millis(3500);
-const SERVICE: SocketAddr = SocketAddr::new(IpAddr::V4(VIP), PORT);
 const PATHS: [Path; 2] = [Path::Kernel, Path::Userspace];
 
 fn on_both_paths(test: impl Fn(&Lab) -> Result<()>) -> Result<()> {
@@ -134,7 +133,8 @@ fn an_idle_kernel_splice_is_remembered_for_hours() -> Result<()> {
     in_lab(&Settings::default(), |lab| {
         let mut connection = lab.open(Behaviour::default())?;
         let client = connection.local()?;
-        let known = || lab.netns(Node::Proxy).within(|| Ok(Conntrack::open()?.get(client, SERVICE)?));
+        let known =
+            || lab.netns(Node::Proxy).within(|| Ok(Conntrack::open()?.get(client, (VIP, PORT).into())?));
         await_condition("conntrack has it", PATIENCE, || {
             connection.get("/files/1k")?.check("/files/1k")?;
             Ok(known()?.is_some())

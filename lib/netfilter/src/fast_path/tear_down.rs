@@ -22,7 +22,7 @@ pub(super) fn tear_down(code: &mut Assembler, answers: i32) {
     code.jump_if(AnyBit, 0, value::RECORDED.into(), "pass");
     is_exact_reset(code);
     code.jump_if(Differs, DIRECTION, 1, "both directions");
-    code.calculate(AddWide, FOUND, -(value::VALUE as i32));
+    code.calculate(AddWide, FOUND, -i32::from(SERVER));
     code.label("both directions");
     for direction in [0, SERVER] {
         code.store_value(Word, FOUND, direction + value::PEER, 0);

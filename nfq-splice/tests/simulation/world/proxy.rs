@@ -27,8 +27,8 @@ impl World {
         if order.beyond.iter().any(dated) {
             self.dated.insert(order.id);
         }
-        self.bridged += u32::from(!order.beyond.is_empty());
         if !order.beyond.is_empty() {
+            self.bridged += 1;
             self.holed.insert(client);
         }
         self.orders.insert(order.id, client);
