@@ -95,7 +95,6 @@ fn a_closed_window() -> Result<()> {
     })
 }
 
-/// 4.5 GB on one connection: sequence numbers and log offsets pass 2³². `cargo test -p lab --test life_cycle -- --ignored`
 /// Conntrack, which sees few acknowledgements of either side, does not know that reset for a valid one: `nfq-splice` does.
 fn a_reset_ends_a_kernel_splice(
     failover: bool,
@@ -126,8 +125,8 @@ fn sockets(lab: &Lab, server: Node, arguments: &[&str], port: u16) -> Result<Str
     lab.netns(server).run(sockets.args(arguments).args(["dport", "=", &format!(":{port}")]))
 }
 
-/// Conntrack, which sees a segment now and then, forgets what nobody has acknowledged as far as it knows, and what seems to be repeated, after five
-/// minutes, unless it is told otherwise.
+/// Conntrack, which sees a segment now and then, forgets what nobody has acknowledged as far as it knows, and what seems to be repeated, after
+/// five minutes, unless it is told otherwise.
 #[test]
 fn an_idle_kernel_splice_is_remembered_for_hours() -> Result<()> {
     in_lab(&Settings::default(), |lab| {
@@ -179,6 +178,7 @@ fn a_servers_reset_ends_its_connection_on_a_kernel_splice() -> Result<()> {
     })
 }
 
+/// 4.5 GB on one connection: sequence numbers and log offsets pass 2³². `cargo test -p lab --test life_cycle -- --ignored`
 #[test]
 #[ignore = "takes a minute"]
 fn more_than_four_gigabytes() -> Result<()> {

@@ -183,9 +183,9 @@ impl FastPath {
         self.answers = Some(*answers);
     }
 
-    /// The same until that time.
+    /// The same until that time, when also the owner has gone.
     pub fn answer_until(&mut self, until: Duration) {
-        self.answers = self.answers.map(|answers| Answers { until, ..answers });
+        self.answers = self.answers.map(|answers| Answers { until, owned_until: until, ..answers });
     }
 
     /// How often that was done.
@@ -299,7 +299,7 @@ impl FastPath {
         goes: impl FnOnce(Ipv4Addr, usize) -> bool,
     ) -> Fate {
         let Some((client, from_server)) = self.find(packet) else { return Fate::Passed };
-        let alone = self.answers.is_none_or(|answers| now >= answers.until);
+        let alone = self.answers.is_none_or(|answers| now >= answers.owned_until);
         let Some(element) = self.elements.get_mut(&client) else { return Fate::Passed };
         if element.ends_it(packet[FLAGS]) {
             let known = element.is_exact_reset(packet, from_server);

@@ -38,6 +38,7 @@ impl Answering {
             // Of other protocols the server may be the one to speak first.
             takes_acks: cluster.service.protocol == ProtocolName::Http,
             until: Duration::ZERO,
+            owned_until: Duration::ZERO,
         };
         Some(Self { fast: Arc::clone(fast), answers, promises: Vec::new(), next: Time::default() })
     }
@@ -62,16 +63,17 @@ impl Answering {
         promise
     }
 
-    /// Once engines have said what they want.
+    /// This daemon is there; and clients are answered, once engines have said what they want promised.
     pub(super) fn renew(&mut self, now: Time) {
         self.next = now + RENEWED;
-        if !self.promises.is_empty() {
-            self.write(Duration::from_nanos(now.as_nanos()) + VALID);
-        }
+        let until = Duration::from_nanos(now.as_nanos()) + VALID;
+        self.answers.owned_until = until;
+        self.write(if self.promises.is_empty() { Duration::ZERO } else { until });
     }
 
     /// SYNs come to the queues from now on.
     pub(super) fn stop(&mut self) {
+        self.answers.owned_until = Duration::ZERO;
         self.write(Duration::ZERO);
     }
 

@@ -106,11 +106,15 @@ impl Shell {
         let queues = proxy_queues(cluster);
         let restored = Restored::find(&mut kernel)?;
         let ended = kernel.ended()?;
+        let mut answering = Answering::new(fast.as_ref(), cluster, &secret);
+        // What is handed over from its first packet on waits for the threads.
+        if let Some(answering) = &mut answering {
+            answering.renew(now());
+        }
         let fast_interfaces =
             fast.as_ref().map_or(0, |fast| fast::attach(fast, &mut kernel, &restored.entries, &ended));
         let count = restored.count();
         let restored = restored.by_queue(queues);
-        let answering = Answering::new(fast.as_ref(), cluster, &secret);
         let (control, mailbox) = mailbox::mailbox(CONTROL_MAIL)?;
         let mut settings = Settings::new(cluster).share(queues);
         let epoch = Epoch::load(lock.socket().with_file_name("nfq-splice.epoch"))?;

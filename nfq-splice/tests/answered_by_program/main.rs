@@ -133,6 +133,7 @@ impl Proxy {
             window: SETUP_WINDOW as u16,
             takes_acks: true,
             until: Duration::from_nanos(now().as_nanos()) + time,
+            owned_until: Duration::ZERO,
         };
         self.fast.answer(&answers).unwrap();
     }

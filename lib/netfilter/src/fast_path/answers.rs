@@ -21,8 +21,10 @@ pub(super) const WINDOW: i16 = 18;
 pub(super) const LEAD: i16 = 20;
 /// Of the keyed hash, before its first block.
 pub(super) const STATE: i16 = 24;
+/// Until when the owner takes what is handed to him, likewise.
+pub(super) const OWNED_UNTIL: i16 = 56;
 /// Bytes.
-pub(super) const ANSWERS: usize = 56;
+pub(super) const ANSWERS: usize = 64;
 
 /// Counts, 64 bits each: SYNs answered, acknowledgements taken, packets handed over.
 pub(super) const SYNS: i16 = 0;
@@ -50,6 +52,8 @@ pub struct Answers {
     pub takes_acks: bool,
     /// From then on (`CLOCK_MONOTONIC`) SYNs are no longer answered.
     pub until: Duration,
+    /// From then on (`CLOCK_MONOTONIC`) nobody takes a reset that is handed over; he does so before he knows how SYNs are to be answered.
+    pub owned_until: Duration,
 }
 
 /// What the program has done so.
@@ -66,9 +70,10 @@ pub struct Answered {
 impl Answers {
     pub(super) fn bytes(&self) -> [u8; ANSWERS] {
         let mut bytes = [0; ANSWERS];
-        let until = u64::try_from(self.until.as_nanos()).unwrap_or(u64::MAX).to_ne_bytes();
+        let [until, owned_until] = [self.until, self.owned_until]
+            .map(|time| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX).to_ne_bytes());
         let state = siphash::initial(self.key).map(u64::to_ne_bytes);
-        let parts: [(i16, &[u8]); 8] = [
+        let parts: [(i16, &[u8]); 9] = [
             (UNTIL, &until),
             (SERVICE, &self.service.ip().octets()),
             (SERVICE_PORT, &self.service.port().to_be_bytes()),
@@ -77,6 +82,7 @@ impl Answers {
             (WINDOW, &self.window.to_be_bytes()),
             (LEAD, &self.lead.to_ne_bytes()),
             (STATE, state.as_flattened()),
+            (OWNED_UNTIL, &owned_until),
         ];
         for (at, part) in parts {
             if let Some(place) = bytes.get_mut(at as usize..at as usize + part.len()) {

@@ -87,12 +87,12 @@ fn show_acknowledgement(code: &mut Assembler, answers: i32) {
     code.label("acknowledges nothing new");
 }
 
-/// The owner is there, and renews what he has said; otherwise the packet passes. Register 9 is not kept.
+/// The owner is there, and says so again and again; otherwise the packet passes. Register 9 is not kept.
 pub(super) fn unless_alone(code: &mut Assembler, map: i32) {
     look_up(code, map);
     code.copy(9, 0);
     code.call(COARSE_CLOCK);
-    code.load(Double, 1, 9, answers::UNTIL);
+    code.load(Double, 1, 9, answers::OWNED_UNTIL);
     code.jump_if_not_below(0, 1, "pass");
 }
 

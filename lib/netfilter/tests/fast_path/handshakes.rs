@@ -74,9 +74,9 @@ fn closed() -> SocketAddr {
     SocketAddr::new([10, 0, 1, 2].into(), CLOSED)
 }
 
-/// Anything, until then.
-pub(crate) fn answers_until(until: Duration) -> Answers {
-    Answers { until, ..answers(&mut Bytes(&[1; 50])) }
+/// Of an owner who is there until then, and does not know yet how SYNs are to be answered.
+pub(crate) fn owned_until(owned_until: Duration) -> Answers {
+    Answers { until: Duration::ZERO, owned_until, ..answers(&mut Bytes(&[1; 50])) }
 }
 
 fn answers(bytes: &mut Bytes<'_>) -> Answers {
@@ -90,6 +90,7 @@ fn answers(bytes: &mut Bytes<'_>) -> Answers {
         window: bytes.number() as u16,
         takes_acks: bytes.byte() < 240,
         until: if ended { now() } else { now() + Duration::from_secs(3600) },
+        owned_until: if bytes.byte() < 128 { Duration::ZERO } else { Duration::MAX },
     }
 }
 
@@ -261,7 +262,7 @@ impl Router {
 #[test]
 fn plain_ones_are_answered_and_taken() {
     let mut reference = Reference::default();
-    let answers = Answers { takes_acks: true, ..answers_until(Duration::MAX) };
+    let answers = Answers { takes_acks: true, until: Duration::MAX, ..answers(&mut Bytes(&[1; 50])) };
     reference.answer(&answers);
     let syn = SegmentBuilder { ack: None, flags: Flags::SYN, ..syn(&mut Bytes(&[2; 50])) };
     let mut packet = syn.build();

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use case::{Case, Packet};
 use common::Net;
-use handshakes::{Handshakes, answers_until, expected};
+use handshakes::{Handshakes, expected, owned_until};
 use netfilter::fast_path::{FastPath, Frame, Owners, Ring, Tried};
 use nft_rules::placement::SEED;
 use proptest::prelude::*;
@@ -115,8 +115,8 @@ impl Router {
         let client: SocketAddr = case.entry.client;
         let mut reference = Reference::default();
         let until = if case.heard { Duration::MAX } else { Duration::ZERO };
-        self.fast.answer(&answers_until(until)).unwrap();
-        reference.answer(&answers_until(until));
+        self.fast.answer(&owned_until(until)).unwrap();
+        reference.answer(&owned_until(until));
         for (number, packet) in case.packets.iter().enumerate() {
             if number == 0 || number == case.again {
                 let added = add(&self.fast, &mut reference, case);

@@ -76,6 +76,7 @@ impl World {
             window: SETUP_WINDOW as u16,
             takes_acks: true,
             until: Duration::MAX,
+            owned_until: Duration::MAX,
         };
         self.fast.answer(&answers);
         self.fast.know_backends(&std::array::from_fn::<_, BACKENDS, _>(sim::addresses::backend));
