@@ -40,6 +40,9 @@ impl Engine {
         if stage == Stage::Fresh {
             self.drop_ended(client);
         }
+        if !from_client {
+            self.table.note_backend(client, &segment, now);
+        }
         let done = self
             .table
             .with(&mut self.core, client, |core, flow| core.handle_known(flow, packet, from_client, stage));

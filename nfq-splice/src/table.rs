@@ -4,7 +4,7 @@ use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 
 use cluster::control::{Client, ConnectionStatus};
-use packet::Time;
+use packet::{TcpSegment, Time};
 
 use crate::common::Core;
 use crate::compact::Compact;
@@ -153,6 +153,18 @@ impl Table {
     pub(crate) fn window(&self, client: Client) -> Option<Window> {
         let key = Key::from(client);
         self.windows.iter().rev().find(|(known, _)| *known == key).map(|(_, window)| *window)
+    }
+
+    /// A backend's segment on a connection that the kernel has just been asked to translate: the kernel may refuse.
+    pub(crate) fn note_backend(&mut self, client: Client, segment: &TcpSegment<'_>, now: Time) {
+        let key = Key::from(client);
+        let Some(Entry::Kernel(compact)) = self.entries.get(&key) else { return };
+        let Some((_, window)) = self.windows.iter_mut().rev().find(|(known, _)| *known == key) else {
+            return;
+        };
+        if let State::Spliced(splice) = compact.expand(client, self.service, now).state {
+            window.note_backend(segment, splice.delta, splice.server_scale);
+        }
     }
 
     /// When [`Self::next_due`] will have something.

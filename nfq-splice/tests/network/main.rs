@@ -13,6 +13,7 @@ mod life;
 mod options;
 mod orders;
 mod promises;
+mod refused;
 mod replays;
 mod swallowed;
 mod take_in;

@@ -1,0 +1,32 @@
+//! Splices that the kernel refuses.
+
+use nfq_splice::Stage;
+
+use crate::world::{BACKEND_ISN, CLIENT_ISN, OFFER, REQUEST, World, segments};
+
+/// What a backend says between the decision for the kernel and its refusal, in the same batch.
+const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nall of it";
+
+#[test]
+fn what_passed_before_the_refusal_may_be_acknowledged() {
+    for v6 in [false, true] {
+        let mut world = World::new(v6, true);
+        world.splice(OFFER, OFFER);
+        let answer = world.backend_segment(1, BACKEND_ISN + 1, ANSWER, 2000).build();
+        world.receive(&answer, Stage::Tracked);
+        world.engine.handle_splice_failed(world.now, world.client());
+        world.sent();
+        let next = CLIENT_ISN + 1 + REQUEST.len() as u32;
+        let acknowledged = world.client_segment(next, world.iss + 1 + ANSWER.len() as u32, b"").build();
+        let sent = world.receive(&acknowledged, Stage::Raw);
+        let passed = segments(&sent);
+        assert_eq!(passed.len(), 1);
+        assert_eq!(
+            (passed[0].destination(), passed[0].ack()),
+            (world.backend(1), BACKEND_ISN + 1 + ANSWER.len() as u32)
+        );
+        let forged = world.client_segment(next, world.iss + 2 + ANSWER.len() as u32, b"").build();
+        world.receive(&forged, Stage::Raw);
+        assert_eq!(world.counter("wrong_ack_dropped"), 1);
+    }
+}
