@@ -145,7 +145,8 @@ pub fn check_installed() -> Result<()> {
 }
 
 /// The configuration file. `keepalive_*` are so high that only faults close connections. One output
-/// buffer makes the chunks of `/chunked/` the same on every server, however fast the client reads.
+/// buffer makes the chunks of `/chunked/` the same on every server, however fast the client reads. Each worker accepts for itself
+/// (`reuseport`): otherwise one gets nearly all connections that come at once, or not, as their handshakes are spaced.
 fn configuration(dir: &Path, documents: &Path, node: Node, echo: &str, settings: &Settings) -> String {
     let send_buffer = settings.send_buffer.map(|bytes| format!(" sndbuf={bytes}")).unwrap_or_default();
     let any = if settings.ipv6 { "[::]:" } else { "" };
@@ -177,8 +178,8 @@ http {{
     uwsgi_temp_path {dir}/uwsgi;
     scgi_temp_path {dir}/scgi;
     server {{
-        listen {any}{SERVICE_PORT} backlog=4096{send_buffer};
-        listen {DIRECT_PORT} backlog=4096;
+        listen {any}{SERVICE_PORT} backlog=4096 reuseport{send_buffer};
+        listen {DIRECT_PORT} backlog=4096 reuseport;
         set $echoed $request_method;
         if ($uri ~ ^/app/) {{ set $echoed no; }}
         if ($echoed = POST) {{ rewrite ^ /echo last; }}
