@@ -117,11 +117,17 @@ impl FlowLog {
         }
     }
 
+    /// A SYN-ACK of another number, before anything was said, is that of a handshake begun anew.
+    fn takes_answer(&self, isn: Seq) -> bool {
+        let silent = self.requests.is_empty() && self.responses.is_empty();
+        self.server.as_ref().is_none_or(|(known, _)| *known != isn && silent)
+    }
+
     /// `judged`: the segment's FIN or RST is the backend's failure and does not count.
     pub(crate) fn note_server(&mut self, segment: &TcpSegment<'_>, judged: bool) {
         let flags = segment.flags();
         self.client_reset &= flags.rst() || flags.syn();
-        if flags.syn() && self.server.is_none() && segment.ack() == self.irs + 1 {
+        if flags.syn() && self.takes_answer(segment.seq()) && segment.ack() == self.irs + 1 {
             self.server = Some((segment.seq(), Reassembly::new(segment.seq() + 1, ENOUGH)));
             self.ack_cl = segment.seq() + 1;
             let scale = segment.syn_options().window_scale;
