@@ -20,7 +20,7 @@ fn silent_host_is_found_within_the_configured_time() {
     world.open(idle);
     let (asked, _) = ask(&mut world, first, 0);
     world.backend(first, 0, b"", asked);
-    world.run(89, dead);
+    world.run(79, dead);
     assert!(world.failures().is_empty());
     world.run(3, dead);
     let failures = world.failures();
@@ -28,7 +28,7 @@ fn silent_host_is_found_within_the_configured_time() {
     assert_eq!((failures[0].evidence, failures[0].backend_down), (Evidence::HostSilent, true));
     assert_eq!(failures[0].connections.len(), 2, "the idle one, too");
     let took = world.now.since(failures[0].since);
-    assert!(took.as_millis() <= 93, "{took:?}");
+    assert!(took.as_millis() <= 83, "{took:?}");
 }
 
 /// It passed while the logger had no judge, and not all that it closes is in the log: the client cannot have all of it.
@@ -355,7 +355,7 @@ fn packets_from_the_backend_stop_the_probing() {
     let conn = conn(5000, b1());
     world.open(conn);
     let (asked, _) = ask(&mut world, conn, 0);
-    world.run(80, dead);
+    world.run(70, dead);
     world.backend(conn, 0, b"", asked);
     world.run(60, dead);
     assert!(world.failures().is_empty());

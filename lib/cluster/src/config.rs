@@ -228,7 +228,7 @@ pub enum Check {
 impl Default for Detector {
     fn default() -> Self {
         Self {
-            probe_after_ms: 30,
+            probe_after_ms: 20,
             probe_interval_ms: 20,
             probe_failures: 3,
             heartbeat_ms: 1000,
