@@ -117,11 +117,10 @@ impl Core {
         let (leg, window) = (&flow.leg, self.own_window(flow));
         let bare = leg.segment(self.now, flow.server_next(), ack, window);
         let challenge = match &flow.state {
-            // A spliced connection carries the backend's clock, which this one may be far ahead of after a restart: the client would
-            // take all that follows for old (RFC 7323 §5). A peer that lost the connection needs no timestamp.
-            State::Spliced(_) => SegmentBuilder { timestamps: None, ..bare },
-            // Its backend's clock will go on from what it has been told before.
-            State::Setup(_) => leg.segment_as_told(self.now, flow.server_next(), ack, window),
+            // A spliced connection carries the backend's clock, which this one may be far ahead of after a restart, or as one of two
+            // answers to its SYN was later than the one that the client took: it would take all that follows for old (RFC 7323 §5). A peer
+            // that lost the connection needs no timestamp.
+            State::Spliced(_) | State::Setup(_) => SegmentBuilder { timestamps: None, ..bare },
             _ => bare,
         };
         self.send(challenge.build());
