@@ -25,11 +25,15 @@ impl Echoes {
         *entry = (segment.seq(), first, value);
     }
 
-    /// A segment for a half-open connection is not taken.
+    /// A segment for a half-open connection is not taken. One that acknowledges something else is looked at before, and answered with a
+    /// RST (`net/ipv4/tcp_minisocks.c`).
     pub(crate) fn is_wrong(&self, segment: &TcpSegment<'_>) -> bool {
         let known = self.0.get(&(segment.destination(), segment.source()));
-        let (Some((_, first, last)), Some((_, echo))) = (known, segment.timestamps()) else { return false };
+        let (Some((isn, first, last)), Some((_, echo))) = (known, segment.timestamps()) else { return false };
         let flags = segment.flags();
-        !flags.syn() && !flags.rst() && echo.wrapping_sub(*first) > last.wrapping_sub(*first)
+        segment.ack() == *isn + 1
+            && !flags.syn()
+            && !flags.rst()
+            && echo.wrapping_sub(*first) > last.wrapping_sub(*first)
     }
 }
