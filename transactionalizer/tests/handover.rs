@@ -287,6 +287,24 @@ fn what_a_predecessor_fenced_is_reported() {
     assert_eq!(flows, [failed.flow, fenced.flow]);
 }
 
+/// It had suppressed a RST that its successor, which finds the backend alive again, takes for the ordinary end of an idle connection.
+#[test]
+fn what_is_released_of_what_a_predecessor_fenced_did_not_pass() {
+    let mut world = World::starting();
+    let conn = conn(5000, b1());
+    world.open(conn);
+    world.backend_flags(conn, Flags::RST, 0, b"", 0);
+    world.engine.handle_live(world.now);
+    world.engine.handle_managers(1);
+    world.run(300, lives);
+    assert_eq!(world.reports().len(), 0);
+    assert!(world.actions.iter().any(|action| matches!(action, Action::Release(_))), "{:?}", world.actions);
+    world.engine.handle_fences(&[conn.flow], world.now);
+    world.run(1, lives);
+    let flows: Vec<_> = world.reports().iter().map(|(_, _, report)| report.flow).collect();
+    assert_eq!(flows, [conn.flow]);
+}
+
 /// The backend's kernel has sent its FIN, but still acknowledges what comes: the client will not say it again.
 #[test]
 fn what_passes_before_the_fence_holds_counts_also_after_a_fin() {

@@ -64,6 +64,11 @@ impl Connection {
         self.handle_released();
     }
 
+    /// It was not: the logger did not hold it any more.
+    pub fn handle_not_released(&mut self) {
+        (self.released, self.reset_released) = (false, false);
+    }
+
     /// The backend's FIN passed while nobody judged. It may be lost yet; then its kernel repeats it, and that is judged.
     pub fn handle_passed(&mut self) {
         self.passed = true;

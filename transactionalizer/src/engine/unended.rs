@@ -167,9 +167,13 @@ impl Engine {
     }
 
     /// What the logger had fenced when we came to it. A flow that is open here was fenced by a predecessor, which may have died
-    /// before it told anybody: nothing passes any more, and nobody else will notice.
+    /// before it told anybody: nothing passes any more, and nobody else will notice. What we have released of it meanwhile did not pass
+    /// either: it was suppressed when the fence was ordered.
     pub fn handle_fences(&mut self, fenced: &[Flow], now: Time) {
         for flow in fenced {
+            if let Some(State::Open(connection)) = self.entries.get_mut(flow).map(|entry| &mut entry.state) {
+                connection.handle_not_released();
+            }
             if self.entries.get(flow).is_some_and(Entry::concerned) {
                 self.postpone(*flow, Evidence::HostSilent, now, false, now);
             }
