@@ -237,8 +237,10 @@ impl Core {
         }
         note_backend(splice, &flow.leg, segment);
         let begins = std::mem::take(&mut splice.unheard) && self.prefers_kernel();
-        // Before it has said anything else it may answer what was forged: what a restored connection's client sends is not judged.
-        splice.closing.reset |= segment.flags().rst() && (splice.kernel || splice.window.is_some());
+        // Before it has said anything else it may answer what was forged: what a restored connection's client sends is not judged. One that
+        // answers what the client said some time ago is behind what that has got, which ignores it (RFC 5961 §3.2).
+        let late = flow.leg.window.is_some() && (segment.seq() + splice.delta).before(flow.leg.acked);
+        splice.closing.reset |= segment.flags().rst() && !late && (splice.kernel || splice.window.is_some());
         let translation = splice.to_client(&flow.leg);
         if let (Some((value, _)), Some(offset)) = (segment.timestamps(), splice.ts) {
             flow.leg.raise_floor(value.wrapping_add(offset));

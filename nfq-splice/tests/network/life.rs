@@ -284,6 +284,29 @@ fn the_clock_stands_still_until_something_of_a_head_is_taken() {
     }
 }
 
+/// A dead process's kernel answers each acknowledgement under way; the client believes only the answer to its last one.
+#[test]
+fn a_late_reset_of_the_backend_is_no_end() {
+    for v6 in [false, true] {
+        let mut world = World::new(v6, false);
+        world.splice(OFFER, OFFER);
+        let answer = world.backend_segment(1, BACKEND_ISN + 1, b"HTTP/1.1", 2000).build();
+        world.receive(&answer, Stage::Raw);
+        let acknowledged = world.client_segment(NEXT, world.iss + 9, b"").build();
+        world.receive(&acknowledged, Stage::Raw);
+        let reset = |world: &World, at| {
+            let bare = SegmentBuilder { ack: None, ..world.backend_segment(1, BACKEND_ISN + at, b"", 2000) };
+            SegmentBuilder { flags: Flags::RST, ..bare }.build()
+        };
+        for (at, remain) in [(8, 1), (9, 0)] {
+            let reset = reset(&world, at);
+            world.receive(&reset, Stage::Raw);
+            wait(&mut world, CLOSED_LINGER + Duration::from_millis(1));
+            assert_eq!(world.engine.status().total, remain, "{at}");
+        }
+    }
+}
+
 /// Conntrack was not shown what the other side has acknowledged last, and would not know the reset for a valid one.
 #[test]
 fn a_reset_that_is_handed_over_ends_what_the_kernel_translates() {
