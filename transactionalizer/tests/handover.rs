@@ -273,6 +273,23 @@ fn only_what_was_fenced_is_fenced_again() {
     assert_eq!(again, []);
 }
 
+/// A copy of a SYN is late, and its client has gone on to another backend, because this one had refused it.
+#[test]
+fn a_late_copy_of_a_refused_syn_takes_its_client_nowhere() {
+    let mut world = World::starting();
+    let (refused, used) = (conn(5000, b2()), conn(5000, b1()));
+    world.syn(refused);
+    world.open(used);
+    let asked = ask(&mut world, used, 0).0;
+    world.syn(refused);
+    world.backend(used, 0, &response(100), asked);
+    world.engine.handle_live(world.now);
+    world.engine.handle_managers(1);
+    world.run(1, lives);
+    assert_eq!(world.reports().len(), 0);
+    assert_eq!(world.engine.status().counters["transactions"], 1);
+}
+
 /// It died between its fence and its report.
 #[test]
 fn what_a_predecessor_fenced_is_reported() {

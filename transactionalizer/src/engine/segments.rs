@@ -40,7 +40,7 @@ impl Engine {
         let flags = seen.segment.flags();
         match (flags.syn(), flags.ack(), logged.from_backend) {
             (true, false, false) => self.handle_syn(seen.flow, &seen.segment, logged.time, log),
-            (true, true, true) => self.handle_syn_ack(seen.flow, &seen.segment, logged.time, out),
+            (true, true, true) => self.handle_syn_ack(seen.flow, &seen.segment, logged.time, log, out),
             // Nonsense (RFC 9293 §3.10.7): no endpoint takes it.
             (true, _, _) => {}
             (false, _, _) => self.handle_segment(&seen, log),

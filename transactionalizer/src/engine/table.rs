@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use cluster::control::Flow;
-use packet::{TcpSegment, Time};
+use packet::{Seq, TcpSegment, Time};
 
 use crate::connection::{Connection, Handshake};
 use crate::spans::LogBytes;
@@ -48,7 +48,7 @@ impl Engine {
 
     /// A client's SYN. A new ISN may be a new connection; whether it is, the backend decides (RFC 5961 §4).
     pub(super) fn handle_syn(&mut self, flow: Flow, segment: &TcpSegment<'_>, now: Time, log: &dyn LogBytes) {
-        if self.live.is_none() {
+        if self.live.is_none() && !self.is_repeated(flow, segment.seq()) {
             self.leave_others(flow, now, log);
         }
         let base = self.inherited_base(flow, segment.seq(), now);
@@ -65,12 +65,19 @@ impl Engine {
         }
     }
 
+    /// A copy, perhaps a late one of a backend that refused the client, which has gone on to another.
+    fn is_repeated(&self, flow: Flow, isn: Seq) -> bool {
+        let known = self.entries.get(&flow).and_then(|entry| entry.embryo.as_ref());
+        known.is_some_and(|embryo| embryo.isn == isn)
+    }
+
     /// A backend's SYN-ACK: if it answers the SYN, a new connection begins and the old one's log is void.
     pub(super) fn handle_syn_ack(
         &mut self,
         flow: Flow,
         segment: &TcpSegment<'_>,
         now: Time,
+        log: &dyn LogBytes,
         out: &mut Vec<Action>,
     ) {
         let Some(entry) = self.entry(flow, now) else { return };
@@ -95,6 +102,9 @@ impl Engine {
             *entry = Entry { state, queued, touched: now, ..Entry::default() };
         }
         self.counters.opened += 1;
+        if self.live.is_none() {
+            self.leave_others(flow, now, log);
+        }
         // The ends of the connection before: nobody is left to be told of them.
         for held in held {
             self.suppress(held.hold, out);
