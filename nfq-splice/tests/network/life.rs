@@ -284,6 +284,31 @@ fn the_clock_stands_still_until_something_of_a_head_is_taken() {
     }
 }
 
+/// An upload takes the fast path, and its acknowledgements do not: of the client's segments the latest is known, here an old one that came
+/// again.
+#[test]
+fn what_took_the_fast_path_may_be_acknowledged() {
+    for v6 in [false, true] {
+        let mut world = World::new(v6, false);
+        world.splice(OFFER, OFFER);
+        let acknowledge = |world: &mut World, upload: u32| {
+            let bare = world.backend_segment(1, BACKEND_ISN + 1, b"", 2000);
+            let segment = SegmentBuilder { ack: Some(NEXT + upload), ..bare }.build();
+            assert_eq!(world.receive(&segment, Stage::Raw).len(), 1);
+        };
+        acknowledge(&mut world, 0);
+        // The window has room for 64,000.
+        for upload in [40_000, 80_000, 120_000] {
+            let again = world.client_segment(NEXT + 1000, world.iss + 1, b"").build();
+            world.engine.handle_passed(world.now, &again);
+            acknowledge(&mut world, upload);
+        }
+        let next = world.client_segment(NEXT + 120_000, world.iss + 1, b"the end").build();
+        let sent = world.receive(&next, Stage::Raw);
+        assert_eq!(segments(&sent)[0].destination(), world.backend(1), "it is the client's");
+    }
+}
+
 /// A dead process's kernel answers each acknowledgement under way; the client believes only the answer to its last one.
 #[test]
 fn a_late_reset_of_the_backend_is_no_end() {
