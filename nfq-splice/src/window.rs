@@ -91,11 +91,13 @@ impl Window {
         self.client_end = self.client_end.max(segment.seq() + segment.sequence_length());
     }
 
-    /// A segment of the backend, whose window fields are shifted by `scale`. Acknowledgements of what the client could not send are of an
-    /// earlier connection; all that it did send is not known here, where the fast path carries most of it.
+    /// A segment of the backend, whose window fields are shifted by `scale`. Acknowledgements of what the client has not
+    /// sent, and was not allowed to, are of an earlier connection; all that it did send is not known where the fast path carries most of it.
     pub(crate) fn note_backend(&mut self, segment: &TcpSegment<'_>, delta: u32, scale: u8) {
         self.server_end = self.server_end.max(segment.seq() + delta + segment.sequence_length());
-        if segment.flags().ack() && segment.ack().before_or_at(self.client_limit + self.unsure) {
+        if segment.flags().ack()
+            && segment.ack().before_or_at(self.client_end.max(self.client_limit) + self.unsure)
+        {
             self.client_end = self.client_end.max(segment.ack());
             self.allowed = u32::from(segment.window()) << scale;
             self.client_next = self.client_next.max(segment.ack());

@@ -303,7 +303,14 @@ fn what_took_the_fast_path_may_be_acknowledged() {
             world.engine.handle_passed(world.now, &again);
             acknowledge(&mut world, upload);
         }
-        let next = world.client_segment(NEXT + 120_000, world.iss + 1, b"the end").build();
+        // And when these have taken it, too.
+        let far = SegmentBuilder {
+            ack: Some(NEXT + 500_000),
+            source: world.service(),
+            ..world.backend_segment(1, world.iss + 1, b"", 2000)
+        };
+        world.engine.handle_passed(world.now, &far.build());
+        let next = world.client_segment(NEXT + 550_000, world.iss + 1, b"the end").build();
         let sent = world.receive(&next, Stage::Raw);
         assert_eq!(segments(&sent)[0].destination(), world.backend(1), "it is the client's");
     }
