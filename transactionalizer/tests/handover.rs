@@ -322,6 +322,23 @@ fn what_is_released_of_what_a_predecessor_fenced_did_not_pass() {
     assert_eq!(flows, [conn.flow]);
 }
 
+/// The same, and it hears of the fence before a manager is there.
+#[test]
+fn what_a_predecessor_fenced_is_not_released_before_a_manager_comes() {
+    let mut world = World::starting();
+    let conn = conn(5000, b1());
+    world.open(conn);
+    world.backend_flags(conn, Flags::RST, 0, b"", 0);
+    world.engine.handle_managers(0);
+    world.engine.handle_live(world.now);
+    world.engine.handle_fences(&[conn.flow], world.now);
+    world.run(300, lives);
+    assert!(!world.actions.iter().any(|action| matches!(action, Action::Release(_))), "{:?}", world.actions);
+    world.engine.handle_managers(1);
+    world.run(1, lives);
+    assert_eq!(world.reports().len(), 1);
+}
+
 /// The backend's kernel has sent its FIN, but still acknowledges what comes: the client will not say it again.
 #[test]
 fn what_passes_before_the_fence_holds_counts_also_after_a_fin() {

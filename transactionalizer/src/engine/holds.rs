@@ -135,8 +135,11 @@ impl Engine {
         }
     }
 
-    /// Lets the client have the end of its connection.
+    /// Lets the client have the end of its connection, unless a failure is to be told as soon as somebody is there.
     pub(super) fn release_held(&mut self, flow: Flow, out: &mut Vec<Action>) {
+        if self.is_postponed(flow) {
+            return;
+        }
         let Some(entry) = self.entries.get_mut(&flow) else { return };
         let held = std::mem::take(&mut entry.held);
         let reset = held.iter().any(|held| held.end != End::Fin);

@@ -166,6 +166,10 @@ impl Engine {
         self.unended.postponed.entry(flow).or_insert(postponed);
     }
 
+    pub(super) fn is_postponed(&self, flow: Flow) -> bool {
+        self.unended.postponed.contains_key(&flow)
+    }
+
     /// What the logger had fenced when we came to it. A flow that is open here was fenced by a predecessor, which may have died
     /// before it told anybody: nothing passes any more, and nobody else will notice. What we have released of it meanwhile did not pass
     /// either: it was suppressed when the fence was ordered.
