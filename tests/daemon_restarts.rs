@@ -2,15 +2,11 @@
 
 #![allow(clippy::disallowed_methods, reason = "a test of real systems owns sockets, files and a clock")]
 
-use std::time::Duration;
-
 use anyhow::{Context, Result, ensure};
 use lab::settings::Settings;
-use lab::testing::{await_condition, in_lab};
+use lab::testing::in_lab;
 use lab::{Daemon, Fault, Lab};
 use rustix::process::Signal;
-
-const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A download during which `disturb` is done.
 fn download_during(lab: &Lab, disturb: impl FnOnce() -> Result<()>) -> Result<()> {
@@ -67,10 +63,7 @@ fn the_recovery_manager_killed() -> Result<()> {
 fn a_download_ends_without_the_splice_daemon() -> Result<()> {
     in_lab(&Settings::default(), |lab| {
         download_during(lab, || {
-            await_condition("conntrack has it", PATIENCE, || {
-                let connections = lab.proxy_status()?.connections;
-                Ok(connections.first().is_some_and(|connection| connection.state == "spliced-kernel"))
-            })?;
+            lab.await_kernel_splice()?;
             lab.stop_daemon(Daemon::NfqSplice, Signal::KILL)
         })?;
         ensure!(lab.daemon(Daemon::NfqSplice).is_none());

@@ -104,10 +104,7 @@ fn a_reset_ends_a_kernel_splice(
         let mut connection = lab.open(Behaviour::default())?;
         connection.get("/files/1k")?.check("/files/1k")?;
         let (client, server) = (connection.local()?, lab.serving(connection.local()?)?);
-        await_condition("conntrack has it", PATIENCE, || {
-            let connections = lab.proxy_status()?.connections;
-            Ok(connections.first().is_some_and(|connection| connection.state == "spliced-kernel"))
-        })?;
+        lab.await_kernel_splice()?;
         for _ in 0..5 {
             connection.get("/files/1k")?.check("/files/1k")?;
         }

@@ -21,6 +21,8 @@ use crate::topology::Node;
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Time in which a healed backend must be in use again: some good heartbeats.
 const RETURN: Duration = Duration::from_secs(20);
+/// Until a connection is old enough for the kernel.
+const SPLICED: Duration = Duration::from_secs(5);
 
 impl Lab {
     /// What `nfq-splice` says.
@@ -52,6 +54,14 @@ impl Lab {
     /// What `nfq-logger` says.
     pub fn logger_status(&self) -> Result<LoggerStatus> {
         self.ask(Daemon::NfqLogger, &ToLogger::Status)
+    }
+
+    /// Waits until the kernel translates the first of the proxy's connections.
+    pub fn await_kernel_splice(&self) -> Result<()> {
+        await_condition("conntrack has it", SPLICED, || {
+            let connections = self.proxy_status()?.connections;
+            Ok(connections.first().is_some_and(|connection| connection.state == "spliced-kernel"))
+        })
     }
 
     /// Waits until every part is connected to every other and no backend is believed to be down.
