@@ -175,10 +175,11 @@ impl Engine {
     /// either: it was suppressed when the fence was ordered.
     pub fn handle_fences(&mut self, fenced: &[Flow], now: Time) {
         for flow in fenced {
-            if let Some(State::Open(connection)) = self.entries.get_mut(flow).map(|entry| &mut entry.state) {
+            let Some(entry) = self.entries.get_mut(flow) else { continue };
+            if let State::Open(connection) = &mut entry.state {
                 connection.handle_not_released();
             }
-            if self.entries.get(flow).is_some_and(Entry::concerned) {
+            if entry.concerned() {
                 self.postpone(*flow, Evidence::HostSilent, now, false, now);
             }
         }
