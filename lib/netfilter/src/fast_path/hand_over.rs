@@ -3,7 +3,7 @@
 //! Where a ring is full, or the packet longer than a place in it, it goes the long way.
 
 use super::assembler::Operation::{
-    Add, AddWide, MultiplyWide, Or, ShiftLeft, ShiftRight, ShiftRightWide, Subtract, Xor,
+    Add, AddWide, And, MultiplyWide, Or, ShiftLeft, ShiftRight, ShiftRightWide, Subtract, Xor,
 };
 use super::assembler::Size::{Half, Word};
 use super::assembler::Test::{AtMost, Differs};
@@ -40,6 +40,8 @@ pub(super) fn hand_over(code: &mut Assembler, maps: Maps<i32>, owners: Owners) {
     choose(code, owners);
     code.load(Half, LENGTH, 10, OLD + 2);
     code.network_order(LENGTH, 16);
+    // Linux before 6.17 does not see that it has only sixteen bits.
+    code.calculate(And, LENGTH, 0xffff);
     code.jump_if(AtMost, LENGTH, 39, "pass");
     code.jump_if(AtMost, LENGTH, MOST as i32, "fits");
     code.jump("pass");

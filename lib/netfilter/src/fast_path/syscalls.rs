@@ -38,6 +38,8 @@ const STEPS: usize = 1 << 22;
 
 /// By this name a daemon knows the program of an earlier one.
 const NAME: &[u8] = b"resplice_fast";
+/// What the kernel says of a program, at most: a log that is longer than this hides its end from Linux before 6.4.
+const LOG_BYTES: usize = 16 << 20;
 
 /// `union bpf_attr`, filled in place by place.
 pub(super) struct Attributes([u8; 128]);
@@ -162,7 +164,6 @@ pub(super) fn delete(map: BorrowedFd<'_>, key: &[u8]) -> io::Result<bool> {
 
 /// The kernel checks the program; what it says of one that it does not take is in the error.
 pub(super) fn load(code: &[[u8; 8]]) -> io::Result<OwnedFd> {
-    let mut log = vec![0_u8; 64 << 10];
     let plain = || {
         let attributes = Attributes::new().word(0, CLASSIFIER).word(4, code.len() as u32);
         attributes
@@ -171,20 +172,20 @@ pub(super) fn load(code: &[[u8; 8]]) -> io::Result<OwnedFd> {
             .bytes(48, NAME)
     };
     // SAFETY: code and licence are alive, the former as long as said, the latter ends with a zero.
-    if let Ok(fd) = unsafe { plain().call(PROGRAM_LOAD) } {
+    let refused = match unsafe { plain().call(PROGRAM_LOAD) } {
+        Ok(fd) => return owned(fd),
+        Err(error) => error,
+    };
+    let mut log = vec![0_u8; LOG_BYTES];
+    let mut logged = plain().word(24, 1).word(28, LOG_BYTES as u32).pointer(32, log.as_mut_ptr());
+    // SAFETY: as before; the log is alive, not used otherwise meanwhile, and as long as said.
+    if let Ok(fd) = unsafe { logged.call(PROGRAM_LOAD) } {
         return owned(fd);
     }
-    let mut logged = plain().word(24, 1).word(28, log.len() as u32).pointer(32, log.as_mut_ptr());
-    // SAFETY: as before; the log is alive, not used otherwise meanwhile, and as long as said.
-    match unsafe { logged.call(PROGRAM_LOAD) } {
-        Ok(fd) => owned(fd),
-        Err(error) => {
-            let text = String::from_utf8_lossy(&log);
-            let text = text.trim_end_matches('\0').trim_end();
-            let end = text.len().saturating_sub(4000);
-            Err(io::Error::new(error.kind(), format!("{error}: {}", text.get(end..).unwrap_or(text))))
-        }
-    }
+    let text = String::from_utf8_lossy(&log);
+    let text = text.trim_end_matches('\0').trim_end();
+    let end = text.len().saturating_sub(4000);
+    Err(io::Error::new(refused.kind(), format!("{refused}: {}", text.get(end..).unwrap_or(text))))
 }
 
 /// Attaches the program where packets come in, in the place of an earlier daemon's.
