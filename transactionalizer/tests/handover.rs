@@ -290,6 +290,26 @@ fn a_late_copy_of_a_refused_syn_takes_its_client_nowhere() {
     assert_eq!(world.engine.status().counters["transactions"], 1);
 }
 
+/// The same of a backend that failed: its client was recovered meanwhile, with the same number.
+#[test]
+fn a_late_copy_of_a_failed_backends_syn_takes_its_client_nowhere() {
+    let mut world = World::starting();
+    let (failed, alternate) = (conn(5000, b2()), conn(5000, b1()));
+    world.open(failed);
+    world.open(alternate);
+    world.syn(failed);
+    world.engine.handle_live(world.now);
+    assert!(
+        world.engine.unended().all(|failure| failure.backend == failed.flow.backend),
+        "{:?}",
+        world.actions
+    );
+    assert_eq!(world.engine.unended().count(), 1, "nobody has said that this is over");
+    let asked = ask(&mut world, alternate, 0).0;
+    world.backend(alternate, 0, &response(100), asked);
+    assert_eq!(world.engine.status().counters["transactions"], 1);
+}
+
 /// It died between its fence and its report.
 #[test]
 fn what_a_predecessor_fenced_is_reported() {

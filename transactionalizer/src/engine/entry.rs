@@ -49,8 +49,8 @@ pub(super) enum State {
     Open(Box<Connection>),
     /// Only that it exists.
     Middle(Middle),
-    /// Reported as failed: everything that its backend still sends is void.
-    Failed,
+    /// Reported as failed, with its client's ISN if that is known: everything that its backend still sends is void.
+    Failed(Option<Seq>),
 }
 
 /// A segment that the logger holds for us.
@@ -99,6 +99,12 @@ pub(super) struct Entry {
 }
 
 impl Entry {
+    /// Its connection is over here; absent if it has none that was logged from the handshake on.
+    pub(super) fn fail(&mut self) -> State {
+        let isn = self.open().map(Connection::client_isn);
+        std::mem::replace(&mut self.state, State::Failed(isn))
+    }
+
     /// The connection, if its handshake was logged.
     pub(super) fn open(&self) -> Option<&Connection> {
         match &self.state {
@@ -126,7 +132,7 @@ impl Entry {
         let state = match &self.state {
             State::Open(connection) => !connection.over(),
             State::Middle(middle) => !middle.ended,
-            State::Unseen | State::Failed => false,
+            State::Unseen | State::Failed(_) => false,
         };
         state && !self.given_up && self.failing.is_none()
     }
@@ -137,7 +143,7 @@ impl Entry {
             State::Open(connection) => connection.closed(),
             State::Middle(middle) => middle.ended,
             State::Unseen => self.embryo.is_none(),
-            State::Failed => true,
+            State::Failed(_) => true,
         }
     }
 }

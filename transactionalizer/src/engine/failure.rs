@@ -169,10 +169,10 @@ impl Engine {
         let entry = self.entries.get_mut(&flow).filter(|entry| entry.failing == Some(barrier))?;
         entry.failing = None;
         let lapped = entry.suspect != (false, false);
-        let report = match std::mem::replace(&mut entry.state, State::Failed) {
+        let report = match entry.fail() {
             State::Open(connection) => self.report_open(*connection, lapped, now, log),
             State::Middle(middle) => middle.report(flow),
-            State::Unseen | State::Failed => return None,
+            State::Unseen | State::Failed(_) => return None,
         };
         self.expect_swallowed(&report);
         self.remember(&report, now);

@@ -88,7 +88,7 @@ impl Engine {
         let Some(entry) = self.entries.get_mut(&seen.flow) else { return self.release(Some(hold), out) };
         match &mut entry.state {
             _ if entry.failing.is_some() => self.suppress(hold, out),
-            State::Failed => self.suppress(hold, out),
+            State::Failed(_) => self.suppress(hold, out),
             State::Open(connection) if end == End::Fin || connection.acceptable_reset(seen.segment.seq()) => {
                 if entry.held.len() >= MAX_HELD {
                     return self.suppress(hold, out);

@@ -44,8 +44,8 @@ impl Memory {
 }
 
 impl Engine {
-    /// See [`Memory::base`]; any other SYN begins anew.
-    pub(super) fn inherited_base(&mut self, flow: Flow, isn: Seq, now: Time) -> u32 {
+    /// See [`Memory::base`]; any other SYN begins anew, unless it is one of the failed connection, `repeated`.
+    pub(super) fn inherited_base(&mut self, flow: Flow, isn: Seq, repeated: bool, now: Time) -> u32 {
         let Some(memory) = self.memories.get_mut(&flow.client) else { return 0 };
         if let Some(base) = memory.base(isn)
             && memory.backend != flow.backend
@@ -55,6 +55,9 @@ impl Engine {
                 updates.ran_at.push(flow.backend);
             }
             return base;
+        }
+        if repeated && memory.backend == flow.backend {
+            return 0;
         }
         self.memories.remove(&flow.client);
         self.unended.forget(flow.client);

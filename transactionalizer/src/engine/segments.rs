@@ -82,7 +82,7 @@ impl Engine {
                 self.handle_middle(seen);
             }
             State::Middle(_) => self.handle_middle(seen),
-            State::Failed => {}
+            State::Failed(_) => {}
             State::Open(_) => self.handle_open(seen, log),
         }
     }

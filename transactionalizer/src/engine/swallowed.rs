@@ -80,7 +80,7 @@ impl Engine {
             (State::Open(_), swallowing) => {
                 Some(swallowing.get_or_insert_with(|| Box::new(Swallowing::new(kept.share()))))
             }
-            (State::Failed, swallowing) => swallowing.as_mut(),
+            (State::Failed(_), swallowing) => swallowing.as_mut(),
             (State::Unseen | State::Middle(_), _) => None,
         };
         let Some(swallowing) = swallowing else { return };

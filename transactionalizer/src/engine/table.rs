@@ -48,10 +48,11 @@ impl Engine {
 
     /// A client's SYN. A new ISN may be a new connection; whether it is, the backend decides (RFC 5961 §4).
     pub(super) fn handle_syn(&mut self, flow: Flow, segment: &TcpSegment<'_>, now: Time, log: &dyn LogBytes) {
-        if self.live.is_none() && !self.is_repeated(flow, segment.seq()) {
+        let repeated = self.is_repeated(flow, segment.seq());
+        if self.live.is_none() && !repeated {
             self.leave_others(flow, now, log);
         }
-        let base = self.inherited_base(flow, segment.seq(), now);
+        let base = self.inherited_base(flow, segment.seq(), repeated, now);
         let (isn, options) = (segment.seq(), segment.syn_options());
         if let Some(entry) = self.entry(flow, now) {
             let before = entry.embryo.as_ref().filter(|embryo| embryo.isn == isn);
@@ -65,10 +66,12 @@ impl Engine {
         }
     }
 
-    /// A copy, perhaps a late one of a backend that refused the client, which has gone on to another.
+    /// A copy, perhaps a late one: of a backend that refused the client, or failed, so that it has gone on to another. If it has come
+    /// back, the SYN-ACK tells.
     fn is_repeated(&self, flow: Flow, isn: Seq) -> bool {
-        let known = self.entries.get(&flow).and_then(|entry| entry.embryo.as_ref());
-        known.is_some_and(|embryo| embryo.isn == isn)
+        let Some(entry) = self.entries.get(&flow) else { return false };
+        let asked = entry.embryo.as_ref().is_some_and(|embryo| embryo.isn == isn);
+        asked || matches!(entry.state, State::Failed(Some(failed)) if failed == isn)
     }
 
     /// A backend's SYN-ACK: if it answers the SYN, a new connection begins and the old one's log is void.

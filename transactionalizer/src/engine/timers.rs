@@ -50,7 +50,7 @@ impl Engine {
     /// When a host that has not answered a SYN is to be probed, so that proxies learn of it before they give up.
     fn unanswered_syn(&self, entry: &Entry) -> Option<Time> {
         let since = entry.embryo.as_ref()?.since.max(self.live?);
-        matches!(entry.state, State::Unseen | State::Failed).then(|| since + self.limits.probe_after)
+        matches!(entry.state, State::Unseen | State::Failed(_)).then(|| since + self.limits.probe_after)
     }
 
     /// Puts a flow where its next deadline is, if that is earlier than where it stands.

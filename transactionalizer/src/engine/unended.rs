@@ -248,9 +248,7 @@ impl Engine {
             };
             entry.held = Vec::new();
             let lapped = entry.suspect != (false, false);
-            let State::Open(connection) = std::mem::replace(&mut entry.state, State::Failed) else {
-                continue;
-            };
+            let State::Open(connection) = entry.fail() else { continue };
             let report = self.report_open(*connection, lapped, now, log);
             self.expect_swallowed(&report);
             self.remember(&report, now);
