@@ -83,6 +83,7 @@ impl World {
             Decision::Accept(flags) => {
                 self.commit(&packet, flags, None, None);
                 self.excuse_without_judge(&packet);
+                self.excuse_reset_twice(&packet);
             }
             Decision::AcceptLeavingOut { flags, headers, left_out } => {
                 self.commit(&packet, flags, None, Some((headers, left_out)));
@@ -163,6 +164,7 @@ impl World {
             self.note(|| format!("held {verdict}: {}", show(&packet.bytes)));
             if released.pass {
                 self.excuse_served_again(&packet);
+                self.excuse_reset_twice(&packet);
                 self.forward(packet);
             }
         }
@@ -214,15 +216,22 @@ impl World {
         gauges["judges_now"] > 0
     }
 
-    /// Nobody judges: the end of a backend's process passes at once, and so does what a backend has to say that a copy of the
-    /// reset of a withdrawn handshake hit in the next one.
+    /// Nobody judges: the end of a backend's process passes at once.
     fn excuse_without_judge(&mut self, packet: &Packet) {
-        let Some(number) = packet.from_backend else { return };
-        let Ok(flags) = TcpSegment::parse(&packet.bytes).map(|segment| segment.flags()) else { return };
-        let killed = self.backends[number].was_killed && (flags.fin() || flags.rst());
-        if (killed || flags.rst() && self.resets_twice()) && !self.has_judge() {
+        let Some((number, flags)) = of_backend(packet) else { return };
+        if self.backends[number].was_killed && (flags.fin() || flags.rst()) && !self.has_judge() {
             self.note(|| format!("nobody judges the end of a connection with backend{number}"));
             self.excuse_unjudged(packet);
+        }
+    }
+
+    /// The reset of a backend that a copy of the proxy's own hit: that of the handshake which it withdrew when it learnt that this backend
+    /// speaks ECN, once for each. A healthy backend's reset is its word; where nobody judges, any one's is.
+    fn excuse_reset_twice(&mut self, packet: &Packet) {
+        let Some((number, flags)) = of_backend(packet) else { return };
+        let believed = !self.backends[number].was_killed || !self.has_judge();
+        if flags.rst() && believed && self.resets_twice() {
+            self.excuse(packet_client(packet), "a copy of the reset of one handshake hit the next one");
         }
     }
 
@@ -245,6 +254,11 @@ impl World {
     fn excuse_unjudged(&mut self, packet: &Packet) {
         self.excuse(packet_client(packet), "the end of its connection passed unjudged");
     }
+}
+
+/// Which backend's it is, and its flags.
+fn of_backend(packet: &Packet) -> Option<(usize, packet::Flags)> {
+    Some((packet.from_backend?, TcpSegment::parse(&packet.bytes).ok()?.flags()))
 }
 
 /// To whom a backend's packet goes.
