@@ -106,7 +106,7 @@ pub(crate) struct Splice {
     pub(crate) lacks: Shortfall,
     /// The kernel translates.
     pub(crate) kernel: bool,
-    /// It is an alternate that has only answered the SYN: what ended the handshake may have been lost.
+    /// The backend, or alternate, has only answered the SYN as far as is known: what ended the handshake may have been lost.
     pub(crate) unheard: bool,
     /// What the proxy still owes to either side; until then it translates itself.
     pub(crate) debts: Option<Box<Debts>>,

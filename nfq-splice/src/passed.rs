@@ -73,6 +73,7 @@ fn note_passed_server(flow: &mut Flow, segment: &TcpSegment<'_>) {
     if splice.kernel {
         return;
     }
+    splice.unheard = false;
     if let Some(window) = &mut splice.window {
         window.client_end = window.client_end.max(segment.ack());
     }

@@ -84,6 +84,14 @@ impl Splice {
         place != Some(Reset::Outside)
     }
 
+    /// A backend whose handshake has not ended answers a forged acknowledgement, which took the fast path, with a reset of that number
+    /// (RFC 9293 §3.10.7.4). The client ignores it: it lies outside its window.
+    fn answers_forged(&self, leg: &ClientLeg, segment: &TcpSegment<'_>) -> bool {
+        let seq = segment.seq() + self.delta;
+        let beyond = self.window.is_some_and(|window| window.is_beyond(seq, leg.max_window));
+        !self.kernel && segment.flags().rst() && beyond
+    }
+
     /// The kernel translates no window scales, cuts no segments, makes no timestamps, and miscalculates checksums of options on odd places.
     /// Nor does it end a handshake: a repeated SYN-ACK would go to the client, whose answer echoes what its first backend said last, and
     /// Linux (6.15 and later) takes no echo older than the SYN-ACK then.
@@ -232,11 +240,15 @@ impl Core {
         if segment.flags().syn() {
             return self.repeated_syn_ack(flow, segment);
         }
+        if splice.answers_forged(&flow.leg, segment) {
+            self.counters.count("rst_of_backend_outside_window_dropped");
+            return Pass::No;
+        }
         if !splice.kernel {
             splice.idle.seen = self.now;
         }
         note_backend(splice, &flow.leg, segment);
-        let begins = std::mem::take(&mut splice.unheard) && self.prefers_kernel();
+        let begins = std::mem::take(&mut splice.unheard) && splice.young.is_none() && self.prefers_kernel();
         // Before it has said anything else it may answer what was forged: what a restored connection's client sends is not judged. One that
         // answers what the client said some time ago is behind what that has got, which ignores it (RFC 5961 §3.2).
         let late = flow.leg.window.is_some() && (segment.seq() + splice.delta).before(flow.leg.acked);
@@ -368,8 +380,10 @@ impl Core {
         }
         let open =
             splice.closing.deadline.is_none() && !splice.closing.client_fin && !splice.closing.server_fin;
-        if (paid || begins && splice.debts.is_none()) && open {
+        if paid && open {
             self.settle(flow);
+        } else if begins && splice.debts.is_none() && open {
+            self.hand_to_conntrack(flow);
         }
     }
 

@@ -105,6 +105,12 @@ impl Window {
         }
     }
 
+    /// A backend's reset at `seq` lies beyond all that it may have sent to a client that offered `max_window` bytes.
+    pub(crate) fn is_beyond(&self, seq: Seq, max_window: u32) -> bool {
+        let most = i32::try_from(max_window.max(self.unsure)).unwrap_or(i32::MAX).max(LEAST_WINDOW);
+        seq.since(self.server_end) > most
+    }
+
     /// How a reset of the client is to be taken.
     pub(crate) fn judge_reset(&self, seq: Seq) -> Reset {
         if seq.before(self.client_next) || (self.client_limit + self.unsure).before(seq) {

@@ -4,7 +4,8 @@
 //!
 //! Conntrack believes any RST of a client until it has seen what the server acknowledges (`nf_conntrack_proto_tcp.c`,
 //! `IP_CT_TCP_FLAG_MAXACK_SET`; an entry made later cannot be told). So on the kernel path the server is asked when a connection becomes conntrack's:
-//! a segment that it has makes it acknowledge (RFC 9293 §3.10.7.4).
+//! a segment that it has makes it acknowledge (RFC 9293 §3.10.7.4). Conntrack also takes its numbers from the first segments that it sees: while the
+//! server has said nothing but its SYN-ACK, a forged acknowledgement makes it send a reset that fits them. So until then this daemon translates.
 //!
 //! It is found again by a daemon after this one, in the fast path's own map ([`Engine::handle_young`]).
 
@@ -62,6 +63,7 @@ impl Core {
         }
         let first = splice.window.map(|window| window.client_next);
         splice.young = Some(Young { until: self.now + YOUTH, first, displaced: false });
+        splice.unheard = true;
         let parked = Parked::of(&flow.leg, splice);
         self.counters.count("connections_hastened");
         self.act(Action::Hasten(parked));
@@ -104,7 +106,7 @@ impl Core {
     }
 
     /// If it can be: as configured otherwise.
-    fn hand_to_conntrack(&mut self, flow: &mut Flow) {
+    pub(crate) fn hand_to_conntrack(&mut self, flow: &mut Flow) {
         let State::Spliced(splice) = &flow.state else { return };
         let window = splice.window;
         self.settle(flow);

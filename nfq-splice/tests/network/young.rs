@@ -178,11 +178,24 @@ fn what_closed_unseen_by_its_entry_goes_on_in_user_space() {
 
 /// The map is full, say.
 #[test]
-fn what_the_fast_path_does_not_take_goes_the_configured_way_at_once() {
+fn what_the_fast_path_does_not_take_goes_the_configured_way_once_its_backend_speaks() {
     let (mut world, _) = begun(true);
     world.engine.handle_recalled(world.now, world.client());
-    let actions = actions(&mut world);
-    assert!(matches!(actions.as_slice(), [Action::Splice(_), Action::Send(_)]), "{actions:?}");
+    assert!(is_queued(&actions(&mut world)));
+    let sent = world.receive(&world.backend_segment(1, BACKEND_ISN + 1, b"HTTP", 2000).build(), Stage::Raw);
+    assert_eq!(segments(&sent).last().map(TcpSegment::payload), Some(&b"HTTP"[..]));
+    assert_eq!((world.splices.len(), world.state().as_deref()), (1, Some("spliced-kernel")));
+}
+
+/// Conntrack would believe an answer to a forged acknowledgement then.
+#[test]
+fn a_connection_whose_backend_has_not_spoken_is_not_conntracks() {
+    let (mut world, _) = begun(true);
+    come_of_age(&mut world);
+    world.engine.handle_looked(world.now, world.client());
+    assert!(is_queued(&actions(&mut world)));
+    world.receive(&world.backend_segment(1, BACKEND_ISN + 1, b"", 2000).build(), Stage::Raw);
+    assert_eq!((world.splices.len(), world.state().as_deref()), (1, Some("spliced-kernel")));
 }
 
 /// What the fast path leaves alone comes after conntrack and is sent anew, in the other side's numbers.
@@ -261,4 +274,24 @@ fn another_daemon_hears_the_end_of_what_closed_before() {
     later.pass(11_000);
     later.engine.handle_timeout(later.now);
     assert_eq!(later.engine.status().total, 0);
+}
+
+/// The client's first data are lost on the way to the backend, and what comes first was forged: the backend resets what that acknowledges,
+/// in a handshake that has not ended. That is no end of the connection, whose place nobody may take.
+#[test]
+fn an_answer_to_a_forged_acknowledgement_ends_nothing() {
+    let (mut world, _) = begun(false);
+    let forged = BACKEND_ISN + 1_500_000_000;
+    let reset = SegmentBuilder {
+        seq: forged,
+        ack: None,
+        flags: Flags::RST,
+        ..world.backend_segment(1, forged, b"", 0)
+    };
+    assert_eq!(world.receive(&reset.build(), Stage::Tracked).len(), 0);
+    assert_eq!(world.counter("rst_of_backend_outside_window_dropped"), 1);
+    let syn = SegmentBuilder { seq: Seq(99), ..world.syn(OFFER) }.build();
+    let sent = world.request(&syn);
+    let challenge = segments(&sent)[0];
+    assert!(!challenge.flags().syn() && challenge.flags().ack(), "{challenge:?}");
 }
