@@ -4,7 +4,8 @@
 
 mod common;
 
-use common::{Conn, World, ask, b1, conn, frozen, get, lives, response, serve};
+use common::{Conn, OPTIONS, World, ask, b1, conn, frozen, get, lives, response, serve};
+use packet::{Flags, SegmentBuilder};
 use transactionalizer::detector::probing::Question;
 
 /// Everything becomes slow at once, as on a busy machine: nothing is called failed, and patience grows.
@@ -97,4 +98,29 @@ fn a_backend_whose_client_has_no_room_owes_nothing() {
     world.client_says(conn, asked, b"", 30_000, 30_000);
     world.run(30_000, lives);
     assert_eq!(world.counter("suspicions"), 1, "it has room");
+}
+
+/// A sender sends with half of the greatest window, however small that is (RFC 9293 §3.8.6.2.1).
+#[test]
+fn a_client_with_a_small_window_has_room_with_half_of_it() {
+    let (mut world, conn) = (World::new(), conn(5000, b1()));
+    let syn = SegmentBuilder {
+        seq: conn.client_isn,
+        flags: Flags::SYN,
+        window: 4000,
+        syn: Some(OPTIONS),
+        ..SegmentBuilder::new(conn.flow.client, conn.flow.backend)
+    };
+    world.log(syn.build(), false, false);
+    world.syn_ack(conn);
+    let (request, whole) = (get("/a"), response(60_000));
+    let asked = request.len() as u32;
+    world.client_says(conn, 0, &request, 0, 4000);
+    world.backend(conn, 0, &whole[..2200], asked);
+    world.client_says(conn, asked, b"", 2200, 1768);
+    world.run(30_000, lives);
+    assert_eq!(world.counter("suspicions"), 0);
+    world.client_says(conn, asked, b"", 2200, 2778);
+    world.run(30_000, lives);
+    assert_eq!(world.counter("suspicions"), 1);
 }

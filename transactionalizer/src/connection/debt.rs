@@ -55,7 +55,13 @@ impl Connection {
 
     /// Nothing is in flight, and the client's window lets the backend send (RFC 9293 §3.8.6.2.1: no silly windows).
     pub(super) fn client_is_ready(&self) -> bool {
-        self.backend.acked() == self.backend.delivered() && self.backend.room() >= LITTLE_ROOM
+        self.backend.acked() == self.backend.delivered() && self.has_room()
+    }
+
+    /// The backend may send: a sender with half of the greatest window does (the same section), however small that is.
+    fn has_room(&self) -> bool {
+        let half = u64::from(self.backend.greatest_window() / 2).max(1);
+        self.backend.room() >= LITTLE_ROOM.min(half)
     }
 
     /// Its window is closed, and nothing is in flight that it still had room for: what a client sends beyond the window, as a
@@ -67,7 +73,7 @@ impl Connection {
 
     pub(super) fn owes(&self) -> bool {
         let unacknowledged = self.client.acked() < self.client.delivered();
-        let limited = self.responses.in_body() && self.backend.room() < LITTLE_ROOM;
+        let limited = self.responses.in_body() && !self.has_room();
         let answer = self.requests.first().is_some_and(|request| request.complete.is_some());
         !self.over() && !self.response_released() && (unacknowledged || (answer && !limited))
     }
