@@ -38,6 +38,7 @@ fn cluster(name: &str, certificates: PathBuf, settings: &Settings) -> Cluster {
     let pool =
         Pool { backends: names, balance: Balance::default(), balance_on: None, state: PoolState::default() };
     let logger = Logger { control, ring_bytes: RING_BYTES };
+    let default = Splice::default();
     let path = match settings.path {
         Path::Kernel => SplicePath::Kernel,
         Path::Userspace => SplicePath::Userspace,
@@ -55,12 +56,23 @@ fn cluster(name: &str, certificates: PathBuf, settings: &Settings) -> Cluster {
         backends: backends.into_iter().map(backend).collect(),
         proxies: BTreeMap::from([("proxy".to_owned(), Proxy { address: IpAddr::V4(Node::Proxy.address()) })]),
         loggers: BTreeMap::from([("logger".to_owned(), logger)]),
-        splice: Splice { path, ..Splice::default() },
+        splice: Splice { path, window_scale: window_scale().unwrap_or(default.window_scale), ..default },
         // Failures on purpose, one after the other: what has been healed is used again soon, also the tenth time.
         detector: Detector { heartbeat_successes: 1, heartbeat_successes_most: 1, ..Detector::default() },
         recovery: Recovery::default(),
         tags: vec![reads(), stores()],
     }
+}
+
+/// What this kernel's sockets announce (`tcp_select_initial_window()`): the kernel translates from the first connection on then, before any
+/// backend's scale is learnt.
+fn window_scale() -> Option<u8> {
+    let greatest = |name: &str| {
+        let values = std::fs::read_to_string(format!("/proc/sys/net/{name}")).ok()?;
+        values.split_whitespace().last()?.parse::<u32>().ok()
+    };
+    let space = greatest("ipv4/tcp_rmem")?.max(greatest("core/rmem_max")?);
+    u8::try_from(space.checked_ilog2()?.saturating_sub(15).min(14)).ok()
 }
 
 /// Reading documents and pages is deterministic and changes nothing. POST keeps the default.
