@@ -20,7 +20,7 @@ const MISTAKES: [(&str, &str, &str, &str); 14] = [
     ("wrong type", "mss = 1460", "mss = \"big\"", "mss"),
     ("out of the type's range", "mss = 1460", "mss = 70000", "mss"),
     ("MSS too small", "mss = 1460", "mss = 1", "mss"),
-    ("window scale too large", "window_scale = 10", "window_scale = 15", "window_scale"),
+    ("window scale too large", "window_scale = ", "window_scale = 15 # ", "window_scale"),
     ("no address", "address = \"10.77.0.1:80\"", "address = \"10.77.0.1\"", "address"),
     ("unknown path", "path = \"kernel\"", "path = \"magic\"", "path"),
     ("ring not a power of two", "ring_bytes = 134217728", "ring_bytes = 100000000", "ring_bytes"),
