@@ -123,7 +123,10 @@ impl Core {
     pub(crate) fn first(&mut self, decide: impl FnOnce(&mut Self)) {
         let earlier = std::mem::take(&mut self.actions);
         decide(self);
-        self.actions.extend(earlier);
+        let wanted = std::mem::replace(&mut self.actions, earlier);
+        for action in wanted.into_iter().rev() {
+            self.actions.push_front(action);
+        }
     }
 
     pub(crate) fn send(&mut self, packet: Vec<u8>) {

@@ -172,6 +172,9 @@ impl Engine {
     /// [`Action::Hasten`] that failed.
     pub fn handle_recalled(&mut self, now: Time, client: Client) {
         self.core.now = now;
-        self.table.with(&mut self.core, client, Core::grow_up);
+        // Before its bytes go: a daemon that died in between would let them be said again.
+        self.core.first(|core| {
+            self.table.with(core, client, Core::grow_up);
+        });
     }
 }

@@ -7,14 +7,20 @@ use crate::world::{BACKEND_ISN, CLIENT_ISN, OFFER, REQUEST, World, segments};
 
 /// A connection that the fast path was given; all else that the engine wanted then.
 fn begun(kernel: bool) -> (World, Vec<Action>) {
+    let mut world = beginning(kernel);
+    let actions = actions(&mut world);
+    (world, actions)
+}
+
+/// One that it is to be given.
+fn beginning(kernel: bool) -> World {
     let mut world = World::new(false, kernel);
     world.engine.handle_fast_path();
     let syn = world.syn(OFFER).build();
     world.request(&syn);
     let mut syn_ack = world.syn_ack(1, BACKEND_ISN, CLIENT_ISN + 1, OFFER).build();
     world.engine.handle_packet(world.now, &mut syn_ack, Stage::Tracked);
-    let actions = actions(&mut world);
-    (world, actions)
+    world
 }
 
 fn actions(world: &mut World) -> Vec<Action> {
@@ -185,6 +191,20 @@ fn what_the_fast_path_does_not_take_goes_the_configured_way_once_its_backend_spe
     let sent = world.receive(&world.backend_segment(1, BACKEND_ISN + 1, b"HTTP", 2000).build(), Stage::Raw);
     assert_eq!(segments(&sent).last().map(TcpSegment::payload), Some(&b"HTTP"[..]));
     assert_eq!((world.splices.len(), world.state().as_deref()), (1, Some("spliced-kernel")));
+}
+
+/// A daemon that died in between would let them be said again.
+#[test]
+fn what_the_fast_path_does_not_take_is_kept_for_the_next_daemon_before_its_bytes_go() {
+    for kernel in [true, false] {
+        let mut world = beginning(kernel);
+        assert!(matches!(world.engine.poll_action(), Some(Action::Hasten(_))));
+        world.engine.handle_recalled(world.now, world.client());
+        let actions = actions(&mut world);
+        let [kept @ .., Action::Send(request)] = &actions[..] else { panic!("{actions:?}") };
+        assert!(is_queued(kept), "{actions:?}");
+        assert_eq!(TcpSegment::parse(request).unwrap().payload(), REQUEST);
+    }
 }
 
 /// Conntrack would believe an answer to a forged acknowledgement then.
