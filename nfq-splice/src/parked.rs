@@ -137,9 +137,13 @@ impl Engine {
         self.put(flow);
     }
 
-    /// One that an earlier daemon had left to the fast path alone: to be told what passed of it, and then that it was recalled.
+    /// One that an earlier daemon had left to the fast path alone: to be told what passed of it, and then that it was recalled. Until
+    /// something of its backend has passed, what ended the handshake may have been lost.
     pub fn handle_young(&mut self, now: Time, young: &Parked) {
-        let flow = self.parked_flow(now, young);
+        let mut flow = self.parked_flow(now, young);
+        if let State::Spliced(splice) = &mut flow.state {
+            splice.unheard = true;
+        }
         self.put(flow);
     }
 

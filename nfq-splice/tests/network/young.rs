@@ -268,6 +268,19 @@ fn another_daemon_takes_it_over() {
     assert!(matches!(actions.as_slice(), [Action::Splice(_), Action::Send(_)]), "{actions:?}");
 }
 
+/// Of what the fast path got only the client's side has passed, if that: what ended the handshake may have been lost. Conntrack would
+/// believe an answer to a forged acknowledgement.
+#[test]
+fn another_daemon_translates_itself_what_no_backend_has_spoken_on() {
+    let (mut later, _) = taken_over();
+    let forged = later.client_segment(CLIENT_ISN + 2000, later.iss + 1_500_000_000, b"");
+    later.engine.handle_passed(later.now, &forged.build());
+    later.engine.handle_recalled(later.now, later.client());
+    assert!(is_queued(&actions(&mut later)));
+    later.receive(&later.backend_segment(1, BACKEND_ISN + 1, b"HTTP", 2000).build(), Stage::Raw);
+    assert_eq!((later.splices.len(), later.state().as_deref()), (1, Some("spliced-kernel")));
+}
+
 /// One side has closed.
 #[test]
 fn another_daemon_translates_itself_what_is_half_closed() {
