@@ -146,6 +146,49 @@ fn a_client_that_was_recovered_before_is_not_reported_and_its_ordinals_go_on() {
     assert_eq!((reports[0].2.flow, reports[0].2.t_l), (again.flow, 1));
 }
 
+/// The predecessor had reported it, but its alternate is first heard of when the log has been read to its end.
+#[test]
+fn ordinals_go_on_where_only_a_predecessor_has_reported_the_failure_yet() {
+    let mut world = World::starting();
+    let first = conn(5000, b1());
+    world.open(first);
+    let (request, reply) = (get("/a").len() as u32, response(100).len() as u32);
+    world.client(first, 0, &get("/a"), 0);
+    world.backend(first, 0, &response(100), request);
+    world.client(first, request, &get("/a"), reply);
+    world.engine.handle_live(world.now);
+    let again = Conn { client_isn: first.client_isn + request, ..conn(5000, b2()) };
+    world.open(again);
+    world.engine.handle_managers(1);
+    world.engine.handle_fences(&[first.flow], world.now);
+    world.run(1, |_| None);
+    world.client(again, 0, &get("/a"), 0);
+    world.backend(again, 0, &response(1000)[..500], request);
+    world.engine.handle_ended(first.flow.client, Some(b2()));
+    world.backend_flags(again, Flags::FIN, 500, b"", request).unwrap();
+    world.run(200, |_| None);
+    let reports: Vec<_> = world.reports().iter().map(|(_, _, report)| (report.flow, report.t_l)).collect();
+    assert_eq!(reports, [(first.flow, 1), (again.flow, 1)]);
+}
+
+/// Its client begins anew.
+#[test]
+fn ordinals_begin_anew_with_the_client_after_a_restart() {
+    let mut world = World::starting();
+    let first = conn(5000, b1());
+    world.open(first);
+    let request = get("/a").len() as u32;
+    world.client(first, 0, &get("/a"), 0);
+    world.backend(first, 0, &response(100), request);
+    world.engine.handle_live(world.now);
+    world.engine.handle_managers(1);
+    let again = Conn { client_isn: Seq(5_000_000), ..conn(5000, b2()) };
+    let request = half(&mut world, again);
+    world.backend_flags(again, Flags::FIN, 500, b"", request).unwrap();
+    world.run(200, |_| None);
+    assert_eq!(world.reports()[0].2.t_l, 0);
+}
+
 /// The manager that had ordered it dies after the transactionalizer that had reported it. What the alternate answers may be no good, and
 /// nobody would order another one.
 #[test]

@@ -8,6 +8,7 @@ use cluster::control::{Client, ConnectionReport, Flow, Updates};
 use packet::{Seq, Time};
 
 use crate::kept::Share;
+use crate::spans::LogBytes;
 
 use super::Engine;
 use super::entry::{Entry, State};
@@ -105,6 +106,20 @@ impl Engine {
             expires: now + self.recovery_patience(),
         };
         self.memories.insert(report.flow.client, memory);
+    }
+
+    /// A client goes to another backend although this one has reported no failure of its connection: a predecessor has, while a recovery
+    /// may take that long. Where it begins anew, [`Engine::inherited_base`] forgets that at once.
+    pub(super) fn remember_others(&mut self, flow: Flow, live: Time, now: Time, log: &dyn LogBytes) {
+        if now.since(live) > self.recovery_patience() || self.memories.contains_key(&flow.client) {
+            return;
+        }
+        let others = self.backends.keys().filter(|backend| **backend != flow.backend);
+        let open = others.filter_map(|backend| self.connection(Flow { client: flow.client, backend: *backend }));
+        let left = open.filter(|connection| !connection.over()).last().map(|connection| connection.report(log));
+        if let Some(report) = left {
+            self.remember(&report, now);
+        }
     }
 
     /// No recovery takes longer.

@@ -49,8 +49,10 @@ impl Engine {
     /// A client's SYN. A new ISN may be a new connection; whether it is, the backend decides (RFC 5961 §4).
     pub(super) fn handle_syn(&mut self, flow: Flow, segment: &TcpSegment<'_>, now: Time, log: &dyn LogBytes) {
         let repeated = self.is_repeated(flow, segment.seq());
-        if self.live.is_none() && !repeated {
-            self.leave_others(flow, now, log);
+        match self.live {
+            _ if repeated => {}
+            None => self.leave_others(flow, now, log),
+            Some(live) => self.remember_others(flow, live, now, log),
         }
         let base = self.inherited_base(flow, segment.seq(), repeated, now);
         let (isn, options) = (segment.seq(), segment.syn_options());
