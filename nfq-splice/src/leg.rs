@@ -19,7 +19,7 @@ const DEFAULT_MSS: (u16, u16) = (536, 1220);
 /// Client's receive window assumed where none was seen, bytes.
 const ASSUMED_WINDOW: u32 = 64 << 10;
 /// The largest window that TCP knows, bytes (RFC 7323 §2.3).
-const MAX_WINDOW: u32 = 1 << 30;
+pub(crate) const MAX_WINDOW: u32 = 1 << 30;
 
 /// No segment is longer under way between two hosts of the cluster, milliseconds.
 const UNDER_WAY_MILLIS: u32 = 2000;
@@ -189,6 +189,15 @@ impl ClientLeg {
     /// The same; where it is not known, what clients usually take.
     pub(crate) fn room(&self, seq: Seq) -> u32 {
         self.room_from(seq).unwrap_or(ASSUMED_WINDOW)
+    }
+
+    /// The log knows a later acknowledgement, `acked`, than was seen here. What the client takes ends where it did, or at the log's
+    /// `edge`: no client takes back what it has offered (RFC 9293 §3.8.6).
+    pub(crate) fn catch_up(&mut self, acked: Seq, edge: Seq) {
+        let window = self.room(acked).max(edge.since(acked).max(0).unsigned_abs());
+        self.acked = acked;
+        self.window = Some(window);
+        self.max_window = self.max_window.max(window);
     }
 
     /// A segment to the client, without data yet.

@@ -13,7 +13,7 @@ use crate::connect::{SYN_TIMEOUT, SYN_TRIES};
 use crate::ecn::Ecn;
 use crate::flow::{Attempt, Flow, Recovery, Repeat, Setup, Splice, State};
 use crate::held::Held;
-use crate::leg;
+use crate::leg::{self, MAX_WINDOW};
 use crate::pieces::STARVED;
 use crate::sender::Sender;
 use crate::supply::Supply;
@@ -106,6 +106,7 @@ impl Core {
             None => Held::new(next, self.settings.splice.hold_bytes),
         };
         let mut first = Seq(order.resend_from) + splice.delta;
+        let logged_edge = first + order.client_window.now.min(MAX_WINDOW);
         let mut bytes = std::mem::take(&mut order.resend);
         if let Some(debts) = &splice.debts {
             // What the backend sent before belongs to its take-in, not to the client's stream.
@@ -118,7 +119,7 @@ impl Core {
         if splice.kernel || flow.leg.window.is_none() {
             flow.leg.learn_from_log(first, order.client_window);
         } else if flow.leg.acked.before(first) && !owes_client(&splice) {
-            flow.leg.acked = first;
+            flow.leg.catch_up(first, logged_edge);
         }
         let bridge = Bridge::new(std::mem::take(&mut order.beyond), order.left_out);
         let splice_delta = splice.delta;

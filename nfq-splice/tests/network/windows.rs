@@ -26,13 +26,18 @@ fn next() -> Seq {
 fn fail(world: &mut World) -> Vec<Vec<u8>> {
     world.splice(OFFER, OFFER);
     world.sent();
+    recover(world, 0);
+    to(world.client(), &world.sent())
+}
+
+/// The client has the head and, by the log, room for so many bytes.
+fn recover(world: &mut World, room: u32) {
     let prefix = Prefix { head: HEAD.to_vec(), head_complete: true, ..Prefix::default() };
     let mut order = world.order(1, 1, 2, BACKEND_ISN + 1 + HEAD.len() as u32, Vec::new());
     order.replay = REQUEST.to_vec();
     order.take_in = TakeIn::Prefix(prefix);
-    order.client_window = ClientWindow { now: 0, most: 64_000 };
+    order.client_window = ClientWindow { now: room, most: 64_000 };
     world.engine.handle_order(world.now, order);
-    to(world.client(), &world.sent())
 }
 
 fn to(whom: std::net::SocketAddr, packets: &[Vec<u8>]) -> Vec<Vec<u8>> {
@@ -119,4 +124,25 @@ fn an_end_that_the_client_had_no_room_for_comes_with_the_rest() {
     assert!(segments(&to_client)[0].flags().fin());
     client_says(&mut world, at + FIRST.len() as u32 + 1, 500);
     assert_eq!(world.state().unwrap(), "spliced-userspace");
+}
+
+/// The fast path records the client's latest segment, perhaps one that its last acknowledgement, which the log has, has overtaken.
+#[test]
+fn a_later_acknowledgement_in_the_log_gives_no_more_room() {
+    let left = (11 << 7) - HEAD.len() as u32;
+    for ((room, told), v6) in
+        [((left, 10), false), ((left, 10), true), ((0, 10), false), ((64_000, 500), false)]
+    {
+        let mut world = World::new(v6, false);
+        world.splice(OFFER, OFFER);
+        let data = world.backend_segment(1, BACKEND_ISN + 1, HEAD, 2000).build();
+        world.receive(&data, Stage::Raw);
+        let before = world.iss + 1;
+        client_says(&mut world, before, 11);
+        recover(&mut world, room);
+        world.sent();
+        let sent = answer(&mut world, Flags(0));
+        let to_alternate = to(world.backend(2), &sent);
+        assert_eq!(segments(&to_alternate).last().unwrap().window(), told);
+    }
 }
