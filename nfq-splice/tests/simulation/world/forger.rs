@@ -9,6 +9,11 @@ use crate::addresses::stranger;
 /// Longer than any request stream: numbers behind it are never the client's own.
 const BEHIND_ALL: u32 = 400_000;
 
+/// No client of the simulation sends these bytes.
+pub(super) const DATA: &[u8] = b"forged";
+/// [`Packet::born`] of what is not its source's.
+pub(super) const FORGED: u64 = 0;
+
 /// What most hosts offer.
 const OFFER: SynOptions =
     SynOptions { mss: Some(1460), window_scale: Some(7), sack_permitted: true, timestamp: None };
@@ -26,7 +31,7 @@ impl World {
         // With timestamps it may take the fast path, or be answered there.
         let timestamps = self.rng.chance(400).then(|| (self.rng.draw() as u32, self.rng.draw() as u32));
         let bare = SegmentBuilder { window: 1000, timestamps, ..SegmentBuilder::new(client, service()) };
-        let data = SegmentBuilder { payload: b"forged", ..bare };
+        let data = SegmentBuilder { payload: DATA, ..bare };
         let syn = self.rng.chance(500).then_some(OFFER);
         if self.rng.chance(200) {
             return self.forge_error(client, near, ack);
@@ -51,7 +56,7 @@ impl World {
         };
         let bytes = forged.build();
         self.note(|| format!("FORGED {}", show(&bytes)));
-        let packet = Packet { bytes, born: 0, from_backend: None, departed: 0, window: None };
+        let packet = Packet { bytes, born: FORGED, from_backend: None, departed: 0, window: None };
         self.arrive_at_proxy(packet);
     }
 

@@ -1,5 +1,6 @@
 //! Hosts at work, and what happens to packets between them.
 
+use super::forger::FORGED;
 use super::*;
 
 /// Others overtake a packet that takes so much longer.
@@ -114,7 +115,7 @@ impl World {
                     return;
                 }
                 self.note(|| format!("      -> backend{number} {}", show(&packet.bytes)));
-                let forged = packet.born == 0;
+                let forged = packet.born == FORGED;
                 for bytes in self.scenario.middleboxes[number + 1].pass(&mut self.rng, packet.bytes) {
                     if !forged {
                         self.check_window(&bytes);

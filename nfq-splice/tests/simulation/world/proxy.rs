@@ -2,6 +2,7 @@
 
 use sim::fast_path::Fate;
 
+use super::forger::FORGED;
 use super::*;
 
 impl World {
@@ -166,7 +167,7 @@ impl World {
                 }
                 Action::Send(bytes) | Action::SendFirst(bytes) => {
                     self.serial += 1;
-                    let born = if anew { AGE_UNKNOWN } else { self.serial };
+                    let born = self.born(&bytes, anew);
                     self.note(|| format!("engine sends {}", show(&bytes)));
                     self.route(Packet { bytes, born, from_backend: None, departed: 0, window: None });
                 }
@@ -199,6 +200,16 @@ impl World {
                 Action::Recall(client) => self.recall(client),
                 Action::Tell(message) => self.told(message),
             }
+        }
+    }
+
+    /// The age of what the engine sends. It has what is queued after conntrack sent anew, also the forger's, as long as a restored
+    /// connection's backend has not spoken.
+    fn born(&self, bytes: &[u8], anew: bool) -> u64 {
+        match TcpSegment::parse(bytes) {
+            Ok(segment) if segment.payload() == forger::DATA => FORGED,
+            _ if anew => AGE_UNKNOWN,
+            _ => self.serial,
         }
     }
 
