@@ -16,8 +16,8 @@ const MIN_PAYLOAD: usize = 68 - 20 - 20 - TIMESTAMP_BYTES;
 /// MSS of a peer that announces none (RFC 9293 MUST-15), IPv4 and IPv6.
 const DEFAULT_MSS: (u16, u16) = (536, 1220);
 
-/// Client's receive window assumed where none was seen, bytes.
-const ASSUMED_WINDOW: u32 = 64 << 10;
+/// Client's receive window assumed where none was seen, segments: one fits, however the window's field is rounded.
+const ASSUMED_SEGMENTS: u32 = 2;
 /// The largest window that TCP knows, bytes (RFC 7323 §2.3).
 pub(crate) const MAX_WINDOW: u32 = 1 << 30;
 
@@ -186,9 +186,14 @@ impl ClientLeg {
         self.overtake_unseen();
     }
 
-    /// The same; where it is not known, what clients usually take.
+    /// The same; where it is not known, what any client takes: what it says next tells more.
     pub(crate) fn room(&self, seq: Seq) -> u32 {
-        self.room_from(seq).unwrap_or(ASSUMED_WINDOW)
+        self.room_from(seq).unwrap_or_else(|| self.assumed_window())
+    }
+
+    fn assumed_window(&self) -> u32 {
+        let mss = self.options.mss.unwrap_or(default_mss(self.client));
+        (ASSUMED_SEGMENTS * u32::from(mss)).max(1 << self.client_scale())
     }
 
     /// The log knows a later acknowledgement, `acked`, than was seen here. What the client takes ends where it did, or at the log's

@@ -1,7 +1,7 @@
 //! What a client sent into the fence of its failed backend comes from the log: it need not wait for the client's retransmission timer.
 
 use cluster::control::{ClientWindow, Flow, RecoveryOrder, Swallowed};
-use nfq_splice::Stage;
+use nfq_splice::{Engine, Secret, Stage};
 use packet::{SegmentBuilder, Seq, TcpSegment};
 
 use crate::world::{ALL, BACKEND_ISN, CLIENT_ISN, OFFER, REQUEST, World, segments};
@@ -112,6 +112,31 @@ fn a_small_window_is_known_though_the_log_has_nothing_of_the_client() {
             .collect();
         // As in `client_segment`, whose field is scaled alike.
         assert!(!windows.is_empty() && windows.iter().all(|window| *window <= 500), "{windows:?}");
+    }
+}
+
+/// A later daemon does not know it either: no more is assumed than what any client takes, and room for one whole segment.
+#[test]
+fn a_window_that_nobody_knows_is_taken_for_a_small_one() {
+    for v6 in [false, true] {
+        let mut world = World::new(v6, true);
+        world.splice(OFFER, OFFER);
+        world.sent();
+        world.engine = Engine::new(world.settings.clone(), Secret::new([7; 16]));
+        world.engine.handle_restored(world.now, &world.splices[0]);
+        let order = world.order(1, 1, 2, BACKEND_ISN + 1, Vec::new());
+        let client_window = ClientWindow::default();
+        world.engine.handle_order(world.now, RecoveryOrder { client_window, ..order });
+        world.sent();
+        let whole = swallowed(&world, after(0), NEXT);
+        take(&mut world, &whole);
+        let sent = alternate_answers(&mut world);
+        let to_alternate = |sent: &&TcpSegment<'_>| sent.destination() == world.backend(2);
+        let sent = segments(&sent);
+        let windows: Vec<u32> =
+            sent.iter().filter(to_alternate).map(|sent| u32::from(sent.window()) << 7).collect();
+        assert!(!windows.is_empty());
+        assert!(windows.iter().all(|window| (1400..=2800).contains(window)), "{windows:?}");
     }
 }
 
