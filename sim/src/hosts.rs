@@ -462,8 +462,9 @@ impl Host {
         let Some(seq) = self.peer_next.get(&key) else { return };
         let ack = self.acked.get(&key).copied();
         let bare = SegmentBuilder { seq: *seq, ack, ..SegmentBuilder::new(key.1, key.0) };
-        // The first is a window update and resets smoltcp's count; it gets no window that the peer did not give.
-        for window in [1, 2, 2, 2, 2] {
+        // The first is a window update and resets smoltcp's count; it gets no window that the peer did not give, however that is scaled.
+        let most = if self.windows.get(&key) == Some(&1) { 1 } else { 2 };
+        for window in [most - 1, most, most, most, most] {
             self.wire.incoming.push_back(SegmentBuilder { window, ..bare.clone() }.build());
         }
     }

@@ -101,3 +101,26 @@ fn nothing_behind_a_fin_is_taken() {
     assert_eq!(host.socket(handle).recv_slice(&mut got), Ok(3));
     assert!(host.socket(handle).recv_slice(&mut got).is_err());
 }
+
+/// Three made-up duplicates set smoltcp going again where it has stopped: they give it no window that its peer did not.
+#[test]
+fn a_socket_that_is_set_going_again_keeps_to_the_smallest_window() {
+    let (mut host, handle, number) = connecting();
+    let options = SynOptions { mss: Some(1000), window_scale: Some(4), ..SynOptions::default() };
+    let opening = SegmentBuilder { flags: Flags::SYN, syn: Some(options), ..said(ISN, number + 1, 5) };
+    host.receive(opening.build());
+    host.poll(Time::from_millis(2));
+    host.receive(SegmentBuilder { window: 1, ..said(ISN + 1, number + 1, 6) }.build());
+    host.poll(Time::from_millis(3));
+    host.socket(handle).send_slice(&[7; 100]).unwrap();
+    let mut sent = 0;
+    for millis in (4..9000).step_by(10) {
+        host.unstick(Time::from_millis(millis));
+        for packet in host.poll(Time::from_millis(millis)) {
+            let segment = TcpSegment::parse(&packet).unwrap();
+            sent += segment.payload().len();
+            assert!((segment.seq() + segment.payload().len() as u32).before_or_at(number + 17));
+        }
+    }
+    assert!(sent > 16, "it has repeated what it may send");
+}
