@@ -115,8 +115,10 @@ impl Engine {
             return;
         }
         let others = self.backends.keys().filter(|backend| **backend != flow.backend);
-        let open = others.filter_map(|backend| self.connection(Flow { client: flow.client, backend: *backend }));
-        let left = open.filter(|connection| !connection.over()).last().map(|connection| connection.report(log));
+        let open =
+            others.filter_map(|backend| self.connection(Flow { client: flow.client, backend: *backend }));
+        let left =
+            open.filter(|connection| !connection.over()).next_back().map(|connection| connection.report(log));
         if let Some(report) = left {
             self.remember(&report, now);
         }
