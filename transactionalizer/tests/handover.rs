@@ -353,6 +353,22 @@ fn a_late_copy_of_a_failed_backends_syn_takes_its_client_nowhere() {
     assert_eq!(world.engine.status().counters["transactions"], 1);
 }
 
+/// A backend that has not been heard repeats its answer for as long as the proxy's reset has not reached it; its client has gone on to another.
+#[test]
+fn a_late_syn_ack_takes_its_client_nowhere() {
+    let mut world = World::starting();
+    let (unheard, used) = (conn(5000, b2()), conn(5000, b1()));
+    world.syn(unheard);
+    world.open(used);
+    let asked = ask(&mut world, used, 0).0;
+    world.syn_ack(unheard);
+    world.client_flags(unheard, Flags::RST, 0, b"", 0);
+    world.backend(used, 0, &response(100), asked);
+    world.engine.handle_live(world.now);
+    assert_eq!(world.engine.unended().count(), 0);
+    assert_eq!(world.engine.status().counters["transactions"], 1);
+}
+
 /// It died between its fence and its report.
 #[test]
 fn what_a_predecessor_fenced_is_reported() {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use cluster::config::Cluster;
 use cluster::control::Flow;
-use packet::{Seq, SynOptions, Time};
+use packet::{Seq, SynOptions, TcpSegment, Time};
 
 use crate::direction::Direction;
 use crate::endpoint::Endpoint;
@@ -162,6 +162,12 @@ impl Connection {
     pub fn answered_anew(&self, backend_isn: Seq) -> Option<(Seq, SynOptions, u32)> {
         let anew = self.backend.isn() != backend_isn && !self.backend.is_acknowledged();
         anew.then(|| (self.client.isn(), self.options, self.transactions.t_l()))
+    }
+
+    /// The client acknowledges the backend's SYN-ACK, first of all.
+    pub fn is_taken_up_by(&self, segment: &TcpSegment<'_>) -> bool {
+        let acknowledges = segment.flags().ack() && !segment.flags().rst();
+        acknowledges && !self.backend.is_acknowledged() && self.backend.acceptable_ack(segment.ack())
     }
 
     /// The transactions cannot be told apart (any more), for this reason.

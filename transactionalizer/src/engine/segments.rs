@@ -40,7 +40,7 @@ impl Engine {
         let flags = seen.segment.flags();
         match (flags.syn(), flags.ack(), logged.from_backend) {
             (true, false, false) => self.handle_syn(seen.flow, &seen.segment, logged.time, log),
-            (true, true, true) => self.handle_syn_ack(seen.flow, &seen.segment, logged.time, log, out),
+            (true, true, true) => self.handle_syn_ack(seen.flow, &seen.segment, logged.time, out),
             // Nonsense (RFC 9293 §3.10.7): no endpoint takes it.
             (true, _, _) => {}
             (false, _, _) => self.handle_segment(&seen, log),
@@ -83,7 +83,13 @@ impl Engine {
             }
             State::Middle(_) => self.handle_middle(seen),
             State::Failed(_) => {}
-            State::Open(_) => self.handle_open(seen, log),
+            State::Open(connection) => {
+                let arrives = !seen.logged.from_backend && connection.is_taken_up_by(&seen.segment);
+                if arrives && self.live.is_none() {
+                    self.leave_others(seen.flow, seen.logged.time, log);
+                }
+                self.handle_open(seen, log);
+            }
         }
     }
 

@@ -69,7 +69,7 @@ impl Engine {
     }
 
     /// A copy, perhaps a late one: of a backend that refused the client, or failed, so that it has gone on to another. If it has come
-    /// back, the SYN-ACK tells.
+    /// back, it acknowledges the SYN-ACK.
     fn is_repeated(&self, flow: Flow, isn: Seq) -> bool {
         let Some(entry) = self.entries.get(&flow) else { return false };
         let asked = entry.embryo.as_ref().is_some_and(|embryo| embryo.isn == isn);
@@ -82,7 +82,6 @@ impl Engine {
         flow: Flow,
         segment: &TcpSegment<'_>,
         now: Time,
-        log: &dyn LogBytes,
         out: &mut Vec<Action>,
     ) {
         let Some(entry) = self.entry(flow, now) else { return };
@@ -107,9 +106,6 @@ impl Engine {
             *entry = Entry { state, queued, touched: now, ..Entry::default() };
         }
         self.counters.opened += 1;
-        if self.live.is_none() {
-            self.leave_others(flow, now, log);
-        }
         // The ends of the connection before: nobody is left to be told of them.
         for held in held {
             self.suppress(held.hold, out);
