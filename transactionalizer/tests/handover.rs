@@ -369,6 +369,34 @@ fn a_late_syn_ack_takes_its_client_nowhere() {
     assert_eq!(world.engine.status().counters["transactions"], 1);
 }
 
+/// It comes behind the reset that withdraws it, and behind what its client said to the next backend.
+#[test]
+fn a_syn_that_its_reset_has_overtaken_takes_its_client_nowhere() {
+    let mut world = World::starting();
+    let (withdrawn, used) = (conn(5000, b2()), conn(5000, b1()));
+    world.client_flags(withdrawn, Flags::RST, 0, b"", 0);
+    world.open(used);
+    let asked = ask(&mut world, used, 0).0;
+    world.handshake(withdrawn);
+    world.backend(used, 0, &response(100), asked);
+    world.engine.handle_live(world.now);
+    assert_eq!(world.engine.unended().count(), 0);
+    assert_eq!(world.engine.status().counters["transactions"], 1);
+}
+
+/// The first one to it was lost but for its reset.
+#[test]
+fn a_client_that_takes_up_a_withdrawn_connection_has_gone_there() {
+    let mut world = World::starting();
+    let (again, left) = (conn(5000, b2()), conn(5000, b1()));
+    world.client_flags(again, Flags::RST, 0, b"", 0);
+    world.open(left);
+    world.open(again);
+    world.engine.handle_live(world.now);
+    let flows: Vec<_> = world.engine.unended().map(|failure| failure.backend).collect();
+    assert_eq!(flows, [left.flow.backend]);
+}
+
 /// It died between its fence and its report.
 #[test]
 fn what_a_predecessor_fenced_is_reported() {

@@ -77,6 +77,8 @@ pub(super) struct Late {
 pub(super) struct Entry {
     /// Absent from the handshake on.
     pub(super) embryo: Option<Box<Embryo>>,
+    /// The number of a SYN that has been withdrawn by a reset, and not been logged yet.
+    pub(super) withdrawn: Option<Seq>,
     pub(super) state: State,
     pub(super) held: Vec<Held>,
     /// Where it stands in the engine's timers.

@@ -74,8 +74,12 @@ impl Engine {
     fn handle_segment(&mut self, seen: &Seen<'_>, log: &dyn LogBytes) {
         let Some(entry) = self.entry(seen.flow, seen.logged.time) else { return };
         match &mut entry.state {
-            // The answer to a SYN that was refused, or an old connection's last breath.
-            State::Unseen if entry.embryo.is_some() || seen.segment.flags().rst() => {}
+            // The answer to a SYN that was refused.
+            State::Unseen if entry.embryo.is_some() => {}
+            // An old connection's last breath, or a client's reset that has overtaken the SYN that it withdraws.
+            State::Unseen if seen.segment.flags().rst() => {
+                entry.withdrawn = (!seen.logged.from_backend).then(|| seen.segment.seq() - 1);
+            }
             State::Unseen => {
                 entry.state = State::Middle(Middle::default());
                 self.counters.opened_in_the_middle += 1;

@@ -68,12 +68,13 @@ impl Engine {
         }
     }
 
-    /// A copy, perhaps a late one: of a backend that refused the client, or failed, so that it has gone on to another. If it has come
-    /// back, it acknowledges the SYN-ACK.
+    /// A copy, perhaps a late one: of a backend that refused the client, or failed, so that it has gone on to another; or the reset that
+    /// withdraws it has overtaken it. If the client has come back, it acknowledges the SYN-ACK.
     fn is_repeated(&self, flow: Flow, isn: Seq) -> bool {
         let Some(entry) = self.entries.get(&flow) else { return false };
         let asked = entry.embryo.as_ref().is_some_and(|embryo| embryo.isn == isn);
-        asked || matches!(entry.state, State::Failed(Some(failed)) if failed == isn)
+        let withdrawn = entry.withdrawn == Some(isn);
+        asked || withdrawn || matches!(entry.state, State::Failed(Some(failed)) if failed == isn)
     }
 
     /// A backend's SYN-ACK: if it answers the SYN, a new connection begins and the old one's log is void.
