@@ -114,11 +114,11 @@ impl Engine {
         if now.since(live) > self.recovery_patience() || self.memories.contains_key(&flow.client) {
             return;
         }
-        let others = self.backends.keys().filter(|backend| **backend != flow.backend);
-        let open =
-            others.filter_map(|backend| self.connection(Flow { client: flow.client, backend: *backend }));
-        let left =
-            open.filter(|connection| !connection.over()).next_back().map(|connection| connection.report(log));
+        let left = self.backends.keys().find_map(|backend| {
+            let other = Flow { client: flow.client, backend: *backend };
+            let open = self.connection(other).filter(|open| other != flow && !open.over())?;
+            Some(open.report(log))
+        });
         if let Some(report) = left {
             self.remember(&report, now);
         }
