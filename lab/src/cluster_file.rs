@@ -12,6 +12,7 @@ use cluster::config::{
     Records, Recovery, Route, Service, Splice, SplicePath, TagRule,
 };
 
+use crate::network::window_scale;
 use crate::settings::{Path, Settings};
 use crate::topology::{CONTROL_PORT, Node, PORT, SERVICE_PORT, VIP};
 
@@ -62,17 +63,6 @@ fn cluster(name: &str, certificates: PathBuf, settings: &Settings) -> Cluster {
         recovery: Recovery::default(),
         tags: vec![reads(), stores()],
     }
-}
-
-/// What this kernel's sockets announce (`tcp_select_initial_window()`): the kernel translates from the first connection on then, before any
-/// backend's scale is learnt.
-fn window_scale() -> Option<u8> {
-    let greatest = |name: &str| {
-        let values = std::fs::read_to_string(format!("/proc/sys/net/{name}")).ok()?;
-        values.split_whitespace().last()?.parse::<u32>().ok()
-    };
-    let space = greatest("ipv4/tcp_rmem")?.max(greatest("core/rmem_max")?);
-    u8::try_from(space.checked_ilog2()?.saturating_sub(15).min(14)).ok()
 }
 
 /// Reading documents and pages is deterministic and changes nothing. POST keeps the default.

@@ -228,3 +228,14 @@ fn remove_leftover(netns: &Netns) {
         let _ = std::fs::remove_file(path);
     }
 }
+
+/// What this kernel's sockets announce (`tcp_select_initial_window()`): the kernel translates from the first connection on then, before any
+/// backend's scale is learnt.
+pub(crate) fn window_scale() -> Option<u8> {
+    let greatest = |name: &str| {
+        let values = std::fs::read_to_string(format!("/proc/sys/net/{name}")).ok()?;
+        values.split_whitespace().last()?.parse::<u32>().ok()
+    };
+    let space = greatest("ipv4/tcp_rmem")?.max(greatest("core/rmem_max")?);
+    u8::try_from(space.checked_ilog2()?.saturating_sub(15).min(14)).ok()
+}
