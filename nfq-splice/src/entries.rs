@@ -51,6 +51,8 @@ impl Engine {
     pub fn handle_splice_failed(&mut self, now: Time, client: Client) {
         self.core.now = now;
         self.core.counters.count("kernel_splice_refused");
+        // With its packets queued, as they may be still.
+        self.core.actions.retain(|wanted| !matches!(wanted, Action::Resume(resumed) if *resumed == client));
         let window = self.table.window(client);
         if let Some(mut flow) = self.take(client) {
             if let State::Spliced(splice) = &mut flow.state {
