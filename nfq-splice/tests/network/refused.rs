@@ -49,7 +49,8 @@ fn packets_stay_queued_where_the_kernel_refuses_what_they_were_queued_for() {
         assert!(matches!(world.engine.poll_action(), Some(Action::Splice(_))));
         world.engine.handle_splice_failed(world.now, world.client());
         let wanted: Vec<Action> = std::iter::from_fn(|| world.engine.poll_action()).collect();
-        let places = wanted.iter().filter(|wanted| matches!(wanted, Action::Suspend(_) | Action::Resume(_)));
-        assert!(matches!(places.last(), Some(Action::Suspend(_))), "{wanted:?}");
+        let mut places =
+            wanted.iter().filter(|wanted| matches!(wanted, Action::Suspend(_) | Action::Resume(_)));
+        assert!(matches!(places.next_back(), Some(Action::Suspend(_))), "{wanted:?}");
     }
 }
