@@ -91,6 +91,19 @@ fn after_the_re_splice_it_is_sent_on() {
     }
 }
 
+/// The windows that the alternate is told, of which the log knows none, when it answers what the client sent into the fence.
+fn windows_told(world: &mut World) -> Vec<u16> {
+    let order = world.order(1, 1, 2, BACKEND_ISN + 1, Vec::new());
+    let client_window = ClientWindow::default();
+    world.engine.handle_order(world.now, RecoveryOrder { client_window, ..order });
+    world.sent();
+    let whole = swallowed(world, after(0), NEXT);
+    take(world, &whole);
+    let sent = alternate_answers(world);
+    let sent = segments(&sent).into_iter();
+    sent.filter(|sent| sent.destination() == world.backend(2)).map(|sent| sent.window()).collect()
+}
+
 /// All that the client has sent since its handshake went into the fence: the log does not know its window, the proxy does.
 #[test]
 fn a_small_window_is_known_though_the_log_has_nothing_of_the_client() {
@@ -98,18 +111,7 @@ fn a_small_window_is_known_though_the_log_has_nothing_of_the_client() {
         let mut world = World::new(v6, kernel);
         world.splice(OFFER, OFFER);
         world.sent();
-        let order = world.order(1, 1, 2, BACKEND_ISN + 1, Vec::new());
-        let client_window = ClientWindow::default();
-        world.engine.handle_order(world.now, RecoveryOrder { client_window, ..order });
-        world.sent();
-        let whole = swallowed(&world, after(0), NEXT);
-        take(&mut world, &whole);
-        let sent = alternate_answers(&mut world);
-        let windows: Vec<u16> = segments(&sent)
-            .iter()
-            .filter(|sent| sent.destination() == world.backend(2))
-            .map(TcpSegment::window)
-            .collect();
+        let windows = windows_told(&mut world);
         // As in `client_segment`, whose field is scaled alike.
         assert!(!windows.is_empty() && windows.iter().all(|window| *window <= 500), "{windows:?}");
     }
@@ -124,17 +126,8 @@ fn a_window_that_nobody_knows_is_taken_for_a_small_one() {
         world.sent();
         world.engine = Engine::new(world.settings.clone(), Secret::new([7; 16]));
         world.engine.handle_restored(world.now, &world.splices[0]);
-        let order = world.order(1, 1, 2, BACKEND_ISN + 1, Vec::new());
-        let client_window = ClientWindow::default();
-        world.engine.handle_order(world.now, RecoveryOrder { client_window, ..order });
-        world.sent();
-        let whole = swallowed(&world, after(0), NEXT);
-        take(&mut world, &whole);
-        let sent = alternate_answers(&mut world);
-        let to_alternate = |sent: &&TcpSegment<'_>| sent.destination() == world.backend(2);
-        let sent = segments(&sent);
-        let windows: Vec<u32> =
-            sent.iter().filter(to_alternate).map(|sent| u32::from(sent.window()) << 7).collect();
+        let told = windows_told(&mut world);
+        let windows: Vec<u32> = told.into_iter().map(|window| u32::from(window) << 7).collect();
         assert!(!windows.is_empty());
         assert!(windows.iter().all(|window| (1400..=2800).contains(window)), "{windows:?}");
     }

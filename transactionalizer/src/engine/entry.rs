@@ -101,7 +101,7 @@ pub(super) struct Entry {
 }
 
 impl Entry {
-    /// Its connection is over here; absent if it has none that was logged from the handshake on.
+    /// Its connection has failed; what it was.
     pub(super) fn fail(&mut self) -> State {
         let isn = self.open().map(Connection::client_isn);
         std::mem::replace(&mut self.state, State::Failed(isn))

@@ -40,7 +40,7 @@ pub(super) fn hand_over(code: &mut Assembler, maps: Maps<i32>, owners: Owners) {
     choose(code, owners);
     code.load(Half, LENGTH, 10, OLD + 2);
     code.network_order(LENGTH, 16);
-    // Linux before 6.17 does not see that it has only sixteen bits.
+    // Linux 6.12's verifier does not see that it has only sixteen bits.
     code.calculate(And, LENGTH, 0xffff);
     code.jump_if(AtMost, LENGTH, 39, "pass");
     code.jump_if(AtMost, LENGTH, MOST as i32, "fits");
