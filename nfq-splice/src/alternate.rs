@@ -277,6 +277,10 @@ impl Core {
         let Attempt::TakingIn(taking) = std::mem::replace(&mut recovery.attempt, Attempt::Waiting) else {
             return;
         };
+        if let Some(joint) = taking.comparison.joint() {
+            self.counters.count("responses_rechunked");
+            recovery.own(joint);
+        }
         recovery.point = recovery.point + recovery.bridge.taken() as u32;
         recovery.note(self.now, if taking.comparison.taken() > 0 { "compared" } else { "ready" });
         let taken_in = taking.taken();

@@ -13,6 +13,7 @@ mod answer;
 mod answered;
 mod batch;
 mod bridge;
+mod chunks;
 mod client;
 mod common;
 mod compact;

@@ -11,6 +11,11 @@ use crate::leg::ClientLeg;
 use crate::sender::Sender;
 
 impl Recovery {
+    /// These bytes, which no backend sends so, are the proxy's to deliver.
+    pub(crate) fn own(&mut self, bytes: &[u8]) {
+        self.point = self.point + own(&mut self.resend, bytes, false);
+    }
+
     /// Takes over what the client has no room for, all or nothing: it is acknowledged to the alternate, and the proxy's to
     /// deliver. True if it did.
     pub(crate) fn absorb(&mut self, leg: &ClientLeg, beyond: &[u8], fin: bool) -> bool {

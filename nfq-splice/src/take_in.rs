@@ -4,6 +4,7 @@ use cluster::control::{Prefix, Stretch, TakeIn};
 use http1::{ContentRange, compare_heads};
 use xxhash_rust::xxh3::Xxh3;
 
+use crate::chunks::Rechunked;
 use crate::message_end::MessageEnd;
 
 /// Longest head an alternate may answer a `Range` request with, bytes.
@@ -86,11 +87,19 @@ pub struct Comparison {
     differs: Option<(u64, Vec<u8>)>,
     body: u64,
     taken: u64,
+    /// The same content in other chunks will do.
+    rechunked: Option<Box<Rechunked>>,
+    /// How the bytes as sent differ, if only the content counts any more.
+    other_chunks: Option<Verdict>,
 }
 
 impl Comparison {
     /// Nothing taken in yet.
     pub fn new(expected: TakeIn) -> Self {
+        let content = match &expected {
+            TakeIn::Prefix(prefix) => prefix.content,
+            _ => None,
+        };
         Self {
             expected,
             head: Vec::new(),
@@ -100,6 +109,8 @@ impl Comparison {
             differs: None,
             body: 0,
             taken: 0,
+            rechunked: content.map(|content| Box::new(Rechunked::new(content))),
+            other_chunks: None,
         }
     }
 
@@ -108,6 +119,9 @@ impl Comparison {
     pub fn lacking(&self) -> u64 {
         match &self.expected {
             TakeIn::Nothing => 0,
+            TakeIn::Prefix(_) if self.other_chunks.is_some() => {
+                self.rechunked.as_ref().map_or(0, |rechunked| rechunked.lacking())
+            }
             TakeIn::Prefix(Prefix { head, body_bytes, .. }) => {
                 (head.len() as u64).saturating_add(*body_bytes).saturating_sub(self.taken)
             }
@@ -118,6 +132,12 @@ impl Comparison {
     /// Bytes taken in so far.
     pub fn taken(&self) -> u64 {
         self.taken
+    }
+
+    /// What the client gets between the bytes that it has and the alternate's: other chunks' end and beginning. `None`: nothing,
+    /// the alternate's bytes follow as they are.
+    pub fn joint(&self) -> Option<&[u8]> {
+        self.other_chunks.as_ref().and(self.rechunked.as_ref()).map(|rechunked| rechunked.joint())
     }
 
     /// Takes the next bytes of the alternate's response; what lies behind the splice point is not looked at.
@@ -194,6 +214,9 @@ impl Comparison {
     }
 
     fn push_body(&mut self, data: &[u8]) -> Verdict {
+        if self.other_chunks.is_some() {
+            return self.push_content(data);
+        }
         match &self.expected {
             TakeIn::Nothing => Verdict::Equal { taken: 0 },
             TakeIn::Prefix(Prefix { head, body_bytes, hashes, tail, .. }) => {
@@ -203,20 +226,28 @@ impl Comparison {
                 let now = now.get(..end.unwrap_or(need)).unwrap_or_default();
                 let tail_at = body_bytes.saturating_sub(tail.len() as u64);
                 note_difference((tail, tail_at), (now, self.body), &mut self.differs);
+                if let Some(rechunked) = &mut self.rechunked {
+                    let used = rechunked.push(now);
+                    rechunked.append(now.get(used..).unwrap_or_default());
+                }
+                let behind = data.get(now.len()..).filter(|_| end.is_none());
                 if let Err(start) = self.hash.push(now, hashes) {
                     let end = start.saturating_add(self.hash.stretch(hashes));
                     let found = self.differs.take().filter(|(at, _)| (start..end).contains(at));
                     let (at, alternate) = found.unwrap_or((start, Vec::new()));
                     let known = at.checked_sub(tail_at).filter(|_| !alternate.is_empty());
                     let place = known.map_or(tail.len(), |place| place as usize);
-                    return mismatch((head.len() as u64).saturating_add(at), (tail, place), &alternate);
+                    let differs = mismatch((head.len() as u64).saturating_add(at), (tail, place), &alternate);
+                    self.taken += now.len() as u64;
+                    return self.judge_content(differs, behind);
                 }
                 self.body += now.len() as u64;
                 self.taken += now.len() as u64;
                 if self.body >= *body_bytes {
                     Verdict::Equal { taken: self.taken }
                 } else if end.is_some() {
-                    mismatch((head.len() as u64).saturating_add(self.body), (&[], 0), &[])
+                    let differs = mismatch((head.len() as u64).saturating_add(self.body), (&[], 0), &[]);
+                    self.judge_content(differs, behind)
                 } else {
                     Verdict::More
                 }
@@ -238,6 +269,32 @@ impl Comparison {
                 if need < rest.len() { Verdict::More } else { Verdict::Equal { taken: self.taken } }
             }
         }
+    }
+}
+
+impl Comparison {
+    /// The bytes as sent differ, so: the content need not. `behind`: what follows them; `None`: the response is over.
+    fn judge_content(&mut self, differs: Verdict, behind: Option<&[u8]>) -> Verdict {
+        self.other_chunks = Some(differs);
+        match (&self.rechunked, behind) {
+            (Some(_), Some(behind)) => self.push_content(behind),
+            (Some(rechunked), None) if rechunked.is_joined() => Verdict::Equal { taken: self.taken },
+            _ => self.other_content(),
+        }
+    }
+
+    fn push_content(&mut self, data: &[u8]) -> Verdict {
+        let Some(rechunked) = &mut self.rechunked else { return self.other_content() };
+        self.taken += rechunked.push(data) as u64;
+        if rechunked.differs() {
+            return self.other_content();
+        }
+        if rechunked.is_joined() { Verdict::Equal { taken: self.taken } } else { Verdict::More }
+    }
+
+    fn other_content(&mut self) -> Verdict {
+        self.rechunked = None;
+        self.other_chunks.clone().unwrap_or(Verdict::More)
     }
 }
 

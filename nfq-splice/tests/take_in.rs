@@ -20,6 +20,7 @@ fn whole_of(head: &str, complete: bool, body: &[u8]) -> Prefix {
         volatile: vec!["date".to_owned()],
         body_bytes: body.len() as u64,
         hashes: vec![Stretch { bytes: body.len() as u64, hash: xxh3_128(body) }],
+        content: None,
         tail: Vec::new(),
     }
 }

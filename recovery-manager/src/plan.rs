@@ -258,6 +258,8 @@ fn prefix(report: &ConnectionReport, config: &config::Recovery) -> Prefix {
         volatile: volatile.unwrap_or(&config.volatile_headers).clone(),
         body_bytes: report.partial.body_bytes,
         hashes: report.partial.hashes.clone(),
+        // Behind a hole the client has bytes in the failed backend's framing.
+        content: report.partial.content.filter(|_| report.beyond.is_empty() && report.partial.left_out == 0),
         tail: report.partial.tail.clone(),
     }
 }

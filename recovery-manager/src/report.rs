@@ -28,6 +28,8 @@ pub(crate) enum Contradiction {
     Tail,
     #[error("hashes reach beyond the body")]
     Hashes,
+    #[error("the body has more content than bytes")]
+    Content,
     #[error("more bytes were left out of the log than a large file's window takes, or of no file")]
     LeftOut,
     #[error("the client acknowledged response bytes that were not logged")]
@@ -108,6 +110,9 @@ fn check_response(report: &ConnectionReport) -> Result<(), Contradiction> {
     let mut hashed = partial.hashes.iter().map(|stretch| stretch.bytes);
     if hashed.try_fold(0, u64::checked_add).is_none_or(|hashed| hashed > partial.body_bytes) {
         return Err(Contradiction::Hashes);
+    }
+    if partial.content.is_some_and(|chunked| chunked.content.bytes > partial.body_bytes) {
+        return Err(Contradiction::Content);
     }
     if partial.left_out > LEFT_OUT_BYTES || partial.left_out > 0 && !partial.head_complete {
         return Err(Contradiction::LeftOut);

@@ -54,8 +54,15 @@ fn with_request(mut report: ConnectionReport, bytes: &str, tags: Tags, complete:
 fn answered(mut report: ConnectionReport, body_bytes: u64) -> ConnectionReport {
     let tail = vec![b'z'; body_bytes.min(16 << 10) as usize];
     let hashes = vec![Stretch { bytes: body_bytes, hash: 42 }];
-    report.partial =
-        PartialResponse { head: HEAD.into(), head_complete: true, body_bytes, hashes, tail, left_out: 0 };
+    report.partial = PartialResponse {
+        head: HEAD.into(),
+        head_complete: true,
+        body_bytes,
+        hashes,
+        content: None,
+        tail,
+        left_out: 0,
+    };
     report.ack_cl = report.ack_tl.wrapping_add(HEAD.len() as u32 + body_bytes as u32);
     report
 }

@@ -119,6 +119,7 @@ fn cut_response(head: &str, body_bytes: usize, stage: u8) -> (PartialResponse, V
         head_complete: true,
         body_bytes: body_bytes as u64,
         hashes: vec![Stretch { bytes: body_bytes as u64, hash: xxhash_rust::xxh3::xxh3_128(&body) }],
+        content: None,
         left_out: 0,
         tail: body[body_bytes.saturating_sub(TAIL_BYTES)..].to_vec(),
     };

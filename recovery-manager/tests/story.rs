@@ -64,6 +64,7 @@ fn download() -> ConnectionReport {
         body_bytes,
         hashes: vec![Stretch { bytes: body_bytes, hash: 0 }],
         tail: vec![0; 16 << 10],
+        content: None,
         left_out: 0,
     };
     ConnectionReport {

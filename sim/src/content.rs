@@ -33,6 +33,18 @@ pub struct Variant {
     pub no_ranges: bool,
     /// `Range` is refused.
     pub refuses_ranges: bool,
+    /// Longer, or shorter, chunks than the usual ones.
+    pub chunk: Option<usize>,
+}
+
+/// The usual length of a chunk.
+const CHUNK: usize = 1000;
+
+impl Variant {
+    /// Its answers say the same, in other chunks perhaps.
+    pub fn answers_like(self, other: Self) -> bool {
+        self == Self { chunk: self.chunk, ..other }
+    }
 }
 
 const DATE: usize = 29;
@@ -65,12 +77,20 @@ impl Request {
         }
     }
 
+    /// The answer, its `Date` masked, without the framing of chunks; and how long the head is that chunks follow.
+    pub fn unframed(self, variant: Variant) -> (Vec<u8>, Option<usize>) {
+        let Self::Chunked(bytes) = self else { return (self.answer(variant), None) };
+        let head = chunked_head(&"?".repeat(DATE));
+        let length = head.len();
+        ([head, body(bytes, variant.flipped)].concat(), Some(length))
+    }
+
     /// The answer, its `Date` masked.
     pub fn answer(self, variant: Variant) -> Vec<u8> {
         let date = "?".repeat(DATE);
         match self {
             Self::Get(bytes) => whole(&body(bytes, variant.flipped), variant, &date),
-            Self::Chunked(bytes) => chunked(&body(bytes, variant.flipped), &date),
+            Self::Chunked(bytes) => chunked(&body(bytes, variant.flipped), variant, &date),
             Self::UntilClose(bytes) => until_close(&body(bytes, variant.flipped), &date),
             Self::Post { bytes, .. } => whole(&body(bytes, None), variant, &date),
             Self::Session { bytes, updates } => session(bytes, updates, &date),
@@ -83,13 +103,14 @@ fn get(path: &str, bytes: usize) -> Vec<u8> {
         .into_bytes()
 }
 
-/// The same chunks on every backend.
-fn chunked(body: &[u8], date: &str) -> Vec<u8> {
-    let head = format!(
-        "HTTP/1.1 200 OK\r\nServer: simulation\r\nDate: {date}\r\nTransfer-Encoding: chunked\r\n\r\n"
-    );
-    let mut answer = head.into_bytes();
-    for chunk in body.chunks(1000) {
+fn chunked_head(date: &str) -> Vec<u8> {
+    format!("HTTP/1.1 200 OK\r\nServer: simulation\r\nDate: {date}\r\nTransfer-Encoding: chunked\r\n\r\n")
+        .into_bytes()
+}
+
+fn chunked(body: &[u8], variant: Variant, date: &str) -> Vec<u8> {
+    let mut answer = chunked_head(date);
+    for chunk in body.chunks(variant.chunk.unwrap_or(CHUNK)) {
         answer.extend_from_slice(format!("{:x}\r\n", chunk.len()).as_bytes());
         answer.extend_from_slice(chunk);
         answer.extend_from_slice(b"\r\n");
@@ -147,7 +168,7 @@ pub fn respond(head: &RequestHead, content: &[u8], variant: Variant, updates: us
     let bytes: usize = bytes.parse().unwrap_or(0);
     let body = body(bytes, variant.flipped);
     match path {
-        "/chunked" => return chunked(&body, date),
+        "/chunked" => return chunked(&body, variant, date),
         UNTIL_CLOSE => return until_close(&body, date),
         "/session" => return session(bytes, updates, date),
         _ => {}

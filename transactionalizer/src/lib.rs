@@ -11,6 +11,7 @@
 
 mod body;
 pub mod connection;
+mod content;
 pub mod detector;
 pub mod direction;
 mod endpoint;

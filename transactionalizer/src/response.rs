@@ -1,11 +1,13 @@
 //! A backend's stream as responses; of the one in progress, what a replay is compared with.
 
 use cluster::control::{PartialResponse, Stretch};
+use http1::ResponseFraming;
 use packet::{Seq, Time};
 use segment_log::LeftOut;
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::body::BodyHashes;
+use crate::content::Content;
 use crate::judge::InProgress;
 use crate::protocol::{Answer, Protocol, Refused, ResponseEvent};
 
@@ -19,6 +21,8 @@ pub struct Response {
     body_bytes: u64,
     /// None before its body.
     hashes: Option<Box<BodyHashes>>,
+    /// If it is chunked, and all of it was logged.
+    content: Option<Box<Content>>,
     /// When its first byte was logged.
     pub started: Time,
     /// 0 until the head is complete.
@@ -39,7 +43,9 @@ impl Response {
 
     /// Bytes that are kept.
     pub fn kept(&self) -> usize {
-        self.head.len() + self.hashes.as_ref().map_or(0, |hashes| hashes.kept())
+        self.head.len()
+            + self.hashes.as_ref().map_or(0, |hashes| hashes.kept())
+            + self.content.as_ref().map_or(0, |content| size_of_val(&**content))
     }
 
     /// What was logged of it, without its tail; the last `left_out` bytes of its body were not. `None`: it has not so many.
@@ -50,6 +56,7 @@ impl Response {
             head_complete: self.head_complete,
             body_bytes,
             hashes: self.hashes.as_ref().map_or_else(Vec::new, |hashes| hashes.within(body_bytes)),
+            content: self.content.as_ref().filter(|_| left_out == 0).and_then(|content| content.report()),
             tail: Vec::new(),
             left_out,
         })
@@ -65,6 +72,9 @@ impl Response {
     fn push_body(&mut self, part: &[u8]) {
         self.body_bytes += part.len() as u64;
         self.hashes.get_or_insert_with(Box::default).push(part);
+        if let Some(content) = &mut self.content {
+            content.push(part);
+        }
     }
 }
 
@@ -136,6 +146,7 @@ impl Responses {
     pub fn skip(&mut self, seq: Seq, left_out: LeftOut) {
         if let Some(current) = &mut self.current {
             current.body_bytes += u64::from(left_out.bytes);
+            current.content = None;
             current.hashes.get_or_insert_with(Box::default).skip(seq, left_out);
         }
     }
@@ -160,6 +171,8 @@ impl Responses {
             current.head_complete = true;
             current.status = answer.status;
             current.until_close = answer.until_close;
+            let chunked = answer.head.as_ref().is_some_and(|head| head.framing == ResponseFraming::Chunked);
+            current.content = chunked.then(Box::default);
         }
         then(Progress::Begun { answer, at });
     }

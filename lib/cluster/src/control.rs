@@ -21,8 +21,8 @@ mod status;
 mod swallowed;
 
 pub use report::{
-    AnsweredUpdate, BEYOND_BYTES, ClientWindow, ConnectionReport, LEFT_OUT_BYTES, LoggedRequest, PIECE_BYTES,
-    PartialResponse, PendingRequest, Rest, Stretch, TAIL_BYTES, Tags, Updates,
+    AnsweredUpdate, BEYOND_BYTES, ChunkedContent, ClientWindow, ConnectionReport, LEFT_OUT_BYTES,
+    LoggedRequest, PIECE_BYTES, PartialResponse, PendingRequest, Rest, Stretch, TAIL_BYTES, Tags, Updates,
 };
 pub use status::{
     BackendHealth, BackendStatus, ConnectionStatus, HealthState, LogStatus, LoggerStatus, ManagerStatus,
@@ -212,6 +212,8 @@ pub struct Prefix {
     pub body_bytes: u64,
     /// What is known of them, from the first on. What is not is not compared: then a validator in the head vouches for it.
     pub hashes: Vec<Stretch>,
+    /// What they hold, if a response in other chunks will do.
+    pub content: Option<ChunkedContent>,
     /// The last of them, as far as they are kept: to show where another body differs.
     #[serde(with = "bytes")]
     pub tail: Vec<u8>,

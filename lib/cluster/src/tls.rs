@@ -15,7 +15,7 @@ use crate::frame::Decoder;
 use crate::identity::{Identity, names};
 
 /// Version of the messages in [`control`](crate::control). A change of any of them is a new version.
-pub const VERSION: u32 = 5;
+pub const VERSION: u32 = 6;
 
 const MAGIC: &[u8; 8] = b"resplice";
 const GREETING: usize = MAGIC.len() + 4 + 2;

@@ -1,4 +1,6 @@
-//! Chunked transfer coding (RFC 9112 §7.1): only where it ends, the data stay where they are.
+//! Chunked transfer coding (RFC 9112 §7.1): where its content lies and where it ends; the bytes stay where they are.
+
+use serde::{Deserialize, Serialize};
 
 use crate::extension::Extension;
 
@@ -7,9 +9,28 @@ const MAX_CHUNK_LINE: u32 = 4 << 10;
 /// Longest trailer section, bytes.
 const MAX_TRAILERS: u32 = 64 << 10;
 
+/// Where in its framing a chunked body was broken off, as far as another framing can go on from there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ChunkPlace {
+    /// In a size, of this value so far; 0: no digit but zeros has come.
+    Size(u64),
+    /// Before the line feed behind this size.
+    SizeLf(u64),
+    /// So many bytes before the end of a chunk, at least 1.
+    Content(u64),
+    /// Behind a chunk's content.
+    ContentEnd,
+    /// Before the line feed behind a chunk's content.
+    ContentLf,
+    /// Behind the last chunk, before trailers or the end.
+    Last,
+    /// Before the line feed that ends the body.
+    LastLf,
+}
+
 /// A chunked body that arrives in pieces.
 #[derive(Debug, Clone)]
-pub(crate) struct Chunked {
+pub struct Chunked {
     state: State,
     /// Bytes of the present chunk that have not arrived.
     left: u64,
@@ -37,29 +58,67 @@ enum State {
     Complete,
 }
 
+impl Default for Chunked {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Chunked {
-    pub(crate) fn new() -> Self {
+    /// Before its first byte.
+    pub fn new() -> Self {
         Self { state: State::SizeStart, left: 0, line: 0 }
     }
 
-    pub(crate) fn complete(&self) -> bool {
+    /// All of it has come.
+    pub fn complete(&self) -> bool {
         self.state == State::Complete
     }
 
-    /// Takes what belongs to the body from the beginning of `bytes`; gives how many bytes that is.
-    pub(crate) fn feed(&mut self, bytes: &[u8]) -> Result<usize, &'static str> {
+    /// Where it has got to; `None`: in an extension, in trailers or at its end.
+    pub fn place(&self) -> Option<ChunkPlace> {
+        match self.state {
+            State::SizeStart | State::Size => Some(ChunkPlace::Size(self.left)),
+            State::SizeLf => Some(ChunkPlace::SizeLf(self.left)),
+            State::Data => Some(ChunkPlace::Content(self.left)),
+            State::DataCr => Some(ChunkPlace::ContentEnd),
+            State::DataLf => Some(ChunkPlace::ContentLf),
+            State::TrailerStart => Some(ChunkPlace::Last).filter(|_| self.line == 0),
+            State::FinalLf => Some(ChunkPlace::LastLf),
+            _ => None,
+        }
+    }
+
+    /// No digit of the next size has come.
+    pub fn before_size(&self) -> bool {
+        self.state == State::SizeStart
+    }
+
+    /// The first of `bytes`, as far as they are of one sort: how many, and whether they are content. None: `bytes` is empty or the body
+    /// complete.
+    pub fn next(&mut self, bytes: &[u8]) -> Result<(usize, bool), &'static str> {
+        if self.state == State::Data {
+            return Ok((self.skip(bytes.len()), true));
+        }
         let mut taken = 0;
-        while let Some(byte) = bytes.get(taken) {
-            match self.state {
-                State::Complete => break,
-                State::Data => taken += self.skip(bytes.len() - taken),
-                _ => {
-                    self.state = self.step(*byte)?;
-                    taken += 1;
-                }
+        while let Some(byte) = bytes.get(taken)
+            && !matches!(self.state, State::Data | State::Complete)
+        {
+            self.state = self.step(*byte)?;
+            taken += 1;
+        }
+        Ok((taken, false))
+    }
+
+    /// Takes what belongs to the body from the beginning of `bytes`; gives how many bytes that is.
+    pub fn feed(&mut self, bytes: &[u8]) -> Result<usize, &'static str> {
+        let mut taken = 0;
+        loop {
+            match self.next(bytes.get(taken..).unwrap_or_default())? {
+                (0, _) => return Ok(taken),
+                (next, _) => taken += next,
             }
         }
-        Ok(taken)
     }
 
     fn skip(&mut self, available: usize) -> usize {

@@ -6,6 +6,7 @@
 //!
 //! * [`parse_request`]: a request head in a growing buffer, for routing.
 //! * [`RequestFramer`], [`ResponseFramer`]: where messages begin and end in a stream that arrives in pieces.
+//! * [`Chunked`]: a chunked body alone, its content told from its framing.
 //! * [`continuation`]: whether the rest of a body can be asked for alone.
 //! * [`range_request`]: a request changed to ask for the rest of a response, for recovery.
 //! * [`compare_heads`]: whether two executions gave the same response head, but for volatile values.
@@ -24,6 +25,7 @@ mod request;
 mod response;
 mod response_framer;
 
+pub use chunked::{ChunkPlace, Chunked};
 pub use compare::compare_heads;
 pub use continuation::{Continuation, continuation};
 pub use field::Fields;

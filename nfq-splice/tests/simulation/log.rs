@@ -4,9 +4,10 @@
 use std::net::SocketAddr;
 
 use cluster::control::{
-    ClientWindow, ConnectionReport, Flow, PartialResponse, PendingRequest, Stretch, TAIL_BYTES, Tags,
+    ChunkedContent, ClientWindow, ConnectionReport, Flow, PartialResponse, PendingRequest, Stretch,
+    TAIL_BYTES, Tags,
 };
-use http1::{RequestFraming, ResponseFraming};
+use http1::{Chunked, RequestFraming, ResponseFraming, ResponseHead};
 use packet::{Reassembly, Seq, SynOptions, TcpSegment};
 use xxhash_rust::xxh3::xxh3_128;
 
@@ -180,8 +181,8 @@ impl FlowLog {
             else {
                 break;
             };
-            let body = if let ResponseFraming::Length(bytes) = head.framing { bytes } else { 0 };
-            let all = head.head_bytes + body as usize;
+            let all =
+                head.head_bytes + body_bytes(&head, &self.responses[answered_bytes + head.head_bytes..]);
             if self.responses.len() - answered_bytes < all || !complete {
                 break;
             }
@@ -256,6 +257,7 @@ fn partial(bytes: &[u8], method: &str) -> PartialResponse {
     let Ok(Some(head)) = http1::parse_response(bytes, 1 << 20, method) else {
         return PartialResponse { head: bytes.to_vec(), ..PartialResponse::default() };
     };
+    let chunked = head.framing == ResponseFraming::Chunked;
     let (head, body) = bytes.split_at(head.head_bytes);
     PartialResponse {
         head: head.to_vec(),
@@ -263,6 +265,31 @@ fn partial(bytes: &[u8], method: &str) -> PartialResponse {
         body_bytes: body.len() as u64,
         hashes: vec![Stretch { bytes: body.len() as u64, hash: xxh3_128(body) }],
         tail: body[body.len().saturating_sub(TAIL_BYTES)..].to_vec(),
+        content: chunked.then(|| content(body)).flatten(),
         left_out: 0,
     }
+}
+
+/// More than there are, as long as not all have come.
+fn body_bytes(head: &ResponseHead, rest: &[u8]) -> usize {
+    match head.framing {
+        ResponseFraming::Length(bytes) => bytes as usize,
+        ResponseFraming::Chunked => {
+            let mut chunks = Chunked::new();
+            let bytes = chunks.feed(rest).unwrap();
+            bytes + usize::from(!chunks.complete())
+        }
+        _ => 0,
+    }
+}
+
+fn content(body: &[u8]) -> Option<ChunkedContent> {
+    let (mut chunks, mut content, mut rest) = (Chunked::new(), Vec::new(), body);
+    while let (taken @ 1.., is_content) = chunks.next(rest).ok()? {
+        let (run, later) = rest.split_at(taken);
+        content.extend_from_slice(if is_content { run } else { b"" });
+        rest = later;
+    }
+    let place = chunks.place()?;
+    Some(ChunkedContent { content: Stretch { bytes: content.len() as u64, hash: xxh3_128(&content) }, place })
 }

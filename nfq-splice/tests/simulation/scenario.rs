@@ -170,7 +170,7 @@ impl Scenario {
         let timestamps = rng.chance(700);
         let clients = (0..rng.pick(&[1, 1, 2, 3])).map(|_| habits(rng)).collect();
         let kills = kills(rng);
-        Self {
+        let mut scenario = Self {
             client_timestamps: rng.chance(850),
             backend_timestamps: [(); BACKENDS].map(|()| if odd { rng.chance(600) } else { timestamps }),
             client_mtu,
@@ -193,6 +193,24 @@ impl Scenario {
             kills,
             cluster,
             v6,
+        };
+        // Drawn apart: what else a seed means stays as it was.
+        scenario.chunks(&mut rng.clone());
+        scenario
+    }
+
+    /// In some runs each backend cuts what is asked for into chunks of its own.
+    fn chunks(&mut self, rng: &mut Rng) {
+        if !rng.chance(300) {
+            return;
+        }
+        for variant in &mut self.variants {
+            variant.chunk = Some(rng.between(1, 4) as usize * rng.pick(&[7, 300, 2_000, 10_000]));
+        }
+        for request in self.clients.iter_mut().flat_map(|habits| &mut habits.requests) {
+            if let Request::Get(bytes) = *request {
+                *request = Request::Chunked(bytes);
+            }
         }
     }
 
@@ -232,9 +250,14 @@ impl Scenario {
         self.fast_path && !self.v6
     }
 
+    /// The backends cut the same content into other chunks.
+    pub(crate) fn rechunks(&self) -> bool {
+        self.variants.windows(2).any(|pair| pair[0].chunk != pair[1].chunk)
+    }
+
     /// The backends answer differently.
     pub(crate) fn differs(&self) -> bool {
-        self.variants.windows(2).any(|pair| pair[0] != pair[1])
+        self.variants.windows(2).any(|pair| !pair[0].answers_like(pair[1]))
     }
 }
 

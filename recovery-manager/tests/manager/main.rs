@@ -88,6 +88,7 @@ fn far(port: u16, failed: u8) -> ConnectionReport {
         hashes: vec![Stretch { bytes: 1 << 20, hash: 1 }],
         tail: vec![0; 100],
         head,
+        content: None,
         left_out: 0,
     };
     let p = partial.head.len() as u32 + (1 << 20);

@@ -35,7 +35,13 @@ impl Scenario {
         };
         scenario.refusals = rng.pick(&[0, 0, 0, 100, 500]);
         // Drawn apart: what else a seed means stays as it was.
-        scenario.cluster.recovery.request_bytes = rng.clone().pick(&[1 << 20, 1 << 20, 0, 300, 5_000]);
+        let mut apart = rng.clone();
+        scenario.cluster.recovery.request_bytes = apart.pick(&[1 << 20, 1 << 20, 0, 300, 5_000]);
+        if apart.chance(300) {
+            for variant in &mut scenario.variants {
+                variant.chunk = Some(apart.between(1, 4) as usize * apart.pick(&[7, 300, 2_000, 10_000]));
+            }
+        }
         scenario
     }
 

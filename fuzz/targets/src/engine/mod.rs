@@ -113,6 +113,7 @@ fn prefix(choices: u8, input: &mut Input<'_>) -> Prefix {
         volatile: vec!["date".to_owned()],
         body_bytes: number(input),
         hashes: vec![Stretch { bytes: 3, hash: if choices & 16 == 0 { 0 } else { 0x9d1f_0000 } }],
+        content: None,
         tail: Vec::new(),
     }
 }

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use http1::ChunkPlace;
 use packet::SynOptions;
 use serde::{Deserialize, Serialize};
 
@@ -115,6 +116,8 @@ pub struct PartialResponse {
     pub body_bytes: u64,
     /// Of those bytes, consecutive stretches from the first on. What they do not reach was left out of the log.
     pub hashes: Vec<Stretch>,
+    /// What they hold, if the body is chunked and all of it was logged, and if another framing can go on behind it.
+    pub content: Option<ChunkedContent>,
     /// The last of those bytes, at most [`TAIL_BYTES`], to check a `Range` answer against.
     #[serde(with = "super::bytes")]
     pub tail: Vec<u8>,
@@ -137,6 +140,15 @@ pub struct Stretch {
     pub bytes: u64,
     /// Their xxh3-128.
     pub hash: u128,
+}
+
+/// The content of a chunked body as far as it came: the same from servers that cut it into other chunks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChunkedContent {
+    /// Without the framing.
+    pub content: Stretch,
+    /// Where the framing was broken off.
+    pub place: ChunkPlace,
 }
 
 /// Bytes of [`PartialResponse::left_out`] at most: greater than any usual receive window.

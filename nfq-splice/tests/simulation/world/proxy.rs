@@ -236,6 +236,9 @@ impl World {
                 Outcome::Mismatch { at, .. } if self.scenario.kills.len() > 1 && self.in_date(*id, *at) => {
                     self.excuse_order(*id, "another date in a hole");
                 }
+                Outcome::Mismatch { .. } if self.scenario.rechunks() && self.holed_client(*id).is_some() => {
+                    self.excuse_order(*id, "other chunks behind a hole");
+                }
                 Outcome::Mismatch { .. } if self.scenario.differs() => self.excuse_order(*id, "mismatch"),
                 // The manager forgets the failure of a backend that the proxy has meanwhile chosen itself.
                 Outcome::Elsewhere(_) if self.scenario.kills.len() > 1 => {
@@ -253,9 +256,14 @@ impl World {
 
     /// The client's log had a hole, and the position is in the date of one of its answers.
     fn in_date(&self, order: u64, at: u64) -> bool {
-        let client = self.orders.get(&order).filter(|client| self.holed.contains(*client));
-        let client = client
-            .and_then(|address| self.clients.iter().find(|client| client_address(client.port) == *address));
+        let client = self
+            .holed_client(order)
+            .and_then(|address| self.clients.iter().find(|client| client_address(client.port) == address));
         client.is_some_and(|client| sim::content::in_date(&client.habits.requests, at))
+    }
+
+    /// The order's client, if its log had a hole.
+    fn holed_client(&self, order: u64) -> Option<ClientAddress> {
+        self.orders.get(&order).filter(|client| self.holed.contains(*client)).copied()
     }
 }
