@@ -373,6 +373,10 @@ impl World {
             | Event::Answer(..)
             | Event::Promised(..) => {}
             Event::Destroyed(client) => {
+                // As the shell does: the kernel must know all that it is asked for by then.
+                if !self.down {
+                    self.act(false);
+                }
                 if !self.kernel.entries.contains_key(&client) {
                     self.destroyed(client);
                 }
