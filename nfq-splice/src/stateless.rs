@@ -183,7 +183,7 @@ impl Core {
         Some(found)
     }
 
-    /// Of what was begun with an earlier daemon a later segment may come first; the numbers of one in a thousand look like a beginning.
+    /// Of what was begun with an earlier daemon a later segment may come first; the numbers of one in 70,000 look like a beginning.
     /// An empty line, which no client should begin with (RFC 9112 §2.2), is the end of a head.
     pub(crate) fn may_begin_with(&self, flow: &Flow, segment: &TcpSegment<'_>) -> bool {
         let State::Setup(setup) = &flow.state else { return false };

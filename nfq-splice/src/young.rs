@@ -131,7 +131,7 @@ impl Engine {
         self.table.with(&mut self.core, client, Core::look);
     }
 
-    /// Before a packet of a connection: whether the fast path has anything of it. A numbers' proof alone is one in a thousand by chance.
+    /// Before a packet of a connection: whether the fast path has anything of it. A numbers' proof alone may be by chance.
     pub fn handle_place(&mut self, client: Client, is_there: bool) {
         self.table.with(&mut self.core, client, |core, flow| {
             // What was left to the fast path in this round is not there yet.

@@ -245,7 +245,7 @@ fn only_the_right_acknowledgement_is_taken() {
         SegmentBuilder { seq: seq - 1, ..right.clone() },
         SegmentBuilder { seq: seq + 1, ..right.clone() },
         SegmentBuilder { ack: Some(ack + (1 << 10)), ..right.clone() },
-        SegmentBuilder { ack: Some(ack + (2 << 23)), ..right.clone() },
+        SegmentBuilder { ack: Some(ack + (2 << 29)), ..right.clone() },
         SegmentBuilder { timestamps: Some((value, echo.wrapping_add(1 << 20))), ..right.clone() },
         SegmentBuilder { timestamps: Some((value, echo.wrapping_sub(20_000))), ..right.clone() },
         SegmentBuilder { timestamps: None, ..right.clone() },

@@ -31,11 +31,11 @@ const OF_SEQUENCE: u8 = 1;
 const OF_CLOCK: u8 = 2;
 const OF_COOKIE: u8 = 3;
 
-/// Steps of the clock of initial numbers (RFC 9293 §3.4.1), nanoseconds; how many are a period; numbers of a period.
-const STEP: u128 = 4000;
-const PERIOD: u128 = 1 << 23;
-const LOW: u32 = (1 << 23) - 1;
-const PERIODS: u32 = (1 << 9) - 1;
+/// A period, microseconds; the bits of its numbers, below those that count periods.
+const PERIOD: u128 = 1 << 25;
+const LOW_BITS: u32 = 29;
+const LOW: u32 = (1 << LOW_BITS) - 1;
+const PERIODS: u32 = (1 << 3) - 1;
 /// In the number of an answer: that the program made it. The scale announced is above the options' nine bits.
 const BY_PROGRAM: u32 = 1 << 13;
 /// The least MSS of each class, from 1 on.
@@ -123,7 +123,8 @@ impl Proof<'_> {
         let before: Vec<u8> = packet[..IP + SYN_HEADER].to_vec();
         let irs = word(packet, 24);
         let low = self.code(irs, self.period()).wrapping_add(options) & LOW;
-        let number = ((self.period() as u32) << 23 | low).wrapping_add(self.hash(OF_SEQUENCE, &[]) as u32);
+        let number =
+            ((self.period() as u32) << LOW_BITS | low).wrapping_add(self.hash(OF_SEQUENCE, &[]) as u32);
         let write = |packet: &mut [u8], at: usize, bytes: &[u8]| {
             packet[at..at + bytes.len()].copy_from_slice(bytes);
         };
@@ -152,14 +153,14 @@ impl Proof<'_> {
         }
         let fresh = self.clock().wrapping_sub(word(packet, 48)) <= FRESH;
         let number = word(packet, 28).wrapping_sub(1).wrapping_sub(self.hash(OF_SEQUENCE, &[]) as u32);
-        let age = (self.period() as u32).wrapping_sub(number >> 23) & PERIODS;
+        let age = (self.period() as u32).wrapping_sub(number >> LOW_BITS) & PERIODS;
         let period = self.period().wrapping_sub(age.into());
         let options = (number & LOW).wrapping_sub(self.code(word(packet, 24).wrapping_sub(1), period)) & LOW;
         fresh && age <= 1 && options < 1 << 9 && options & 1 != 0
     }
 
     fn period(&self) -> u64 {
-        (self.now.as_nanos() / STEP / PERIOD) as u64
+        (self.now.as_micros() / PERIOD) as u64
     }
 
     fn clock(&self) -> u32 {

@@ -42,13 +42,13 @@ const OF_COOKIE: i32 = 3;
 const CLIENT_BYTES: i32 = 15;
 const COOKIE_BYTES: i32 = 27;
 
-/// Bits of a number below the count of periods, those of options, where our scale lies, which bit says that this program answered, and the length of
-/// a step of the clock, nanoseconds.
-const LOW_BITS: i32 = 23;
+/// Bits of a number below the count of periods, those of options, where our scale lies, which bit says that this program answered, and how many
+/// microseconds are a period (a power of two).
+const LOW_BITS: i32 = 29;
 const LOW: i32 = (1 << LOW_BITS) - 1;
 const OPTION_BITS: i32 = 9;
 const BY_PROGRAM: i32 = 1 << 13;
-const STEP: i32 = 4000;
+const PERIOD_BITS: i32 = 25;
 /// The least MSS, and from which on the others count.
 const LEAST_MSS: i32 = 88;
 const CLASSES: [(i32, i32); 6] = [(536, 2), (1220, 3), (1360, 4), (1440, 5), (1460, 6), (8960, 7)];
@@ -204,8 +204,8 @@ fn prepare(code: &mut Assembler) {
     code.calculate_with(Add, 1, 2);
     code.store(Word, 10, MILLISECONDS, 1);
     code.copy(1, NOW);
-    code.calculate(DivideWide, 1, STEP);
-    code.calculate(ShiftRightWide, 1, LOW_BITS);
+    code.calculate(DivideWide, 1, 1000);
+    code.calculate(ShiftRightWide, 1, PERIOD_BITS);
     code.store(Double, 10, PERIOD, 1);
     hash(code, OF_CLOCK, &[CLIENT]);
     code.store(Word, 10, CLOCK_OFFSET, 0);
