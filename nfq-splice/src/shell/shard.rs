@@ -133,6 +133,8 @@ impl Shard {
 
     /// Until told to stop.
     pub(super) fn run(mut self) -> Result<()> {
+        // What was restored has a new place before anything is waited for: a daemon after this one would find nothing of what was young.
+        self.act()?;
         loop {
             self.tell_promise();
             let ready = self.wait()?;

@@ -106,5 +106,6 @@ impl World {
         }
         self.tell_promise();
         self.schedule(self.now + self.scenario.control_delay, Event::Connected(self.session));
+        self.act(false);
     }
 }
