@@ -149,6 +149,11 @@ impl Direction {
         self.isn + 1 + offset as u32
     }
 
+    /// The stream has these bytes already.
+    pub fn has(&self, seq: Seq, bytes: u32) -> bool {
+        self.offset(seq) + i64::from(bytes) <= self.delivered as i64
+    }
+
     /// Takes a segment's data in.
     pub fn push(&mut self, seq: Seq, data: &[u8], deliver: &mut dyn FnMut(&[u8])) -> Taken {
         let offset = self.offset(seq);

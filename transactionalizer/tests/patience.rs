@@ -124,3 +124,18 @@ fn a_client_with_a_small_window_has_room_with_half_of_it() {
     world.run(30_000, lives);
     assert_eq!(world.counter("suspicions"), 1);
 }
+
+/// A kernel goes on repeating when its application stands still; what it repeats may be lost behind the logger, so that the client,
+/// which has it, never acknowledges it again.
+#[test]
+fn what_is_repeated_is_no_news_of_the_application() {
+    let (mut world, (conn, asked)) = (World::new(), (conn(5000, b1()), get("/a").len() as u32));
+    world.open(conn);
+    world.client(conn, 0, &get("/a"), 0);
+    let whole = response(60_000);
+    world.backend(conn, 0, &whole[..1000], asked);
+    world.client(conn, asked, b"", 1000);
+    world.backend(conn, 0, &whole[..1000], asked);
+    world.run(30_000, frozen);
+    assert_eq!(world.failures().len(), 1);
+}

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use packet::{SegmentBuilder, Time};
+use packet::{SegmentBuilder, Seq, Time};
 
 use crate::detector::KindId;
 
@@ -45,12 +45,15 @@ impl Connection {
         measured
     }
 
-    pub(super) fn note_gap(&mut self, now: Time) {
+    /// The backend sends these bytes. If it repeats what the client has, it goes on when it hears of that; the client may never hear
+    /// of the copy, and then acknowledges nothing more.
+    pub(super) fn note_gap(&mut self, seq: Seq, bytes: u32, now: Time) {
         if self.responses.in_body() {
             let gap = self.client_ready.map_or(Duration::ZERO, |since| now.since(since));
             self.longest_gap = Some(self.longest_gap.unwrap_or_default().max(gap));
         }
-        self.client_ready = None;
+        let repeated = self.backend.has(seq, bytes);
+        self.client_ready = (repeated && self.client_is_ready()).then_some(now);
     }
 
     /// Nothing is in flight, and the client's window lets the backend send (RFC 9293 §3.8.6.2.1: no silly windows).

@@ -101,11 +101,11 @@ impl Connection {
         self.starved = if closed { self.starved.or(Some(now)) } else { None };
         match payload {
             Payload::LeftOut(left_out) if acceptable => {
-                self.note_gap(now);
+                self.note_gap(segment.seq(), left_out.bytes, now);
                 self.skip_backend_data(segment, left_out, now);
             }
             Payload::In(record) if acceptable && !segment.payload().is_empty() => {
-                self.note_gap(now);
+                self.note_gap(segment.seq(), segment.payload().len() as u32, now);
                 self.take_backend_data(segment, record, now);
             }
             _ => {}
