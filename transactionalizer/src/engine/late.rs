@@ -2,7 +2,7 @@
 //!
 //! That is a suspicion, not yet a failure: a busy machine makes everything late. So the application is asked the operator's
 //! question. It does not answer, and nothing comes on any other connection meanwhile: the backend has failed. It answers:
-//! only this response is late, and its connection is given up when it is so by far. What comes after all
+//! only this response is late; the backend's kernel is asked on its connection, which is given up when it is late by far. What comes after all
 //! teaches patience, and so do slow answers to the question, and timers of our own that were looked at late.
 
 use std::net::SocketAddr;
@@ -101,6 +101,7 @@ impl Engine {
         if now >= debt.limit && backend.answered >= late.suspected {
             return self.give_up_late(flow, debt.since, alone, now, log, out);
         }
+        let lives = backend.answered >= late.suspected;
         let (floor, ceiling) = (bounds.floor * backend.margin.factor(now), bounds.ceiling);
         let slow = backend.health.slowest_answer(now) * AS_SLOW_AGAIN;
         let patience = floor.max(slow).max(self.lateness.get(now) * TURNS).min(ceiling);
@@ -109,7 +110,17 @@ impl Engine {
         if let Some(entry) = self.entries.get_mut(&flow) {
             entry.late = Some(Box::new(Late { next, ..late }));
         }
+        if lives {
+            self.ask_on_connection(flow, out);
+        }
         self.schedule(flow);
+    }
+
+    /// The process that had this connection may have ended, and its RST been lost: then the kernel sends another one.
+    fn ask_on_connection(&mut self, flow: Flow, out: &mut Vec<Action>) {
+        let question = self.connection(flow).map(Connection::keep_alive);
+        self.counters.keep_alives += u64::from(question.is_some());
+        out.extend(question.map(Action::KeepAlive));
     }
 
     fn note_late(&mut self, flow: Flow, debt: &Debt, now: Time) -> Late {
