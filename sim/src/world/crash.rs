@@ -1,6 +1,7 @@
 //! Daemons die at any step, and are started anew with what their shells keep.
 
-use cluster::control::ConnectionStatus;
+use cluster::control::{ConnectionStatus, FromProxy, Outcome};
+use nfq_splice::Action;
 
 use super::*;
 use crate::kernel::Entry;
@@ -88,8 +89,8 @@ impl World {
                 }
             }
         }
-        if self.scenario.differs() {
-            self.excuse_unknown();
+        while let Some(action) = self.proxy.engine.poll_action() {
+            self.judge_untold(&action);
         }
     }
 
@@ -107,16 +108,10 @@ impl World {
             && self.scenario.links[0].is_clean()
     }
 
-    /// The reset for a mismatch may have been about to leave.
-    fn excuse_unknown(&mut self) {
-        let known: BTreeSet<ClientAddress> =
-            self.proxy.engine.status().connections.iter().map(|connection| connection.client).collect();
-        let running = self.clients.iter().filter(|client| client.phase == Phase::Running);
-        let addresses: Vec<ClientAddress> = running.map(|client| client_address(client.port)).collect();
-        for address in addresses {
-            if !known.contains(&address) && !self.proxy.kernel.entries.contains_key(&address) {
-                self.excuse(address, "mismatch");
-            }
+    /// A mismatch that the daemon had found, and died before it said so: its client is lost.
+    pub(super) fn judge_untold(&mut self, action: &Action) {
+        if let Action::Tell(FromProxy::Ended { id, outcome: outcome @ Outcome::Mismatch { .. } }) = action {
+            self.judge_outcome(*id, outcome);
         }
     }
 }

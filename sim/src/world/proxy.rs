@@ -235,7 +235,7 @@ impl World {
     pub(super) fn act(&mut self, inherited: Option<u64>) {
         while let Some(action) = self.proxy.engine.poll_action() {
             if self.dies(Daemon::Proxy) {
-                return;
+                return self.judge_untold(&action);
             }
             self.act_one(action, inherited);
         }
@@ -300,7 +300,7 @@ impl World {
         client.is_some_and(|client| in_date(&client.habits.requests, at))
     }
 
-    fn judge_outcome(&mut self, id: u64, outcome: &Outcome) {
+    pub(super) fn judge_outcome(&mut self, id: u64, outcome: &Outcome) {
         let Some(client) = self.proxy.orders.get(&id).copied() else { return };
         match outcome {
             Outcome::Respliced { .. } => self.tally.resplices += 1,
