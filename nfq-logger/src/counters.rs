@@ -36,6 +36,8 @@ counters! {
     fenced_resets,
     /// Flows fenced.
     fences,
+    /// Fences that an earlier logger has left in the log.
+    fences_restored,
     /// Fences forgotten because there were too many.
     fences_forgotten,
     /// Fenced flows opened anew.

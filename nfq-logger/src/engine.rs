@@ -9,7 +9,7 @@ use packet::{TcpSegment, Time};
 use segment_log::{Flags, LeftOut};
 
 use crate::Counters;
-use crate::fences::Fences;
+use crate::fences::{Fences, recorded_flow};
 use crate::flows::Flows;
 use crate::held::{Ending, Held, HeldSegments};
 
@@ -109,6 +109,19 @@ impl Engine {
         }
     }
 
+    /// A record that tells of a fence ([`Flags::tells_of_fence`]), found in the log: to be told of each, oldest first, before the first
+    /// packet. What has been overwritten the transactionalizer tells again. As then, the fenced epoch is not known any more: any
+    /// SYN of the client's side lifts it.
+    pub fn restore(&mut self, flags: Flags, packet: &[u8]) {
+        let Some(flow) = recorded_flow(packet) else { return };
+        if flags.contains(Flags::FENCED) {
+            self.counters.fences_restored += 1;
+            self.counters.fences_forgotten += u64::from(self.fences.insert(flow, None, true));
+        } else {
+            self.fences.remove(&flow);
+        }
+    }
+
     /// The backends from now on. Leave none out that [`Self::backends_in_use`] names: its segments would be dropped.
     pub fn set_backends(&mut self, backends: impl IntoIterator<Item = SocketAddr>) {
         self.backends = backends.into_iter().collect();
@@ -122,7 +135,8 @@ impl Engine {
     /// Decides on a packet from the queue.
     pub fn handle_packet(&mut self, now: Time, arrival: Arrival<'_>) -> Decision {
         let Some((segment, flow, from_backend)) = self.examine(&arrival) else { return Decision::Drop };
-        if let Some(decision) = self.fenced(&segment, flow, from_backend, arrival.gso) {
+        let unfences = self.fences.contains(&flow);
+        if unfences && let Some(decision) = self.fenced(&segment, flow, from_backend, arrival.gso) {
             return decision;
         }
         let ending = ending(&segment).filter(|_| from_backend && !self.judges.is_empty());
@@ -131,6 +145,7 @@ impl Engine {
         }
         let (flags, left_out) = self.follow(&segment, flow, from_backend);
         let flags = flags.with(Flags::FROM_BACKEND, from_backend).with(Flags::GSO, arrival.gso);
+        let flags = flags.with(Flags::UNFENCED, unfences);
         self.counters.segments += 1;
         match (ending, left_out) {
             (Some(ending), _) => self.hold(now, arrival.id, flow, ending, flags),
@@ -168,7 +183,7 @@ impl Engine {
         }
     }
 
-    /// The decision on a segment of a fenced flow; `None` if it is not, or not any more.
+    /// The decision on a segment of a fenced flow; `None` if it is not any more.
     fn fenced(
         &mut self,
         segment: &TcpSegment<'_>,
@@ -176,9 +191,6 @@ impl Engine {
         from_backend: bool,
         gso: bool,
     ) -> Option<Decision> {
-        if !self.fences.contains(&flow) {
-            return None;
-        }
         let flags = segment.flags();
         if !from_backend && flags.syn() && !flags.ack() && self.fences.reopen(&flow, segment.seq()) {
             self.counters.fences_lifted += 1;
@@ -238,6 +250,8 @@ impl Engine {
 
     /// A message on control connection `peer`. [`ToLogger::Status`] and [`ToLogger::Fences`] are answered by the caller, from
     /// [`counters`](Self::counters) and [`fenced_flows`](Self::fenced_flows).
+    ///
+    /// A fence is to be logged first: [`fence_record`](crate::fence_record), as [`Flags::FENCED`].
     ///
     /// A status answer that follows a fence on the same connection says that the fence holds: everything of the flow that
     /// passed is committed, and nothing more will pass.

@@ -3,7 +3,19 @@
 use std::collections::{HashMap, VecDeque};
 
 use cluster::control::Flow;
-use packet::Seq;
+use packet::{SegmentBuilder, Seq, TcpSegment};
+
+/// The packet of a fence's record in the segment log ([`Flags::FENCED`](segment_log::Flags::FENCED)): from the flow's client to its
+/// backend, with no flag and no byte, as no TCP sends it.
+pub fn fence_record(flow: Flow) -> Vec<u8> {
+    SegmentBuilder::new(flow.client, flow.backend).build()
+}
+
+/// The flow that a record of a fence names, or that a client's SYN opens.
+pub(crate) fn recorded_flow(packet: &[u8]) -> Option<Flow> {
+    let segment = TcpSegment::parse(packet).ok()?;
+    Some(Flow { client: segment.source(), backend: segment.destination() })
+}
 
 /// Which epoch of the flow is dead.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,6 +77,11 @@ impl Fences {
         self.by_flow.len() < before
     }
 
+    /// It has been opened anew.
+    pub(crate) fn remove(&mut self, flow: &Flow) -> bool {
+        self.by_flow.remove(flow).is_some()
+    }
+
     /// The client's side has reset the fenced epoch: it is done with it.
     pub(crate) fn leave(&mut self, flow: &Flow) {
         if let Some(fence) = self.by_flow.get_mut(flow) {
@@ -78,7 +95,7 @@ impl Fences {
     pub(crate) fn reopen(&mut self, flow: &Flow, isn: Seq) -> bool {
         let repeated = |fence: &Fence| fence.isn == Some(isn) && !fence.connected;
         match self.by_flow.get(flow) {
-            Some(fence) if !repeated(fence) => self.by_flow.remove(flow).is_some(),
+            Some(fence) if !repeated(fence) => self.remove(flow),
             _ => false,
         }
     }

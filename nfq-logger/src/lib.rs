@@ -4,7 +4,7 @@
 //! held, or dropped. The daemon owns the queue, the segment log and the sockets, and does what the engine says.
 //!
 //! * A FIN or RST from a backend is held until the judge (the transactionalizer) says whether the response was complete.
-//! * A fenced flow is dead for both directions until its client opens it anew.
+//! * A fenced flow is dead for both directions until its client opens it anew, also for the next logger: fences are logged.
 //! * Of a large file, once the transactionalizer says so, headers and a running hash are logged.
 //! * [`dump`] shows what is logged.
 
@@ -19,3 +19,4 @@ mod sequence;
 
 pub use counters::Counters;
 pub use engine::{Arrival, Decision, Engine, Limits, Released};
+pub use fences::fence_record;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use cluster::control::ToLogger;
 use common::{ACK, Bench, FIN, JUDGE, JUDGEMENT, RST, SYN, SYN_ACK, client, flow, held, segment};
-use nfq_logger::{Arrival, Decision, Limits, Released};
+use nfq_logger::{Arrival, Decision, Limits, Released, fence_record};
 use packet::Flags as Tcp;
 use segment_log::Flags;
 
@@ -18,6 +18,7 @@ fn judged() -> Bench {
 
 const PLAIN: Decision = Decision::Accept(Flags::EMPTY);
 const BACK: Decision = Decision::Accept(Flags::FROM_BACKEND);
+const REOPENED: Decision = Decision::Accept(Flags::UNFENCED);
 
 #[test]
 fn an_exchange_is_logged_and_passes() {
@@ -190,7 +191,7 @@ fn nothing_of_a_fenced_flow_passes_until_it_is_opened_anew() {
     // The same client goes on with the alternate.
     assert_eq!(bench.forth(other, 90, SYN, b""), PLAIN);
     assert_eq!(bench.back(other, 7, SYN_ACK, b""), BACK);
-    assert_eq!(bench.forth(f, 4_000_000, SYN, b""), PLAIN);
+    assert_eq!(bench.forth(f, 4_000_000, SYN, b""), REOPENED);
     assert_eq!(bench.back(f, 9, SYN_ACK, b""), BACK);
     assert_eq!(bench.counter("fences_lifted"), 1);
     assert_eq!((bench.counter("fenced_dropped"), bench.counter("fenced_logged")), (10, 2));
@@ -211,7 +212,7 @@ fn the_fenced_handshake_repeated_is_no_new_opening() {
     bench.forth(f, 100, SYN, b"");
     bench.engine.handle_control(JUDGE, &ToLogger::Fence(f));
     assert_eq!(bench.forth(f, 100, SYN, b""), Decision::Drop);
-    assert_eq!(bench.forth(f, 101, SYN, b""), PLAIN);
+    assert_eq!(bench.forth(f, 101, SYN, b""), REOPENED);
 }
 
 #[test]
@@ -222,7 +223,7 @@ fn a_replay_of_everything_comes_back_with_the_same_number() {
     bench.back(f, 500, SYN_ACK, b"");
     bench.forth(f, 101, ACK, b"request");
     bench.engine.handle_control(JUDGE, &ToLogger::Fence(f));
-    assert_eq!(bench.forth(f, 100, SYN, b""), PLAIN);
+    assert_eq!(bench.forth(f, 100, SYN, b""), REOPENED);
 }
 
 /// The answer was lost behind the logger, and the backend's process ended meanwhile: a proxy that goes on with the handshake would
@@ -237,7 +238,39 @@ fn a_handshake_whose_answer_nobody_acknowledged_is_not_resumed() {
     assert_eq!(bench.forth(f, 100, SYN, b""), Decision::Drop);
     // Until the proxy has heard of the failure.
     assert_eq!(bench.forth(f, 101, RST, b""), Decision::PassUnlogged);
-    assert_eq!(bench.forth(f, 100, SYN, b""), PLAIN);
+    assert_eq!(bench.forth(f, 100, SYN, b""), REOPENED);
+}
+
+/// A logger that dies forgets its tables, not what it logged. Between its return and the transactionalizer's, what passed into
+/// the fence would be run by a backend of which the report knows nothing.
+#[test]
+fn the_next_logger_keeps_the_fences_in_the_log() {
+    let (fenced, other, reopened) = (flow(1, 1), flow(2, 1), flow(3, 1));
+    let mut bench = judged();
+    for each in [fenced, reopened] {
+        bench.engine.restore(Flags::FENCED, &fence_record(each));
+    }
+    let syn = segment(reopened.client, reopened.backend, 7, SYN, b"");
+    bench.engine.restore(Flags::UNFENCED, &syn);
+    bench.engine.restore(Flags::FENCED, b"nothing that this program wrote");
+    assert_eq!(bench.engine.fenced_flows(), [fenced]);
+    assert_eq!(bench.forth(fenced, 101, ACK, b"more"), Decision::Swallow(Flags::SWALLOWED));
+    assert_eq!(bench.back(fenced, 501, ACK, b"late"), Decision::Drop);
+    assert_eq!(bench.forth(other, 101, ACK, b"more"), PLAIN);
+    assert_eq!(bench.forth(reopened, 8, ACK, b"more"), PLAIN);
+    assert_eq!(bench.counter("fences_restored"), 2);
+    // Told again, or not: it is lifted as any other.
+    bench.engine.handle_control(JUDGE, &ToLogger::Fence(fenced));
+    assert_eq!(bench.forth(fenced, 100, SYN, b""), REOPENED);
+    assert_eq!(bench.back(fenced, 9, SYN_ACK, b""), BACK);
+}
+
+#[test]
+fn restored_fences_stay_bounded() {
+    let mut bench = Bench::new(Limits { fences: 2, ..Limits::default() });
+    (0..5).for_each(|port| bench.engine.restore(Flags::FENCED, &fence_record(flow(port, 1))));
+    assert_eq!(bench.engine.fenced_flows(), [flow(3, 1), flow(4, 1)]);
+    assert_eq!(bench.counter("fences_forgotten"), 3);
 }
 
 #[test]

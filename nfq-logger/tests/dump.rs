@@ -332,6 +332,19 @@ fn captures_are_read_by_tshark_without_a_complaint() {
 }
 
 #[test]
+fn a_fence_is_shown_but_is_no_packet_and_no_part_of_a_stream() {
+    let mut log = Log::new("fence");
+    log.client(CLIENT, 100, TcpFlags::SYN, b"");
+    log.append(&SegmentBuilder::new(CLIENT.into(), BACKEND.into()), Flags::FENCED);
+    log.client(CLIENT, 101, TcpFlags(0), b"abc");
+    let text = String::from_utf8(log.good(&["connection 10.0.0.7:4711 and fenced"])).unwrap();
+    assert!(text.ends_with("> 10.0.1.1:8080: Flags [], seq 0, win 0, length 0 (fenced)\n"), "{text}");
+    assert_eq!(log.values("fenced")[0]["log"], serde_json::json!(["fenced"]));
+    assert_eq!(log.good(&["--pcapng", "fenced"]), log.good(&["--pcapng", "unfenced"]));
+    assert_eq!(log.good(&["--connection", "10.0.0.7:4711", "--stream", "client"]), b"abc");
+}
+
+#[test]
 fn a_capture_is_not_mixed_with_other_formats() {
     let log = Log::conversation("exclusive");
     for arguments in [&["--pcapng", "--json"][..], &["--stream", "client"], &["--pcapng", "--stats"]] {

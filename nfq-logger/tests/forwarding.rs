@@ -180,6 +180,35 @@ fn a_suppressed_end_and_a_fenced_backend_are_never_seen() {
     }
 }
 
+/// The next logger has them from the log, before anybody tells it.
+#[test]
+fn a_killed_logger_leaves_its_fences() {
+    let network = Network::new();
+    let daemon = network.start();
+    let mut judge = network.control();
+    frame::write(&mut judge, &ToLogger::Judge).unwrap();
+    status(&mut judge);
+    ending(&network, false, |mut stream| {
+        held(&mut plain_log(&network));
+        let flow = Flow { client: stream.local_addr().unwrap(), backend: SERVER.parse().unwrap() };
+        frame::write(&mut judge, &ToLogger::Fence(flow)).unwrap();
+        status(&mut judge);
+        daemon.kill();
+        let _daemon = network.start();
+        stream.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+        let _ = stream.read(&mut [0; 100]);
+        // Longer than several retransmissions of the FIN, which nobody judges.
+        assert!(is_quiet(&mut stream, Duration::from_secs(1)));
+        let mut control = network.control();
+        let counters = status(&mut control).counters;
+        assert_eq!((counters["fences_restored"], counters["fences"]), (1, 0), "{counters:?}");
+        assert!(counters["fenced_dropped"] > 0, "{counters:?}");
+        frame::write(&mut control, &ToLogger::Fences).unwrap();
+        let answer: LoggerStatus = frame::read(&mut control).unwrap().unwrap();
+        assert_eq!(answer.fenced, [flow]);
+    });
+}
+
 #[test]
 fn without_a_judgement_the_end_comes_late_and_without_the_judge_at_once() {
     let network = Network::new();

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use packet::{TcpSegment, Time};
-use segment_log::LeftOut;
+use segment_log::{Flags, LeftOut};
 use transactionalizer::spans::{LogBytes, Record};
 
 /// One committed segment.
@@ -15,9 +15,7 @@ pub struct Entry {
     pub time: Time,
     /// The number under which the logger holds it.
     pub hold: Option<u64>,
-    pub from_backend: bool,
-    /// A fence dropped it.
-    pub swallowed: bool,
+    pub flags: Flags,
     pub packet: Vec<u8>,
     /// Of the packet only the headers are here.
     pub left_out: Option<LeftOut>,
@@ -56,6 +54,11 @@ impl SegmentLog {
             let Some(overwritten) = self.entries.pop_front() else { break };
             self.bytes -= overwritten.packet.len();
         }
+    }
+
+    /// The records that tell of fences, oldest first.
+    pub fn fences(&self) -> impl Iterator<Item = &Entry> {
+        self.entries.iter().filter(|entry| entry.flags.tells_of_fence())
     }
 
     /// The record of this number, unless it is overwritten or not written.

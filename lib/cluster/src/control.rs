@@ -74,7 +74,8 @@ pub enum ToLogger {
         /// The record's hold number.
         hold: u64,
     },
-    /// From now on nothing from this flow's backend passes, until the client opens the flow anew with a SYN.
+    /// From now on nothing from this flow's backend passes, until the client opens the flow anew with a SYN. A later logger keeps to it
+    /// while the record of it is in the log.
     Fence(Flow),
     /// This body need not be logged: headers will do.
     LeaveOut(LargeBody),

@@ -13,6 +13,9 @@
 //! **Payload left out** ([`Flags::PAYLOAD_LEFT_OUT`](crate::Flags::PAYLOAD_LEFT_OUT)): the message is the packet's IP and TCP header,
 //! followed by [`LEFT_OUT_BYTES`] that say what is missing. What the kernel put behind it is free again.
 //!
+//! **Fences.** A record of a fence ([`Flags::FENCED`](crate::Flags::FENCED)) is numbered and overwritten as any other. The next writer
+//! hands it back ([`Writer::take_fences`](crate::Writer::take_fences)), so that a logger that dies keeps what is not overwritten yet.
+//!
 //! **Commit.** `Control::committed` is the number of the last complete record and selects the [`Mark`] that says where it
 //! ends; the other mark is the one that the writer changes next. So a writer killed at any instruction leaves a whole mark.
 //!
@@ -27,7 +30,7 @@ pub use crate::control::{Committed, Control, Mark};
 /// First bytes of every segment log.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"resplog\n");
 /// Changes with every change of this file, and of what [`Flags`](crate::Flags) say.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 /// Bytes before the ring.
 pub const HEADER_BYTES: u64 = 4096;
 /// Where [`Control`] is.

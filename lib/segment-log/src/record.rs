@@ -25,8 +25,12 @@ impl Flags {
     pub const PAYLOAD_LEFT_OUT: Self = Self(32);
     /// A client's, dropped by the fence of its failed backend: no backend has got it.
     pub const SWALLOWED: Self = Self(64);
+    /// No segment: from here on the logger lets nothing pass of the flow that the packet, which never was on a wire, names.
+    pub const FENCED: Self = Self(128);
+    /// A client's SYN that has lifted the fence of its flow.
+    pub const UNFENCED: Self = Self(256);
 
-    const NAMES: [(Self, &'static str); 7] = [
+    const NAMES: [(Self, &'static str); 9] = [
         (Self::RETRANSMISSION, "retransmission"),
         (Self::OUT_OF_ORDER, "out-of-order"),
         (Self::HELD, "held"),
@@ -34,11 +38,18 @@ impl Flags {
         (Self::FROM_BACKEND, "from-backend"),
         (Self::PAYLOAD_LEFT_OUT, "payload-left-out"),
         (Self::SWALLOWED, "swallowed"),
+        (Self::FENCED, "fenced"),
+        (Self::UNFENCED, "unfenced"),
     ];
 
     /// All of `other` are set.
     pub const fn contains(self, other: Self) -> bool {
         self.0 & other.0 == other.0
+    }
+
+    /// The record begins or ends a fence.
+    pub const fn tells_of_fence(self) -> bool {
+        self.contains(Self::FENCED) || self.contains(Self::UNFENCED)
     }
 
     /// With `other` if `condition`.

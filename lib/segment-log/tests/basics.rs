@@ -91,3 +91,35 @@ fn old_records_give_way_only_as_far_as_room_is_needed() {
         assert!(least > ring - 2000, "{least} of {ring} bytes");
     }
 }
+
+/// In the order in which they were written, with everything else left out; overwritten ones are gone.
+#[test]
+fn the_next_writer_gets_what_is_left_of_the_fences() {
+    let path = LogPath::new();
+    let open = || Writer::open(&path, 1 << 14).unwrap();
+    let fences = |writer: &mut Writer| -> Vec<(Flags, Vec<u8>)> {
+        writer.take_fences().map(|(flags, packet)| (flags, packet.to_vec())).collect()
+    };
+    let write = |writer: &mut Writer, flags, packet: &[u8]| {
+        writer.append(RecordMeta { flags, ..RecordMeta::default() }, packet).unwrap();
+    };
+    let mut first = open();
+    write(&mut first, Flags::EMPTY, b"plain");
+    write(&mut first, Flags::FENCED, b"one");
+    write(&mut first, Flags::SWALLOWED, &[1; 3000]);
+    write(&mut first, Flags::UNFENCED | Flags::RETRANSMISSION, b"two");
+    assert_eq!(fences(&mut first), []);
+    drop(first);
+    let left = [(Flags::FENCED, b"one".to_vec()), (Flags::UNFENCED | Flags::RETRANSMISSION, b"two".to_vec())];
+    let mut second = open();
+    assert_eq!(fences(&mut second), left);
+    assert_eq!(fences(&mut second), []);
+    drop(second);
+    let mut third = open();
+    for bytes in [4000, 4000, 4000, 700] {
+        write(&mut third, Flags::EMPTY, &vec![2; bytes]);
+    }
+    assert_eq!(fences(&mut third), left[1..]);
+    drop(third);
+    assert_eq!(fences(&mut open()), left[1..]);
+}

@@ -27,7 +27,7 @@ Filter: words as in tcpdump's, combined with `and`, `or`, `not` and parentheses:
   syn, fin, rst, psh, urg        a TCP flag is set
   data                           it carries payload
   greater N, less N              payload bytes, N included
-  retransmission, out-of-order, held, gso, swallowed
+  retransmission, out-of-order, held, gso, swallowed, fenced, unfenced
                                  what the logger noted
   ip, ip6, tcp
 Example: nfq-logger dump 'client 10.0.0.7 and (from backend or fin) and since -5m'";

@@ -72,7 +72,12 @@ impl Printer {
 
     /// The line of a record.
     pub fn line(&mut self, view: &View<'_>) -> String {
-        let starts = self.starts(view.flow(), &view.segment, view.from_backend());
+        // A fence has no place among the sequence numbers.
+        let starts = if view.is_fence() {
+            Starts::default()
+        } else {
+            self.starts(view.flow(), &view.segment, view.from_backend())
+        };
         match self.format {
             Format::Text { colour } => text(view, starts, colour),
             Format::Json => object(view, starts),

@@ -44,8 +44,11 @@ impl<W: Write> Capture<W> {
         Ok(Self { writer })
     }
 
-    /// Appends a packet.
+    /// Appends a packet. A fence is none.
     pub fn write(&mut self, view: &View<'_>) -> Result<(), PcapError> {
+        if view.is_fence() {
+            return Ok(());
+        }
         let direction = if view.from_backend() { OUTBOUND } else { INBOUND };
         let mut options = vec![EnhancedPacketOption::Flags(direction)];
         options.extend(comment(view).map(|text| EnhancedPacketOption::Comment(Cow::Owned(text))));

@@ -49,6 +49,11 @@ impl<'a> View<'a> {
         self.record.flags().contains(Flags::SWALLOWED)
     }
 
+    /// It is no segment, but the beginning of a fence.
+    pub fn is_fence(&self) -> bool {
+        self.record.flags().contains(Flags::FENCED)
+    }
+
     /// Whose connection it belongs to.
     pub fn flow(&self) -> Flow {
         let (source, destination) = (self.segment.source(), self.segment.destination());

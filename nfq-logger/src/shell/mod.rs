@@ -14,7 +14,7 @@ use cluster::lock::DaemonLock;
 use cluster::server::{Incoming, PeerId, Server};
 use daemon::{Configuration, now};
 use netfilter::queue::{Queue, QueueConfig, QueuedMeta, RECEIVE_BYTES, Verdict, queue_counters};
-use nfq_logger::{Arrival, Decision, Engine, Limits};
+use nfq_logger::{Arrival, Decision, Engine, Limits, fence_record};
 use nft_rules::LOGGER_QUEUE;
 use packet::Time;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -62,9 +62,10 @@ impl Shell {
         ring_bytes: u64,
     ) -> Result<Self> {
         let cluster = configuration.cluster();
-        let writer = Writer::open(log, ring_bytes)?;
+        let mut writer = Writer::open(log, ring_bytes)?;
         let backends = cluster.backends.values().map(|backend| backend.address);
-        let engine = Engine::new(backends, writer.epoch(), Limits::default());
+        let mut engine = Engine::new(backends, writer.epoch(), Limits::default());
+        writer.take_fences().for_each(|(flags, packet)| engine.restore(flags, packet));
         let config =
             QueueConfig { number: LOGGER_QUEUE, max_packets: QUEUE_PACKETS, receive_buffer: QUEUE_BUFFER };
         let queue = Queue::bind(&config).context("binding the logger's queue")?;
@@ -243,6 +244,10 @@ impl Shell {
 
     fn handle_message(&mut self, peer: PeerId, message: &ToLogger) -> Result<()> {
         let number = self.judges.get(&peer).copied().unwrap_or_default();
+        if let ToLogger::Fence(flow) = message {
+            let record = RecordMeta { time_ns: now().as_nanos(), flags: Flags::FENCED, hold: 0 };
+            self.writer.append(record, &fence_record(*flow)).context("logging a fence")?;
+        }
         self.engine.handle_control(number, message);
         self.release()?;
         if *message == ToLogger::Status {

@@ -1,7 +1,7 @@
 //! The logger's daemon: an IP hop that commits each segment to the log before it passes.
 
 use cluster::control::{Flow, ToLogger};
-use nfq_logger::{Arrival, Decision, Engine, Limits};
+use nfq_logger::{Arrival, Decision, Engine, Limits, fence_record};
 use packet::TcpSegment;
 use segment_log::{Flags, LeftOut};
 
@@ -22,8 +22,8 @@ pub(super) struct Logger {
     next_packet: u32,
     /// Packets that the kernel keeps for a verdict.
     held: BTreeMap<u32, Packet>,
-    /// Flows fenced in this life, until their client opens them anew.
-    fenced: BTreeSet<Flow>,
+    /// Flows fenced, until their client opens them anew: by the record of this number.
+    fenced: BTreeMap<Flow, u64>,
 }
 
 impl Logger {
@@ -36,7 +36,7 @@ impl Logger {
             writer: 1,
             next_packet: 0,
             held: BTreeMap::new(),
-            fenced: BTreeSet::new(),
+            fenced: BTreeMap::new(),
         }
     }
 
@@ -48,12 +48,13 @@ impl Logger {
     pub(super) fn die(&mut self) {
         self.down = true;
         self.held.clear();
-        self.fenced.clear();
     }
 
     pub(super) fn restart(&mut self, scenario: &Scenario) {
         self.writer += 1;
         self.engine = engine(scenario, self.writer);
+        self.log.fences().for_each(|record| self.engine.restore(record.flags, &record.packet));
+        self.fenced.retain(|_, record| *record >= self.log.oldest());
         self.down = false;
     }
 }
@@ -111,26 +112,31 @@ impl World {
         hold: Option<u64>,
         left_out: Option<(usize, LeftOut)>,
     ) {
-        let from_backend = flags.contains(Flags::FROM_BACKEND);
-        let swallowed = flags.contains(Flags::SWALLOWED);
         let (writer, time) = (self.logger.writer, self.now);
         let mut bytes = packet.bytes.clone();
         bytes.truncate(left_out.map_or(usize::MAX, |(headers, _)| headers));
         let left_out = left_out.map(|(_, left_out)| left_out);
-        self.logger.log.append(Entry {
-            number: 0,
-            writer,
-            time,
-            hold,
-            from_backend,
-            swallowed,
-            packet: bytes,
-            left_out,
-        });
+        self.logger.log.append(Entry { number: 0, writer, time, hold, flags, packet: bytes, left_out });
         self.wake_reader();
-        if from_backend {
+        if flags.contains(Flags::UNFENCED) {
+            self.lift_fence(&packet.bytes);
+        }
+        if flags.contains(Flags::FROM_BACKEND) {
             self.note_response(&packet.bytes);
         }
+    }
+
+    fn lift_fence(&mut self, syn: &[u8]) {
+        if let Ok(syn) = TcpSegment::parse(syn) {
+            self.logger.fenced.remove(&Flow { client: syn.source(), backend: syn.destination() });
+        }
+    }
+
+    fn commit_fence(&mut self, flow: Flow) {
+        let (writer, time, packet) = (self.logger.writer, self.now, fence_record(flow));
+        let (flags, hold, left_out) = (Flags::FENCED, None, None);
+        self.logger.log.append(Entry { number: 0, writer, time, hold, flags, packet, left_out });
+        self.logger.fenced.insert(flow, self.logger.log.newest());
     }
 
     /// What carries a byte must not pass unlogged.
@@ -145,13 +151,13 @@ impl World {
         let Ok(segment) = TcpSegment::parse(&packet.bytes) else { return };
         if let Some(number) = backend_number(segment.destination()) {
             let flow = Flow { client: segment.source(), backend: segment.destination() };
-            if segment.flags().syn() {
-                self.logger.fenced.remove(&flow);
+            if self.logger.fenced.contains_key(&flow) && segment.sequence_length() > 0 {
+                return self.checks.fail(format!("bytes pass into a fence: {}", show(&packet.bytes)));
             }
             return self.transmit(2, Node::Backend(number), packet);
         }
         let flow = Flow { client: segment.destination(), backend: segment.source() };
-        if self.logger.fenced.contains(&flow) {
+        if self.logger.fenced.contains_key(&flow) {
             return self.checks.fail(format!("a fenced packet passes the logger: {}", show(&packet.bytes)));
         }
         self.transmit(1, Node::Proxy, packet);
@@ -185,10 +191,10 @@ impl World {
         if self.dies(Daemon::Logger) {
             return;
         }
-        self.logger.engine.handle_control(session, message);
         if let ToLogger::Fence(flow) = message {
-            self.logger.fenced.insert(*flow);
+            self.commit_fence(*flow);
         }
+        self.logger.engine.handle_control(session, message);
         self.release();
         if *message == ToLogger::Status {
             self.send_on(Channel::Judge, End::Client, session, Message::FencesHold);

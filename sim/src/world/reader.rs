@@ -2,6 +2,7 @@
 
 use cluster::control::{Evidence, FromLog, Swallowed, ToLog, ToLogger};
 use packet::TcpSegment;
+use segment_log::Flags;
 use transactionalizer::engine::{Action, Engine, Failure, Logged};
 use transactionalizer::spans::Record;
 
@@ -112,14 +113,15 @@ impl World {
         while self.reader.next <= self.logger.log.newest() {
             let mut actions = Vec::new();
             let log = &self.logger.log;
-            if let Some(entry) = log.get(self.reader.next) {
+            let entry = log.get(self.reader.next);
+            if let Some(entry) = entry.filter(|entry| !entry.flags.contains(Flags::FENCED)) {
                 let logged = Logged {
                     record: Record { position: None, number: entry.number },
                     writer: entry.writer,
                     time: entry.time,
                     hold: entry.hold,
-                    from_backend: entry.from_backend,
-                    swallowed: entry.swallowed,
+                    from_backend: entry.flags.contains(Flags::FROM_BACKEND),
+                    swallowed: entry.flags.contains(Flags::SWALLOWED),
                     packet: &entry.packet,
                     left_out: entry.left_out,
                 };

@@ -119,8 +119,8 @@ impl Engine {
         out.push(Action::Fence(flow));
     }
 
-    /// The logger does not know any more, or was not there to be told, which backends are fenced, nor that it was asked whether
-    /// that is in force.
+    /// The logger may not know any more (what its log has lost), or was not there to be told, which backends are fenced, nor that it
+    /// was asked whether that is in force.
     pub fn fence_again(&self, out: &mut Vec<Action>) {
         let fenced = self.entries.iter().filter(|(_, entry)| entry.fenced);
         out.extend(fenced.map(|(flow, _)| Action::Fence(flow)));

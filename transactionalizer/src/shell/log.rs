@@ -27,6 +27,8 @@ impl LogBytes for Bytes {
 pub(crate) enum Read<'a> {
     /// The next record.
     Record(Logged<'a>),
+    /// The next record, which is no segment: the logger keeps its fences in the log.
+    Fence,
     /// All is read.
     End,
     /// So many records were overwritten.
@@ -120,6 +122,9 @@ impl SegmentLog {
             Err(error) => return Read::Lost(error.to_string()),
         };
         self.last = record.number();
+        if record.flags().contains(Flags::FENCED) {
+            return Read::Fence;
+        }
         Read::Record(Logged {
             record: Record { position: Some(record.position()), number: record.number() },
             writer: record.epoch(),

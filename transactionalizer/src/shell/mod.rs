@@ -142,6 +142,7 @@ impl Shell {
                     bytes += logged.packet.len();
                     self.engine.handle_record(&logged, &self.bytes, &mut self.actions);
                 }
+                Read::Fence => {}
                 Read::Lapped(records) => self.engine.handle_lapped(records, &mut self.actions),
                 Read::Lost(reason) => {
                     tracing::warn!("{reason}");

@@ -35,6 +35,8 @@ pub struct Writer {
     state: Committed,
     oldest: u64,
     places: Places,
+    /// Of what earlier writers have left, the records that tell of fences.
+    fences: Vec<u64>,
     reserved: Option<Reservation>,
     // Holds the lock.
     file: File,
@@ -202,6 +204,20 @@ impl Writer {
         let control = self.control();
         control.wake.fetch_add(1, Ordering::Release);
         futex::wake_all(&control.wake);
+    }
+
+    /// The records that tell of fences and that earlier writers have left: flags and packet of each, oldest first. Once, and what is
+    /// overwritten by then is missing.
+    pub fn take_fences(&mut self) -> impl Iterator<Item = (Flags, &[u8])> {
+        let fences = std::mem::take(&mut self.fences).into_iter();
+        fences.filter_map(|position| self.record_at(position))
+    }
+
+    fn record_at(&self, position: u64) -> Option<(Flags, &[u8])> {
+        let header = self.header_at(position).ok().filter(|_| position >= self.oldest)?;
+        let start = self.offset(position) + header.payload_offset as usize;
+        let packet = self.map.get(start..start + header.payload_bytes as usize)?;
+        Some((Flags::from_bits(header.flags), packet))
     }
 
     /// How full the ring is.

@@ -12,7 +12,7 @@ use memmap2::MmapOptions;
 
 use crate::layout::{ALIGN, Committed, FileHeader, HEADER_BYTES, MAGIC, VERSION};
 use crate::os::{self, failed};
-use crate::{OpenError, Refusal};
+use crate::{Flags, OpenError, Refusal};
 
 use super::Writer;
 use super::places::Places;
@@ -69,7 +69,8 @@ impl Writer {
             unsafe { MmapOptions::new().len(bytes).populate().map_mut(&file) }.map_err(failed("map it"))?;
         let (state, oldest) = (Committed::default(), 0);
         let (ring_bytes, places) = (header.ring_bytes, Places::new(header.ring_bytes));
-        Ok(Self { map, ring_bytes, epoch: 0, state, oldest, places, reserved: None, file })
+        let fences = Vec::new();
+        Ok(Self { map, ring_bytes, epoch: 0, state, oldest, places, fences, reserved: None, file })
     }
 
     /// Adopts what an earlier writer committed, after walking along all of it.
@@ -82,6 +83,9 @@ impl Writer {
         while position < self.state.end {
             let header = self.header_at(position)?;
             self.places.note(position);
+            if Flags::from_bits(header.flags).tells_of_fence() {
+                self.fences.push(position);
+            }
             let next = (header.number, header.payload_before);
             if expected.is_some_and(|expected| expected != next) {
                 return Err("numbers of the records");

@@ -175,6 +175,8 @@ fn property(word: &str) -> Option<Expression> {
         "held" => Expression::Logged(Flags::HELD),
         "gso" => Expression::Logged(Flags::GSO),
         "swallowed" => Expression::Logged(Flags::SWALLOWED),
+        "fenced" => Expression::Logged(Flags::FENCED),
+        "unfenced" => Expression::Logged(Flags::UNFENCED),
         "ip" => Expression::Version(false),
         "ip6" => Expression::Version(true),
         "tcp" => Expression::Any,
