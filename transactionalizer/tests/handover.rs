@@ -465,3 +465,26 @@ fn what_passes_before_the_fence_holds_counts_also_after_a_fin() {
         (2, (conn.client_isn + 1 + 2 * asked).0)
     );
 }
+
+/// Its own backend's kernel has not sent a FIN yet on this connection, and goes on sending: the client has sent its own, and another
+/// connection has shown that the backend is dead.
+#[test]
+fn what_passes_before_the_fence_holds_counts_also_where_another_connection_ended() {
+    let mut world = World::new();
+    world.fences_are_slow = true;
+    let (one, asked_one) = asked(&mut world, 5000);
+    let (other, asked_other) = asked(&mut world, 5001);
+    let full = response(1000);
+    let (beginning, rest) = full.split_at(500);
+    world.client_flags(one, Flags::FIN, asked_one, b"", 0);
+    world.backend(one, 0, beginning, asked_one + 1);
+    world.backend(other, 0, beginning, asked_other);
+    world.backend_flags(other, Flags::FIN, 500, b"", asked_other).unwrap();
+    world.run(5, |_| Some(Answer::Refused));
+    assert!(world.reports().is_empty(), "the fence does not hold yet");
+    world.backend(one, 500, &rest[..200], asked_one + 1);
+    world.fenced();
+    let reports = world.reports();
+    let report = &reports.iter().find(|(_, _, report)| report.flow == one.flow).unwrap().2;
+    assert_eq!(report.partial.head.len() as u64 + report.partial.body_bytes, 700);
+}

@@ -184,7 +184,7 @@ impl World {
             return Err(format!("the logger holds {} segments for ever", gauges["held_now"]));
         }
         let mut actions = Vec::new();
-        self.reader.engine.handle_timers(self.now, &self.logger.log, &mut actions);
+        self.reader.engine.handle_timers(self.now, &mut actions);
         let status = self.reader.engine.status();
         match status.counters.get("connections") {
             Some(left) if *left > 0 => Err(format!("the transactionalizer never forgets {left} connections")),

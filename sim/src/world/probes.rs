@@ -42,7 +42,7 @@ impl World {
             return;
         }
         let mut actions = Vec::new();
-        self.reader.engine.handle_probe(backend, id, answer, self.now, &self.logger.log, &mut actions);
+        self.reader.engine.handle_probe(backend, id, answer, self.now, &mut actions);
         self.carry_out(actions);
         self.after(Duration::ZERO, Event::Read(life));
     }

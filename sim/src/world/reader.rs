@@ -86,7 +86,7 @@ impl World {
             self.connect(Channel::Judge, self.reader.life);
         }
         let mut actions = Vec::new();
-        self.reader.engine.handle_timers(self.now, &self.logger.log, &mut actions);
+        self.reader.engine.handle_timers(self.now, &mut actions);
         self.carry_out(actions);
         self.set_reader_due();
     }

@@ -178,14 +178,7 @@ impl Simulation {
             if backend == b2() {
                 let mut out = vec![];
                 let answer = if application { Answer::Answered } else { Answer::Accepted };
-                self.world.engine.handle_probe(
-                    backend,
-                    id,
-                    answer,
-                    self.world.now,
-                    &self.world.log,
-                    &mut out,
-                );
+                self.world.engine.handle_probe(backend, id, answer, self.world.now, &mut out);
                 self.world.take(out);
             } else if self.frozen.is_none() || !self.host {
                 self.met(id, Answer::Accepted);
@@ -200,7 +193,7 @@ impl Simulation {
 
     fn met(&mut self, id: ProbeId, answer: Answer) {
         let mut out = vec![];
-        self.world.engine.handle_probe(b1(), id, answer, self.world.now, &self.world.log, &mut out);
+        self.world.engine.handle_probe(b1(), id, answer, self.world.now, &mut out);
         self.world.take(out);
     }
 

@@ -36,7 +36,6 @@ impl Engine {
         evidence: Evidence,
         since: Time,
         now: Time,
-        log: &dyn LogBytes,
         out: &mut Vec<Action>,
     ) {
         let Some(entry) = self.backends.get_mut(&backend) else { return };
@@ -50,7 +49,7 @@ impl Engine {
         let mut flows: Vec<Flow> = concerned.map(|(flow, _)| flow).collect();
         flows.sort_unstable();
         if !flows.is_empty() {
-            self.fail(flows, evidence, since, true, now, log, out);
+            self.fail(flows, evidence, since, true, now, out);
         } else if was_up && self.live.is_some() {
             let connections = vec![];
             out.push(Action::Failed(Failure { evidence, since, backend_down: true, backend, connections }));
@@ -58,8 +57,8 @@ impl Engine {
     }
 
     /// These connections, all of one backend, have failed: the backend is fenced on each, then they are reported. What passes
-    /// before the fence holds still counts, so the report waits for that, unless both sides have sent their FIN: even a backend
-    /// that has sent its own may acknowledge what the client says meanwhile, and the client will not say that again.
+    /// before the fence holds still counts, so the report waits for that: a backend that has sent its FIN may acknowledge what the
+    /// client says meanwhile, and the client will not say that again; one that is down may still have sent the client something.
     #[allow(clippy::too_many_arguments)]
     pub(super) fn fail(
         &mut self,
@@ -68,7 +67,6 @@ impl Engine {
         since: Time,
         backend_down: bool,
         now: Time,
-        log: &dyn LogBytes,
         out: &mut Vec<Action>,
     ) {
         let Some(backend) = flows.first().map(|flow| flow.backend) else { return };
@@ -80,14 +78,8 @@ impl Engine {
         for flow in &flows {
             self.fence(*flow, barrier, out);
         }
-        let at_once = evidence == Evidence::PrematureFin && self.nothing_follows(&flows);
-        let failing = Failing { flows, evidence, since, backend_down, backend };
-        if at_once {
-            self.report(barrier, &failing, now, log, out);
-        } else {
-            self.failing.insert(barrier, failing);
-            out.push(Action::Barrier(barrier));
-        }
+        self.failing.insert(barrier, Failing { flows, evidence, since, backend_down, backend });
+        out.push(Action::Barrier(barrier));
     }
 
     /// A flow has been opened anew before its fence under `barrier` is known to hold. The fence may well have hit the new
@@ -96,12 +88,6 @@ impl Engine {
         if let Some(Failing { evidence, since, backend_down, .. }) = self.failing.get(&barrier) {
             self.postpone(flow, *evidence, *since, *backend_down, now);
         }
-    }
-
-    fn nothing_follows(&self, flows: &[Flow]) -> bool {
-        let ended =
-            |flow| self.connection(flow).is_some_and(|connection| connection.situation().ended_before);
-        flows.len() == 1 && flows.iter().copied().all(ended)
     }
 
     fn fence(&mut self, flow: Flow, barrier: u64, out: &mut Vec<Action>) {

@@ -9,7 +9,6 @@ use packet::{Seq, Time};
 
 use crate::connection::Connection;
 use crate::judge::{End, InProgress, Judgement, judge};
-use crate::spans::LogBytes;
 
 use super::entry::{Entry, Held, State};
 use super::segments::Seen;
@@ -42,7 +41,7 @@ impl Engine {
     }
 
     /// Judges the segment if it is held, and again those held before: what came may have changed the situation.
-    pub(super) fn judge(&mut self, seen: &Seen<'_>, log: &dyn LogBytes, out: &mut Vec<Action>) {
+    pub(super) fn judge(&mut self, seen: &Seen<'_>, out: &mut Vec<Action>) {
         let flow = seen.flow;
         match seen.logged.hold {
             Some(hold) => self.take_hold(seen, hold, out),
@@ -54,7 +53,7 @@ impl Engine {
         match judge(end, &connection.situation()) {
             Judgement::Release => self.release_held(flow, out),
             Judgement::Failure(evidence) => {
-                self.handle_premature(flow, evidence, since, seen.logged.time, log, out);
+                self.handle_premature(flow, evidence, since, seen.logged.time, out);
             }
             Judgement::AskBackend if self.live.is_none() => self.postpone_question(flow, end, since),
             Judgement::AskBackend => self.ask(flow, end, since),
@@ -183,26 +182,19 @@ impl Engine {
         evidence: Evidence,
         since: Time,
         now: Time,
-        log: &dyn LogBytes,
         out: &mut Vec<Action>,
     ) {
         let Some(backend) = self.backends.get_mut(&flow.backend) else { return };
         backend.premature = Some(since);
         let up = backend.health.is_up();
-        self.fail(vec![flow], evidence, since, !up, now, log, out);
+        self.fail(vec![flow], evidence, since, !up, now, out);
         if self.live.is_some() && up {
             self.suspect(flow, evidence, since);
         }
     }
 
     /// The backend serves: ends that were undecided are ordinary ones, unless one of its processes has died.
-    pub(super) fn handle_serves(
-        &mut self,
-        backend: SocketAddr,
-        now: Time,
-        log: &dyn LogBytes,
-        out: &mut Vec<Action>,
-    ) {
+    pub(super) fn handle_serves(&mut self, backend: SocketAddr, now: Time, out: &mut Vec<Action>) {
         let recent = self.recent_idle_ends(backend, now);
         let Some(entry) = self.backends.get_mut(&backend) else { return };
         let asking = std::mem::take(&mut entry.asking);
@@ -224,7 +216,7 @@ impl Engine {
         }
         if let (Some(death), false) = (death, died.is_empty()) {
             self.counters.worker_ends += died.len() as u64;
-            self.fail(died, Evidence::PrematureFin, death, false, now, log, out);
+            self.fail(died, Evidence::PrematureFin, death, false, now, out);
         }
     }
 

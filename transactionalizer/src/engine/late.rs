@@ -13,7 +13,6 @@ use packet::Time;
 
 use crate::connection::{Connection, Owed};
 use crate::detector::kinds::{Bounds, Part, Patience};
-use crate::spans::LogBytes;
 
 use super::entry::{Entry, Late};
 use super::{Action, Engine};
@@ -83,14 +82,7 @@ impl Engine {
     }
 
     /// A debt is overdue.
-    pub(super) fn handle_late(
-        &mut self,
-        flow: Flow,
-        live: Time,
-        now: Time,
-        log: &dyn LogBytes,
-        out: &mut Vec<Action>,
-    ) {
+    pub(super) fn handle_late(&mut self, flow: Flow, live: Time, now: Time, out: &mut Vec<Action>) {
         let connection = self.connection(flow);
         let Some(debt) = connection.and_then(|open| self.debt(flow.backend, open, live)) else { return };
         let late = self.note_late(flow, &debt, now);
@@ -99,7 +91,7 @@ impl Engine {
         let alone = backend.progressed <= late.since && backend.late.len() >= MANY;
         // As long as the check is not answered, that decides.
         if now >= debt.limit && backend.answered >= late.suspected {
-            return self.give_up_late(flow, debt.since, alone, now, log, out);
+            return self.give_up_late(flow, debt.since, alone, now, out);
         }
         let lives = backend.answered >= late.suspected;
         let (floor, ceiling) = (bounds.floor * backend.margin.factor(now), bounds.ceiling);
@@ -142,7 +134,6 @@ impl Engine {
         since: Time,
         backend_down: bool,
         now: Time,
-        log: &dyn LogBytes,
         out: &mut Vec<Action>,
     ) {
         self.counters.timeouts += 1;
@@ -155,9 +146,9 @@ impl Engine {
         }
         let evidence = Evidence::ApplicationTimeout;
         if backend_down {
-            self.fail_backend(flow.backend, evidence, since, now, log, out);
+            self.fail_backend(flow.backend, evidence, since, now, out);
         } else {
-            self.fail(vec![flow], evidence, since, false, now, log, out);
+            self.fail(vec![flow], evidence, since, false, now, out);
         }
     }
 
@@ -193,7 +184,6 @@ impl Engine {
         backend: SocketAddr,
         asked: Time,
         now: Time,
-        log: &dyn LogBytes,
         out: &mut Vec<Action>,
     ) {
         let Some(entry) = self.backends.get(&backend) else { return };
@@ -204,7 +194,7 @@ impl Engine {
         // Nothing is overdue any more: nobody asks.
         if let Some(since) = late.map(|late| late.since).min() {
             self.counters.timeouts += 1;
-            self.fail_backend(backend, Evidence::ApplicationTimeout, since, now, log, out);
+            self.fail_backend(backend, Evidence::ApplicationTimeout, since, now, out);
         }
     }
 }

@@ -47,7 +47,7 @@ impl Engine {
         }
         self.order_leaving_out(seen.flow, out);
         self.check_late(seen.flow, logged.from_backend, logged.time);
-        self.judge(&seen, log, out);
+        self.judge(&seen, out);
         self.schedule(seen.flow);
         self.note_end(seen.flow, logged.time);
     }

@@ -9,7 +9,6 @@ use packet::Time;
 use crate::detector::finding::{Finding, Output};
 use crate::detector::neighbours::Lost;
 use crate::detector::probing::{Answer, ProbeId};
-use crate::spans::LogBytes;
 
 use super::entry::{Entry, State};
 use super::{Action, Engine};
@@ -85,7 +84,7 @@ impl Engine {
 
     /// Does what was due at `now`. Call it when the log has been read to its end and all probe answers are in that came
     /// before `now`: what has arrived but not been looked at must not count as silence.
-    pub fn handle_timers(&mut self, now: Time, log: &dyn LogBytes, out: &mut Vec<Action>) {
+    pub fn handle_timers(&mut self, now: Time, out: &mut Vec<Action>) {
         self.latest = now;
         self.forget(now);
         if self.live.is_none() {
@@ -94,12 +93,12 @@ impl Engine {
         if let Some(awaited) = self.awaited.take() {
             self.lateness.note(now.since(awaited), now);
         }
-        self.fail_postponed(now, log, out);
+        self.fail_postponed(now, out);
         while let Some((time, flow)) = self.timers.first().copied().filter(|(time, _)| *time <= now) {
             self.timers.remove(&(time, flow));
             if let Some(entry) = self.entries.get_mut(&flow) {
                 entry.queued = None;
-                self.handle_timer(flow, now, log, out);
+                self.handle_timer(flow, now, out);
             }
         }
         for address in self.backends.keys().copied().collect::<Vec<_>>() {
@@ -107,11 +106,11 @@ impl Engine {
             if let Some(backend) = self.backends.get_mut(&address) {
                 backend.health.poll(now, &mut self.next_probe, &mut outputs);
             }
-            self.handle_outputs(address, outputs, now, log, out);
+            self.handle_outputs(address, outputs, now, out);
         }
     }
 
-    fn handle_timer(&mut self, flow: Flow, now: Time, log: &dyn LogBytes, out: &mut Vec<Action>) {
+    fn handle_timer(&mut self, flow: Flow, now: Time, out: &mut Vec<Action>) {
         let Some(entry) = self.entries.get(&flow) else { return };
         if self.unanswered_syn(entry).is_some_and(|due| now.since(due) > SYN_PATIENCE) {
             return;
@@ -120,7 +119,7 @@ impl Engine {
         if let (Some(due), Some(live)) = (application, self.live)
             && due <= now
         {
-            return self.handle_late(flow, live, now, log, out);
+            return self.handle_late(flow, live, now, out);
         }
         let mut next = application;
         if let Some(due) = silence {
@@ -155,7 +154,6 @@ impl Engine {
         id: ProbeId,
         answer: Answer,
         now: Time,
-        log: &dyn LogBytes,
         out: &mut Vec<Action>,
     ) {
         let mut outputs = vec![];
@@ -163,7 +161,7 @@ impl Engine {
         if let Some(entry) = self.backends.get_mut(&backend) {
             entry.health.handle_answer(id, answer, now, &mut outputs);
         }
-        self.handle_outputs(backend, outputs, now, log, out);
+        self.handle_outputs(backend, outputs, now, out);
     }
 
     fn handle_outputs(
@@ -171,7 +169,6 @@ impl Engine {
         backend: SocketAddr,
         outputs: Vec<Output>,
         now: Time,
-        log: &dyn LogBytes,
         out: &mut Vec<Action>,
     ) {
         for output in outputs {
@@ -182,10 +179,10 @@ impl Engine {
                 }
                 Output::KeepAlive => self.keep_alive(backend, out),
                 Output::Found(Finding::Up) => self.handle_up(backend, out),
-                Output::Found(Finding::Serves) => self.handle_serves(backend, now, log, out),
+                Output::Found(Finding::Serves) => self.handle_serves(backend, now, out),
                 Output::Found(Finding::Answers(asked)) => self.handle_answers(backend, asked),
                 Output::Found(Finding::AnswersNot(asked)) => {
-                    self.handle_answers_not(backend, asked, now, log, out);
+                    self.handle_answers_not(backend, asked, now, out);
                 }
                 // The adaptive timeouts know better how long what it is busy with may take.
                 Output::Found(Finding::HeartbeatMute) if self.busy(backend) => {}
@@ -196,7 +193,7 @@ impl Engine {
                 }
                 Output::Found(finding) => {
                     let (evidence, since) = self.evidence(backend, finding, now);
-                    self.fail_backend(backend, evidence, since, now, log, out);
+                    self.fail_backend(backend, evidence, since, now, out);
                 }
             }
         }

@@ -203,7 +203,7 @@ impl Engine {
     }
 
     /// Tells of what was postponed, or gives it up.
-    pub(super) fn fail_postponed(&mut self, now: Time, log: &dyn LogBytes, out: &mut Vec<Action>) {
+    pub(super) fn fail_postponed(&mut self, now: Time, out: &mut Vec<Action>) {
         self.ask_postponed(now, out);
         for (flow, postponed) in self.unended.take_due(now, self.managers) {
             let Postponed { evidence, since, backend_down, old, .. } = postponed;
@@ -216,7 +216,7 @@ impl Engine {
                 self.wait_or_give_up(flow, postponed, now, out);
                 continue;
             }
-            self.fail(vec![flow], evidence, since, backend_down, now, log, out);
+            self.fail(vec![flow], evidence, since, backend_down, now, out);
             if !backend_down {
                 self.suspect(flow, evidence, since);
             }

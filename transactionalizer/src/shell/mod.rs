@@ -111,7 +111,7 @@ impl Shell {
                 }
                 self.engine.handle_fences(&self.link.poll_fenced(), now());
                 // Not later: an answer that came since would be taken for silence.
-                self.engine.handle_timers(self.looked, &self.bytes, &mut self.actions);
+                self.engine.handle_timers(self.looked, &mut self.actions);
                 self.act();
             }
             if self.wait(drained)? {
@@ -216,7 +216,7 @@ impl Shell {
             }
             Action::Probe(backend, id, question) => {
                 if let Some((backend, id, answer)) = self.prober.start(backend, id, question, now()) {
-                    self.engine.handle_probe(backend, id, answer, now(), &self.bytes, &mut self.actions);
+                    self.engine.handle_probe(backend, id, answer, now(), &mut self.actions);
                 }
             }
             Action::Unreported(flow, evidence) => story::tell_unreported(&flow, evidence),

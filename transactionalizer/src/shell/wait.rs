@@ -119,7 +119,7 @@ impl Shell {
             return;
         }
         for (backend, id, answer) in self.prober.handle_ready(ready) {
-            self.engine.handle_probe(backend, id, answer, now(), &self.bytes, &mut self.actions);
+            self.engine.handle_probe(backend, id, answer, now(), &mut self.actions);
         }
         self.act();
     }

@@ -192,7 +192,7 @@ impl World {
 
     pub fn timers(&mut self) {
         let mut out = vec![];
-        self.engine.handle_timers(self.now, &self.log, &mut out);
+        self.engine.handle_timers(self.now, &mut out);
         self.take(out);
     }
 
@@ -211,7 +211,7 @@ impl World {
             let other = backend == b2() && self.b2_lives;
             if let Some(answer) = if other { lives(question) } else { answer(question) } {
                 let mut out = vec![];
-                self.engine.handle_probe(backend, id, answer, self.now, &self.log, &mut out);
+                self.engine.handle_probe(backend, id, answer, self.now, &mut out);
                 self.take(out);
             }
         }
