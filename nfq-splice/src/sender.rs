@@ -222,6 +222,11 @@ impl Sender {
         self.fin = true;
     }
 
+    /// The stream's end is among what is owed.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.fin
+    }
+
     /// More bytes, which others may have sent already: they may be acknowledged, and the path carries them.
     pub fn append_known(&mut self, bytes: &[u8]) {
         if bytes.is_empty() {

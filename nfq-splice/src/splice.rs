@@ -92,6 +92,12 @@ impl Splice {
         !self.kernel && segment.flags().rst() && beyond
     }
 
+    /// All that the backend has to say, its end included, is acknowledged to it and owed to the client: a kernel that has forgotten the
+    /// connection since then answers late acknowledgements with resets.
+    fn is_owed_whole(&self) -> bool {
+        self.debts.as_ref().is_some_and(|debts| debts.to_client.is_closed())
+    }
+
     /// The kernel translates no window scales, cuts no segments, makes no timestamps, and miscalculates checksums of options on odd places.
     /// Nor does it end a handshake: a repeated SYN-ACK would go to the client, whose answer echoes what its first backend said last, and
     /// Linux (6.15 and later) takes no echo older than the SYN-ACK then.
@@ -242,6 +248,10 @@ impl Core {
         }
         if splice.answers_forged(&flow.leg, segment) {
             self.counters.count("rst_of_backend_outside_window_dropped");
+            return Pass::No;
+        }
+        if segment.flags().rst() && splice.is_owed_whole() {
+            self.counters.count("rst_after_end_dropped");
             return Pass::No;
         }
         if !splice.kernel {

@@ -127,6 +127,21 @@ fn an_end_that_the_client_had_no_room_for_comes_with_the_rest() {
 }
 
 /// The fast path records the client's latest segment, perhaps one that its last acknowledgement, which the log has, has overtaken.
+/// Its kernel has forgotten the connection since then, and answers what comes late.
+#[test]
+fn a_reset_behind_an_end_that_is_owed_changes_nothing() {
+    let mut world = World::new(false, true);
+    fail(&mut world);
+    let at = point(&world);
+    answer(&mut world, Flags::FIN);
+    let behind = ALTERNATE_ISN + 2 + (HEAD.len() + FIRST.len()) as u32;
+    let reset = SegmentBuilder { flags: Flags::RST, ..world.backend_segment(2, behind, b"", 2000) };
+    assert!(to(world.client(), &world.receive(&reset.build(), Stage::Raw)).is_empty());
+    assert_eq!(world.counter("rst_after_end_dropped"), 1);
+    let sent = client_says(&mut world, at, 500);
+    assert_eq!(stream(&to(world.client(), &sent)), [(at, FIRST.to_vec())]);
+}
+
 #[test]
 fn a_later_acknowledgement_in_the_log_gives_no_more_room() {
     let left = (11 << 7) - HEAD.len() as u32;
