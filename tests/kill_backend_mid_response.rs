@@ -43,6 +43,23 @@ fn so_does_a_chunked_one() -> Result<()> {
     })
 }
 
+/// The client's chunk is filled with the alternate's content.
+#[test]
+fn so_does_one_that_the_alternate_cuts_into_other_chunks() -> Result<()> {
+    for path in [Path::Kernel, Path::Userspace] {
+        in_lab(&Settings { path, ..Settings::default() }, |lab| {
+            for offset in [1, 3_000_000, 9_000_000] {
+                kill_at(lab, "/uneven/10m", offset)?;
+            }
+            kill_at(lab, "/uneven/300m", SIZE / 3)?;
+            let rechunked = lab.proxy_status()?.counters.get("responses_rechunked").copied();
+            ensure!(rechunked >= Some(1), "{rechunked:?} responses in other chunks");
+            Ok(())
+        })?;
+    }
+    Ok(())
+}
+
 #[test]
 fn so_does_one_without_the_fast_path() -> Result<()> {
     for path in [Path::Kernel, Path::Userspace] {

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `/files/SIZE` | a document, with Content-Length, `ETag`, ranges |
 //! | `/chunked/SIZE` | the same bytes in chunks of 32 KiB, the same on every server |
+//! | `/uneven/SIZE` | the same in chunks of another length on each server |
 //! | `/differs/1m`, `/differs/10m` | see [`documents`](crate::documents) |
 //! | `/padded/SIZE` | a document after a head of more than 3,000 bytes |
 //! | `/slow` | `slow`, after 10 ms |
@@ -150,6 +151,7 @@ pub fn check_installed() -> Result<()> {
 fn configuration(dir: &Path, documents: &Path, node: Node, echo: &str, settings: &Settings) -> String {
     let send_buffer = settings.send_buffer.map(|bytes| format!(" sndbuf={bytes}")).unwrap_or_default();
     let any = if settings.ipv6 { "[::]:" } else { "" };
+    let uneven = 20 + 7 * Node::BACKENDS.iter().position(|other| *other == node).unwrap_or_default();
     let padding = "padding ".repeat(PADDING / 8);
     let application = if settings.php { application(dir) } else { String::new() };
     let (dir, documents) = (dir.display(), documents.display());
@@ -188,6 +190,13 @@ http {{
             alias {documents}/files/;
             sendfile off;
             output_buffers 1 32k;
+            add_after_body /files/0;
+            addition_types *;
+        }}
+        location /uneven/ {{
+            alias {documents}/files/;
+            sendfile off;
+            output_buffers 1 {uneven}k;
             add_after_body /files/0;
             addition_types *;
         }}

@@ -53,8 +53,11 @@ pub fn await_condition(
 
 /// SHA-256 of a document, by its path like `/files/1m`, as the backend would serve it untouched.
 pub fn hash_of(path: &str) -> Result<String> {
-    let name =
-        path.trim_start_matches("/chunked/").trim_start_matches("/padded/").trim_start_matches("/files/");
+    let name = path
+        .trim_start_matches("/chunked/")
+        .trim_start_matches("/uneven/")
+        .trim_start_matches("/padded/")
+        .trim_start_matches("/files/");
     let mut file = std::fs::File::open(documents::tree()?.join("files").join(name))?;
     let mut hash = Sha256::new();
     std::io::copy(&mut file, &mut hash)?;

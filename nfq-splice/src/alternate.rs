@@ -81,7 +81,9 @@ impl Recovery {
     /// window has no room for. Any other client gets whole segments anyway.
     fn window(&self, leg: &ClientLeg, taking: &TakingIn, mss: u16) -> u32 {
         let segment = u32::from(mss);
-        let room = leg.room(self.point + self.bridge.length() as u32).min(SURPLUS).max(segment);
+        let before = self.bridge.length().saturating_add(taking.comparison.longest_joint());
+        let before = u32::try_from(before).unwrap_or(u32::MAX);
+        let room = leg.room(self.point).saturating_sub(before).min(SURPLUS).max(segment);
         let most = match self.order.client_window.most {
             most @ 1.. if most < SMALL_WINDOW * segment => u64::from(most),
             _ => TAKE_IN_WINDOW,
@@ -364,7 +366,7 @@ impl Core {
 /// What the alternate sends behind p goes to the client from here, as far as the bridge reaches. `p`: bytes taken in before.
 fn cross(bridge: &mut Bridge, resend: &mut Sender, p: u64, at: u64, data: &[u8]) -> Verdict {
     match bridge.push(at, data) {
-        Ok(new) => resend.append_known(&new),
+        Ok(()) => resend.append_known(bridge.give()),
         Err(place) => {
             return Verdict::Mismatch {
                 at: p + place,

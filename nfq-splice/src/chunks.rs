@@ -10,6 +10,8 @@ use xxhash_rust::xxh3::Xxh3;
 
 /// Bytes that the proxy delivers at most: of a larger chunk the client is reset.
 const MAX_JOINT: usize = 256 << 10;
+/// The longest end of a chunk and size of the next one: sixteen digits between line ends.
+const MAX_SIZE_LINE: u64 = 20;
 
 /// An alternate's chunked body, from its beginning.
 pub(crate) struct Rechunked {
@@ -77,6 +79,11 @@ impl Rechunked {
         self.step == Step::Joined
     }
 
+    /// The content that the client has is equal.
+    pub(crate) fn is_compared(&self) -> bool {
+        !matches!(self.step, Step::Compare(_) | Step::Differs)
+    }
+
     /// The client has other content, or its framing leaves no room for this.
     pub(crate) fn differs(&self) -> bool {
         self.step == Step::Differs
@@ -89,14 +96,24 @@ impl Rechunked {
 
     /// Bytes at least that the alternate sends before both streams are the same.
     pub(crate) fn lacking(&self) -> u64 {
-        let open = match self.expected.place {
-            ChunkPlace::Size(bytes) | ChunkPlace::SizeLf(bytes) | ChunkPlace::Content(bytes) => bytes,
-            ChunkPlace::ContentEnd | ChunkPlace::ContentLf | ChunkPlace::Last | ChunkPlace::LastLf => 0,
-        };
-        match self.step {
-            Step::Compare(bytes) => bytes.saturating_add(open),
-            Step::Fill(bytes) => bytes,
-            Step::Size | Step::Last | Step::End | Step::Joined | Step::Differs => 0,
+        let compared = if let Step::Compare(bytes) = self.step { bytes } else { 0 };
+        compared.saturating_add(self.open())
+    }
+
+    /// As long as the joint may become, bytes.
+    pub(crate) fn longest_joint(&self) -> u64 {
+        (self.joint.len() as u64).saturating_add(self.open()).saturating_add(MAX_SIZE_LINE)
+    }
+
+    /// What the client's chunk lacks.
+    fn open(&self) -> u64 {
+        match (self.step, self.expected.place) {
+            (
+                Step::Compare(_),
+                ChunkPlace::Size(bytes) | ChunkPlace::SizeLf(bytes) | ChunkPlace::Content(bytes),
+            )
+            | (Step::Fill(bytes), _) => bytes,
+            _ => 0,
         }
     }
 

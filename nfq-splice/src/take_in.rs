@@ -9,6 +9,9 @@ use crate::message_end::MessageEnd;
 
 /// Longest head an alternate may answer a `Range` request with, bytes.
 const MAX_HEAD: usize = 64 << 10;
+/// Bytes between the last of the content and the next: if more of the logged body are left, it was in other chunks. Extensions
+/// may be longer; then the content alone counts, too.
+const LONGEST_SIZE_LINE: u64 = 64;
 /// Bytes shown of each side of a mismatch.
 const CONTEXT: usize = 32;
 
@@ -119,11 +122,15 @@ impl Comparison {
     pub fn lacking(&self) -> u64 {
         match &self.expected {
             TakeIn::Nothing => 0,
-            TakeIn::Prefix(_) if self.other_chunks.is_some() => {
-                self.rechunked.as_ref().map_or(0, |rechunked| rechunked.lacking())
-            }
             TakeIn::Prefix(Prefix { head, body_bytes, .. }) => {
-                (head.len() as u64).saturating_add(*body_bytes).saturating_sub(self.taken)
+                let as_sent = (head.len() as u64).saturating_add(*body_bytes).saturating_sub(self.taken);
+                let content = self.rechunked.as_ref().map(|rechunked| rechunked.lacking());
+                match content {
+                    Some(content) if self.other_chunks.is_some() => content,
+                    // In longer chunks it comes with fewer bytes.
+                    Some(content) => as_sent.min(content),
+                    None => as_sent,
+                }
             }
             TakeIn::Range { overlap, .. } => (overlap.len() as u64).saturating_sub(self.body),
         }
@@ -132,6 +139,11 @@ impl Comparison {
     /// Bytes taken in so far.
     pub fn taken(&self) -> u64 {
         self.taken
+    }
+
+    /// Bytes that may come between those that the client has and the alternate's own.
+    pub(crate) fn longest_joint(&self) -> u64 {
+        self.rechunked.as_ref().map_or(0, |rechunked| rechunked.longest_joint())
     }
 
     /// What the client gets between the bytes that it has and the alternate's: other chunks' end and beginning. `None`: nothing,
@@ -228,6 +240,12 @@ impl Comparison {
                 note_difference((tail, tail_at), (now, self.body), &mut self.differs);
                 if let Some(rechunked) = &mut self.rechunked {
                     let used = rechunked.push(now);
+                    let left = body_bytes - self.body - used as u64;
+                    if rechunked.is_compared() && left > LONGEST_SIZE_LINE {
+                        self.taken += used as u64;
+                        let at = (head.len() as u64).saturating_add(self.body);
+                        return self.judge_content(mismatch(at, (&[], 0), &[]), Some(&[]));
+                    }
                     rechunked.append(now.get(used..).unwrap_or_default());
                 }
                 let behind = data.get(now.len()..).filter(|_| end.is_none());
