@@ -302,6 +302,29 @@ fn the_next_logger_is_told_of_fences_before_it_is_asked_whether_they_hold() {
     assert_eq!(again, [Action::Fence(conn.flow)], "nothing is left to be asked");
 }
 
+/// Its SYN has lifted the fence, and its SYN-ACK is under way: a fence would take that SYN for its own connection's.
+#[test]
+fn what_is_being_opened_anew_is_not_fenced_again() {
+    let mut world = World::new();
+    world.fences_are_slow = true;
+    let first = conn(5000, b1());
+    let asked = half(&mut world, first);
+    world.backend_flags(first, Flags::FIN, 500, b"", asked).unwrap();
+    world.syn(first);
+    let mut again = vec![];
+    world.engine.fence_again(&mut again);
+    assert_eq!(
+        again,
+        [Action::Fence(first.flow), Action::Barrier(1)],
+        "that SYN may have passed before the fence"
+    );
+    world.fenced();
+    world.syn(Conn { client_isn: first.client_isn + 1000, ..first });
+    again.clear();
+    world.engine.fence_again(&mut again);
+    assert_eq!(again, []);
+}
+
 /// A restarted transactionalizer takes a client's SYN to an earlier backend that was logged late for its move there: it may be
 /// wrong, and has fenced nothing.
 #[test]

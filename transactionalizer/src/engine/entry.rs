@@ -94,7 +94,7 @@ pub(super) struct Entry {
     pub(super) late: Option<Box<Late>>,
     /// Its backend has been fenced under this barrier; it is reported when the fence holds.
     pub(super) failing: Option<u64>,
-    /// The logger was told to fence it.
+    /// The logger was told to fence it, and has let no SYN pass since that was in force.
     pub(super) fenced: bool,
     /// What the client sends into the fence; absent before there is something, or a report.
     pub(super) swallowing: Option<Box<Swallowing>>,

@@ -65,6 +65,8 @@ impl Engine {
                 State::Open(connection) if connection.client_isn() == embryo.isn && !connection.is_reset()
             );
             entry.embryo = (!repeated).then(|| Box::new(embryo));
+            // Only a SYN lifts the logger's fence. One that passed before it held lifts nothing.
+            entry.fenced &= entry.failing.is_some();
         }
     }
 
