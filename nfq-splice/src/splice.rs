@@ -88,8 +88,8 @@ impl Splice {
     /// (RFC 9293 §3.10.7.4). The client ignores it: it lies outside its window.
     fn answers_forged(&self, leg: &ClientLeg, segment: &TcpSegment<'_>) -> bool {
         let seq = segment.seq() + self.delta;
-        let beyond = self.window.is_some_and(|window| window.is_beyond(seq, leg.max_window));
-        !self.kernel && segment.flags().rst() && beyond
+        let outside = self.window.is_some_and(|window| window.is_outside(seq, leg.max_window));
+        !self.kernel && segment.flags().rst() && outside
     }
 
     /// All that the backend has to say, its end included, is acknowledged to it and owed to the client: a kernel that has forgotten the

@@ -105,10 +105,10 @@ impl Window {
         }
     }
 
-    /// A backend's reset at `seq` lies beyond all that it may have sent to a client that offered `max_window` bytes.
-    pub(crate) fn is_beyond(&self, seq: Seq, max_window: u32) -> bool {
-        let most = i32::try_from(max_window.max(self.unsure)).unwrap_or(i32::MAX).max(LEAST_WINDOW);
-        seq.since(self.server_end) > most
+    /// A backend's reset at `seq` lies outside all that it may have sent to a client that offered `max_window` bytes, or that this one
+    /// may have acknowledged of late.
+    pub(crate) fn is_outside(&self, seq: Seq, max_window: u32) -> bool {
+        seq.since(self.server_end).unsigned_abs() > max_window.max(self.unsure).max(LEAST_WINDOW as u32)
     }
 
     /// How a reset of the client is to be taken.
