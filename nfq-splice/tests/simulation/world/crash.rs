@@ -1,6 +1,7 @@
 //! The daemon dies at any step: with a packet in hand, between two of its actions; and comes back after a while.
 
-use cluster::control::ConnectionStatus;
+use cluster::control::{ConnectionStatus, FromProxy, Outcome};
+use nfq_splice::Action;
 
 use super::*;
 
@@ -38,8 +39,8 @@ impl World {
                 }
             }
         }
-        if self.scenario.differs() || !self.dated.is_empty() {
-            self.excuse_unknown();
+        while let Some(action) = self.engine.poll_action() {
+            self.judge_untold(&action);
         }
         self.session += 1;
         self.leave_answers();
@@ -64,14 +65,10 @@ impl World {
             && !self.scenario.secrets_lost
     }
 
-    /// The reset for a mismatch may have been about to leave.
-    fn excuse_unknown(&mut self) {
-        for client in self.clients.iter().filter(|client| client.phase == Phase::Running) {
-            let address = client_address(client.port);
-            let known = self.engine.status().connections.iter().any(|known| known.client == address);
-            if !known && !self.kernel.entries.contains_key(&address) {
-                self.excuses.insert(address, "mismatch".to_owned());
-            }
+    /// A mismatch that the daemon had found, and died before it said so: its client is lost.
+    pub(super) fn judge_untold(&mut self, action: &Action) {
+        if let Action::Tell(FromProxy::Ended { id, outcome: outcome @ Outcome::Mismatch { .. } }) = action {
+            self.judge_outcome(*id, outcome);
         }
     }
 

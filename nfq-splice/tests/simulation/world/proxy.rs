@@ -156,7 +156,7 @@ impl World {
         let anew = std::mem::take(&mut self.deferred) || anew;
         while let Some(action) = self.engine.poll_action() {
             if self.dies_now() {
-                return;
+                return self.judge_untold(&action);
             }
             match action {
                 // An ICMP error: hosts judge it by numbers that are wrong, or do not care.
@@ -227,31 +227,35 @@ impl World {
     pub(super) fn told(&mut self, message: FromProxy) {
         self.note(|| format!("TOLD {message:?}"));
         if let FromProxy::Ended { id, outcome } = &message {
-            match outcome {
-                Outcome::Respliced { .. } => self.resplices += 1,
-                Outcome::Mismatch { .. } if self.dated.contains(id) => {
-                    self.excuse_order(*id, "another date behind a hole");
-                }
-                // An alternate that failed, too, has sent the client its own date in the hole.
-                Outcome::Mismatch { at, .. } if self.scenario.kills.len() > 1 && self.in_date(*id, *at) => {
-                    self.excuse_order(*id, "another date in a hole");
-                }
-                Outcome::Mismatch { .. } if self.scenario.rechunks() && self.holed_client(*id).is_some() => {
-                    self.excuse_order(*id, "other chunks behind a hole");
-                }
-                Outcome::Mismatch { .. } if self.scenario.differs() => self.excuse_order(*id, "mismatch"),
-                // The manager forgets the failure of a backend that the proxy has meanwhile chosen itself.
-                Outcome::Elsewhere(_) if self.scenario.kills.len() > 1 => {
-                    self.excuse_order(*id, "failed twice before it was connected");
-                }
-                Outcome::Mismatch { .. } => {
-                    self.checks.fail(format!("mismatch between equal backends: {message:?}"));
-                }
-                _ => {}
-            }
+            self.judge_outcome(*id, outcome);
         }
         let at = self.now + self.scenario.control_delay;
         self.schedule(at, Event::FromProxy(message));
+    }
+
+    pub(super) fn judge_outcome(&mut self, id: u64, outcome: &Outcome) {
+        match outcome {
+            Outcome::Respliced { .. } => self.resplices += 1,
+            Outcome::Mismatch { .. } if self.dated.contains(&id) => {
+                self.excuse_order(id, "another date behind a hole");
+            }
+            // An alternate that failed, too, has sent the client its own date in the hole.
+            Outcome::Mismatch { at, .. } if self.scenario.kills.len() > 1 && self.in_date(id, *at) => {
+                self.excuse_order(id, "another date in a hole");
+            }
+            Outcome::Mismatch { .. } if self.scenario.rechunks() && self.holed_client(id).is_some() => {
+                self.excuse_order(id, "other chunks behind a hole");
+            }
+            Outcome::Mismatch { .. } if self.scenario.differs() => self.excuse_order(id, "mismatch"),
+            // The manager forgets the failure of a backend that the proxy has meanwhile chosen itself.
+            Outcome::Elsewhere(_) if self.scenario.kills.len() > 1 => {
+                self.excuse_order(id, "failed twice before it was connected");
+            }
+            Outcome::Mismatch { .. } => {
+                self.checks.fail(format!("mismatch between equal backends: {outcome:?}"));
+            }
+            _ => {}
+        }
     }
 
     /// The client's log had a hole, and the position is in the date of one of its answers.
