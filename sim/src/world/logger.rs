@@ -24,6 +24,8 @@ pub(super) struct Logger {
     held: BTreeMap<u32, Packet>,
     /// Flows fenced, until their client opens them anew: by the record of this number.
     fenced: BTreeMap<Flow, u64>,
+    /// The last reset from the proxy's side of each flow, and whether a SYN has come since.
+    resets: BTreeMap<Flow, (u64, bool)>,
 }
 
 impl Logger {
@@ -37,6 +39,7 @@ impl Logger {
             next_packet: 0,
             held: BTreeMap::new(),
             fenced: BTreeMap::new(),
+            resets: BTreeMap::new(),
         }
     }
 
@@ -85,6 +88,7 @@ impl World {
                 self.commit(&packet, flags, None, None);
                 self.excuse_without_judge(&packet);
                 self.excuse_reset_twice(&packet);
+                self.excuse_late_copy(&packet);
             }
             Decision::AcceptLeavingOut { flags, headers, left_out } => {
                 self.commit(&packet, flags, None, Some((headers, left_out)));
@@ -238,6 +242,25 @@ impl World {
         let believed = !self.backends[number].was_killed || !self.has_judge();
         if flags.rst() && believed && self.resets_twice() {
             self.excuse(packet_client(packet), "a copy of the reset of one handshake hit the next one");
+        }
+    }
+
+    /// A copy of the proxy's own reset comes after the SYN that follows it: an alternate that is asked again is sent the same numbers,
+    /// and believes it. To the log that is the client's end, so that nobody asks for the connection any more.
+    fn excuse_late_copy(&mut self, packet: &Packet) {
+        let Ok(segment) = TcpSegment::parse(&packet.bytes) else { return };
+        let (flow, flags) =
+            (Flow { client: segment.source(), backend: segment.destination() }, segment.flags());
+        let before = self.logger.resets.get_mut(&flow);
+        match before {
+            Some((_, begun)) if flags.syn() => *begun = true,
+            Some((born, true)) if flags.rst() && *born == packet.born => {
+                self.excuse(flow.client, "a copy of the reset of one attempt hit the next one");
+            }
+            _ if flags.rst() && packet.from_backend.is_none() => {
+                self.logger.resets.insert(flow, (packet.born, false));
+            }
+            _ => {}
         }
     }
 
