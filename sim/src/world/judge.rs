@@ -8,6 +8,7 @@
 use super::*;
 use cluster::config::PoolState;
 
+use crate::addresses::backend_number;
 use crate::content::Request;
 
 impl World {
@@ -91,18 +92,31 @@ impl World {
 
     /// With two backends gone, lost handshakes with the third may leave none: that is answered, too.
     pub(super) fn excuse_no_backend(&mut self) {
-        if self.failed_backends() < 2 {
+        let answered = |client: &Client| {
+            client
+                .violation
+                .as_ref()
+                .is_some_and(|why| why.contains("502 Bad Gateway") || why.contains("503 Service Unavailable"))
+        };
+        if !self.clients.iter().any(answered) || self.gone_backends() < 2 {
             return;
         }
-        for client in &mut self.clients {
-            let answered =
-                |why: &String| why.contains("502 Bad Gateway") || why.contains("503 Service Unavailable");
-            if client.violation.as_ref().is_some_and(answered) {
-                client.violation = None;
-                client.phase = Phase::Cut("no backend".to_owned());
-                self.excuses.insert(client_address(client.port), "no backend answers".to_owned());
-            }
+        for client in self.clients.iter_mut().filter(|client| answered(client)) {
+            client.violation = None;
+            client.phase = Phase::Cut("no backend".to_owned());
+            self.excuses.insert(client_address(client.port), "no backend answers".to_owned());
         }
+    }
+
+    /// Those that have failed, and those that look so because a link loses what they are asked.
+    fn gone_backends(&self) -> usize {
+        let lossy = self.scenario.links[2].loss > 0;
+        let status = self.reader.engine.status();
+        let suspected = status.backends.iter().filter(|(_, up)| lossy && !up);
+        let suspected: BTreeSet<usize> =
+            suspected.filter_map(|(address, _)| backend_number(*address)).collect();
+        let backends = self.backends.iter().enumerate();
+        backends.filter(|(number, state)| state.failed || suspected.contains(number)).count()
     }
 
     /// Each backend has its own state.
