@@ -57,6 +57,8 @@ impl Rechunked {
                 Step::Size if self.meets_size() => self.join(),
                 Step::Last if self.framing.place() == Some(ChunkPlace::Last) => self.join(),
                 Step::End if self.framing.complete() => self.join(),
+                // It ends before the client's chunk does.
+                _ if self.framing.complete() => self.differ(),
                 _ if rest.is_empty() => break,
                 Step::Compare(_) | Step::Fill(_) => self.take_content(rest),
                 Step::Size | Step::Last | Step::End => self.take_framing(rest),
@@ -122,8 +124,7 @@ impl Rechunked {
         let (Step::Compare(most) | Step::Fill(most)) = self.step else { return 0 };
         let most = usize::try_from(most).unwrap_or(usize::MAX);
         let Ok((taken @ 1.., is_content)) = self.framing.next(rest.get(..most).unwrap_or(rest)) else {
-            self.step = Step::Differs;
-            return 0;
+            return self.differ();
         };
         let run = rest.get(..taken).unwrap_or_default();
         match &mut self.step {
@@ -146,15 +147,18 @@ impl Rechunked {
         if matches!(self.framing.next(byte), Ok((1, false))) {
             return 1;
         }
-        // The alternate has more content than the client, or its body is over.
+        // The alternate has more content than the client.
+        self.differ()
+    }
+
+    fn differ(&mut self) -> usize {
         self.step = Step::Differs;
         0
     }
 
     fn compared(&mut self) -> usize {
         if self.hash.digest128() != self.expected.content.hash {
-            self.step = Step::Differs;
-            return 0;
+            return self.differ();
         }
         let (completion, step): (&[u8], _) = match self.expected.place {
             ChunkPlace::Size(0) => (b"", Step::Size),

@@ -1,6 +1,7 @@
 //! Whether the alternate's answer is the one that the client has seen, however it is cut into pieces.
 
-use cluster::control::{Prefix, Stretch, TakeIn};
+use cluster::control::{ChunkedContent, Prefix, Stretch, TakeIn};
+use http1::ChunkPlace;
 use nfq_splice::take_in::{Comparison, Verdict};
 use xxhash_rust::xxh3::xxh3_128;
 
@@ -275,5 +276,70 @@ fn stretches_are_compared_as_far_as_their_hashes_are_known() {
             let Verdict::Mismatch { at, .. } = verdict(changed) else { panic!("byte {changed}") };
             assert_eq!(at, head + start);
         }
+    }
+}
+
+const CHUNKED: &str =
+    "HTTP/1.1 200 OK\r\nDate: Tue, 15 Nov 1994 08:12:31 GMT\r\nTransfer-Encoding: chunked\r\n\r\n";
+
+/// Logged: `body`, of which the content is `content`, broken off at `place`.
+fn in_chunks(body: &[u8], content: &[u8], place: ChunkPlace) -> TakeIn {
+    let content = Stretch { bytes: content.len() as u64, hash: xxh3_128(content) };
+    TakeIn::Prefix(Prefix {
+        content: Some(ChunkedContent { content, place }),
+        ..whole_of(CHUNKED, true, body)
+    })
+}
+
+/// What the client gets between its own bytes and the alternate's, which come byte by byte.
+fn joint(expected: &TakeIn, alternate: &[u8]) -> Option<(Vec<u8>, u64)> {
+    let mut comparison = Comparison::new(expected.clone());
+    for byte in [CHUNKED.as_bytes(), alternate].concat() {
+        match comparison.push(&[byte]) {
+            Verdict::More => {}
+            Verdict::Equal { taken } => {
+                let joint = comparison.joint().unwrap_or_default().to_vec();
+                return Some((joint, taken - CHUNKED.len() as u64));
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    None
+}
+
+#[test]
+fn the_same_content_in_other_chunks_goes_on() {
+    // The client has a part of a chunk of eight.
+    let expected = in_chunks(b"8\r\nabcd", b"abcd", ChunkPlace::Content(4));
+    let cases: [(&[u8], &[u8], u64); 4] = [
+        // As it was sent: nothing comes between.
+        (b"8\r\nabcdefgh\r\n0\r\n\r\n", b"", 7),
+        // Longer chunks, shorter ones, some of other places.
+        (b"a\r\nabcdefghij\r\n0\r\n\r\n", b"efgh\r\n2\r\n", 11),
+        (b"2\r\nab\r\n2\r\ncd\r\n2\r\nef\r\n2\r\ngh\r\n0\r\n\r\n", b"efgh", 26),
+        (b"5\r\nabcde\r\n5\r\nfghij\r\n0\r\n\r\n", b"efgh\r\n2\r\n", 16),
+    ];
+    for (alternate, between, taken) in cases {
+        assert_eq!(joint(&expected, alternate), Some((between.to_vec(), taken)));
+    }
+}
+
+/// Many small chunks have been logged, the alternate's is one: it is not asked for as many bytes as they were.
+#[test]
+fn longer_chunks_are_known_by_where_the_content_ends() {
+    let logged = b"1\r\na\r\n".repeat(100);
+    let content = [b'a'; 100];
+    let expected = in_chunks(&logged, &content, ChunkPlace::Size(0));
+    assert_eq!(Comparison::new(expected.clone()).lacking(), 100);
+    let alternate = [b"c8\r\n".as_slice(), &[b'a'; 200], b"\r\n0\r\n\r\n"].concat();
+    assert_eq!(joint(&expected, &alternate), Some((b"64\r\n".to_vec(), 104)));
+}
+
+#[test]
+fn other_content_in_other_chunks_is_a_mismatch() {
+    let expected = in_chunks(b"8\r\nabcd", b"abcd", ChunkPlace::Content(4));
+    for alternate in [b"a\r\nabcXefghij\r\n".as_slice(), b"2\r\nab\r\n2\r\ncX", b"6\r\nabcdef\r\n0\r\n\r\n"] {
+        let (verdict, _) = every_split(&expected, &[CHUNKED.as_bytes(), alternate].concat());
+        assert!(matches!(verdict, Verdict::Mismatch { .. }), "{verdict:?}");
     }
 }

@@ -6,9 +6,10 @@ use std::net::SocketAddr;
 
 use cluster::config::Recovery;
 use cluster::control::{
-    ConnectionReport, Flow, LoggedRequest, PartialResponse, PendingRequest, Prefix, Rest, Stretch, Tags,
-    TakeIn,
+    ChunkedContent, ConnectionReport, Flow, LoggedRequest, PartialResponse, PendingRequest, Prefix, Rest,
+    Stretch, Tags, TakeIn,
 };
+use http1::ChunkPlace;
 use recovery_manager::{AlternateState, Plan, Refusal, Steps, plan};
 
 const READ_ONLY: Tags = Tags { deterministic: false, read_only: true, idempotent: false, large_file: false };
@@ -152,6 +153,26 @@ fn a_response_in_progress_is_compared_from_its_first_byte() {
     assert_eq!((head.as_slice(), head_complete, body_bytes), (HEAD.as_bytes(), true, 5000));
     assert_eq!(hashes, [Stretch { bytes: 5000, hash: 42 }]);
     assert_eq!(volatile, ["Date"]);
+}
+
+/// Behind a hole the client has bytes in the failed backend's chunks.
+#[test]
+fn other_chunks_will_do_unless_the_log_has_a_hole() {
+    let content =
+        ChunkedContent { content: Stretch { bytes: 4_900, hash: 43 }, place: ChunkPlace::Content(100) };
+    let mut report = answered(with_request(idle(), GET, READ_ONLY, true), 5000);
+    report.partial.content = Some(content);
+    let offered = |report: &ConnectionReport| {
+        let TakeIn::Prefix(prefix) = steps(report).take_in else { panic!("not compared") };
+        prefix.content
+    };
+    assert_eq!(offered(&report), Some(content));
+    let holed = ConnectionReport { beyond: vec![(10, vec![1])], ..report.clone() };
+    assert_eq!(offered(&holed), None);
+    let more = Stretch { bytes: 5_001, hash: 43 };
+    report.partial.content = Some(ChunkedContent { content: more, ..content });
+    let plan = plan(&report, AlternateState::level_with(7), &[alternate()], &Recovery::default());
+    assert!(matches!(plan, Plan::GiveUp(refusal) if refusal.reason.contains("more content than bytes")));
 }
 
 #[test]

@@ -55,6 +55,7 @@ fn go_on(beginning: &[u8], alternate: &[u8], piece: usize) -> Option<Vec<u8>> {
             break;
         }
     }
+    assert!(rechunked.is_joined() || rechunked.differs(), "the client would wait");
     rechunked.is_joined().then(|| [rechunked.joint(), &alternate[taken..]].concat())
 }
 
