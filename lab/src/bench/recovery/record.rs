@@ -24,7 +24,7 @@ pub(super) enum Fate {
     Wrong(String),
     /// The connection was cut. It had to be only if what was sent may not be repeated.
     Reset { recoverable: bool, after: String },
-    /// It was cut because the two servers chose different chunks, which is refused.
+    /// It was cut because the two servers chose different chunks, where the log had a hole.
     OtherChunks,
     /// Nothing came for too long.
     Hung(String),

@@ -265,7 +265,7 @@ fn of_client(records: &[RecoveryRecord], client: Option<SocketAddr>, failed: Nod
     ours.map(recovered).collect()
 }
 
-/// Where nginx ends a chunk of what PHP sends depends on the moment: no two servers agree.
+/// Where nginx ends a chunk of what PHP sends depends on the moment: no two servers agree. Behind a hole in the log that is refused.
 fn explained(kind: Kind, fate: Fate, recoveries: &[Recovered]) -> Fate {
     let differs = || recoveries.iter().any(|recovered| recovered.outcome.contains("answers differently"));
     if kind == Kind::Stream && matches!(fate, Fate::Reset { .. }) && differs() {
