@@ -104,6 +104,8 @@ pub(crate) struct World {
     answered_before: Answered,
     /// What the engine wants clients to be told, as the shell knows it.
     promise: Option<Promise>,
+    /// When the last message is in the mailbox of the control thread, and of the engine's.
+    posted: [Time; 2],
     key: [u8; 16],
     /// Daemons before this one that had this key.
     life: u32,
@@ -197,6 +199,7 @@ impl World {
             young: 0,
             answered_before: Answered::default(),
             promise: None,
+            posted: [Time::default(); 2],
             key: KEY,
             life: 0,
             steps: 0,

@@ -14,6 +14,9 @@ use super::*;
 const VALID_MILLIS: (u64, u64) = (4000, 5000);
 /// From one thread of the daemon to another, microseconds.
 const POST: (u64, u64) = (10, 300);
+/// Whose mailbox.
+const CONTROL: usize = 0;
+const ENGINE: usize = 1;
 /// MSS, SACK-permitted, timestamps and window scale.
 const USUAL: [u8; 4] = [2, 3, 4, 8];
 
@@ -55,13 +58,16 @@ impl World {
         let promise = self.engine.promise();
         if !self.down && self.scenario.program_answers() && self.promise != Some(promise) {
             self.promise = Some(promise);
-            let at = self.post();
+            let at = self.post(CONTROL);
             self.schedule(at, Event::Answer(self.session, promise));
         }
     }
 
-    fn post(&mut self) -> Time {
-        self.now + Duration::from_micros(self.rng.between(POST.0, POST.1))
+    /// When it is there. A mailbox keeps the order.
+    fn post(&mut self, mailbox: usize) -> Time {
+        let at = self.now + Duration::from_micros(self.rng.between(POST.0, POST.1));
+        self.posted[mailbox] = self.posted[mailbox].max(at);
+        self.posted[mailbox]
     }
 
     pub(super) fn answer(&mut self, promise: Promise) {
@@ -80,7 +86,7 @@ impl World {
         };
         self.fast.answer(&answers);
         self.fast.know_backends(&std::array::from_fn::<_, BACKENDS, _>(sim::addresses::backend));
-        let at = self.post();
+        let at = self.post(ENGINE);
         self.schedule(at, Event::Promised(self.session, promise));
     }
 
@@ -132,4 +138,11 @@ fn options_are_moved() {
     other[44..60].copy_from_slice(&[3, 3, 3, 4, 2, 8, 10, 0, 0, 0, 7, 0, 0, 0, 0, 0]);
     packet::fill_checksum(&mut other).unwrap();
     assert_eq!(as_linux_has_them(other), usual);
+}
+
+#[test]
+fn mailboxes_keep_the_order() {
+    let mut world = World::new(1, false);
+    let posted: Vec<Time> = (0..100).map(|_| world.post(CONTROL)).collect();
+    assert!(posted.is_sorted());
 }
