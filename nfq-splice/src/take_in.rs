@@ -1,10 +1,11 @@
 //! Comparing the alternate's first bytes with what the client already has (paper §3.4, §4.3; design §6 step 6).
 
-use cluster::control::{Prefix, Stretch, TakeIn};
+use cluster::control::{Prefix, TakeIn};
 use http1::{ContentRange, compare_heads};
-use xxhash_rust::xxh3::Xxh3;
 
+use crate::body_hash::BodyHash;
 use crate::chunks::Rechunked;
+use crate::difference::{mismatch, note_difference};
 use crate::message_end::MessageEnd;
 
 /// Longest head an alternate may answer a `Range` request with, bytes.
@@ -12,8 +13,6 @@ const MAX_HEAD: usize = 64 << 10;
 /// Bytes between the last of the content and the next: if more of the logged body are left, it was in other chunks. Extensions
 /// may be longer; then the content alone counts, too.
 const LONGEST_SIZE_LINE: u64 = 64;
-/// Bytes shown of each side of a mismatch.
-const CONTEXT: usize = 32;
 
 /// What the bytes so far mean.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,43 +37,6 @@ pub enum Verdict {
     },
     /// The answer is not what was asked for, but nothing shows that the bytes would differ.
     Unfit(String),
-}
-
-/// A body's stretches as they come.
-#[derive(Default)]
-struct BodyHash {
-    hash: Xxh3,
-    /// Bytes in `hash`.
-    hashed: u64,
-    /// Stretches that were equal, and their bytes.
-    equal: (usize, u64),
-}
-
-impl BodyHash {
-    /// Takes the next bytes of the body; `Err`: the stretch that begins there has other bytes than `expected`.
-    fn push(&mut self, mut data: &[u8], expected: &[Stretch]) -> Result<(), u64> {
-        while let Some(stretch) = expected.get(self.equal.0) {
-            let lacking = usize::try_from(stretch.bytes - self.hashed).unwrap_or(usize::MAX);
-            let (now, later) = data.split_at(lacking.min(data.len()));
-            self.hash.update(now);
-            self.hashed += now.len() as u64;
-            data = later;
-            if self.hashed < stretch.bytes {
-                return Ok(());
-            }
-            let (count, start) = self.equal;
-            if self.hash.digest128() != stretch.hash {
-                return Err(start);
-            }
-            *self = Self { equal: (count + 1, start.saturating_add(stretch.bytes)), ..Self::default() };
-        }
-        Ok(())
-    }
-
-    /// Bytes of the stretch that is being hashed, or differs.
-    fn stretch(&self, stretches: &[Stretch]) -> u64 {
-        stretches.get(self.equal.0).map_or(0, |stretch| stretch.bytes)
-    }
 }
 
 /// A comparison in progress.
@@ -226,68 +188,80 @@ impl Comparison {
     }
 
     fn push_body(&mut self, data: &[u8]) -> Verdict {
-        if self.other_chunks.is_some() {
-            return self.push_content(data);
-        }
         match &self.expected {
             TakeIn::Nothing => Verdict::Equal { taken: 0 },
-            TakeIn::Prefix(Prefix { head, body_bytes, hashes, tail, .. }) => {
-                let need = usize::try_from(body_bytes - self.body).unwrap_or(usize::MAX).min(data.len());
-                let now = data.get(..need).unwrap_or_default();
-                let end = self.end.find(now);
-                let now = now.get(..end.unwrap_or(need)).unwrap_or_default();
-                let tail_at = body_bytes.saturating_sub(tail.len() as u64);
-                note_difference((tail, tail_at), (now, self.body), &mut self.differs);
-                if let Some(rechunked) = &mut self.rechunked {
-                    let used = rechunked.push(now);
-                    let left = body_bytes - self.body - used as u64;
-                    if rechunked.is_compared() && left > LONGEST_SIZE_LINE {
-                        self.taken += used as u64;
-                        let at = (head.len() as u64).saturating_add(self.body);
-                        return self.judge_content(mismatch(at, (&[], 0), &[]), Some(&[]));
-                    }
-                    rechunked.append(now.get(used..).unwrap_or_default());
-                }
-                let behind = data.get(now.len()..).filter(|_| end.is_none());
-                if let Err(start) = self.hash.push(now, hashes) {
-                    let end = start.saturating_add(self.hash.stretch(hashes));
-                    let found = self.differs.take().filter(|(at, _)| (start..end).contains(at));
-                    let (at, alternate) = found.unwrap_or((start, Vec::new()));
-                    let known = at.checked_sub(tail_at).filter(|_| !alternate.is_empty());
-                    let place = known.map_or(tail.len(), |place| place as usize);
-                    let differs = mismatch((head.len() as u64).saturating_add(at), (tail, place), &alternate);
-                    self.taken += now.len() as u64;
-                    return self.judge_content(differs, behind);
-                }
-                self.body += now.len() as u64;
-                self.taken += now.len() as u64;
-                if self.body >= *body_bytes {
-                    Verdict::Equal { taken: self.taken }
-                } else if end.is_some() {
-                    let differs = mismatch((head.len() as u64).saturating_add(self.body), (&[], 0), &[]);
-                    self.judge_content(differs, behind)
-                } else {
-                    Verdict::More
-                }
-            }
-            TakeIn::Range { overlap, first, .. } => {
-                let rest = overlap.get(self.body as usize..).unwrap_or_default();
-                let need = rest.len().min(data.len());
-                let differs = rest.iter().zip(data).position(|(logged, alternate)| logged != alternate);
-                if let Some(at) = differs {
-                    let place = self.body as usize + at;
-                    return mismatch(
-                        first.saturating_add(place as u64),
-                        (overlap, place),
-                        data.get(at..).unwrap_or_default(),
-                    );
-                }
-                self.body += need as u64;
-                self.taken += need as u64;
-                if need < rest.len() { Verdict::More } else { Verdict::Equal { taken: self.taken } }
-            }
+            TakeIn::Prefix(_) if self.other_chunks.is_some() => self.push_content(data),
+            TakeIn::Prefix(_) => self.push_as_sent(data),
+            TakeIn::Range { .. } => self.push_overlap(data),
         }
     }
+
+    fn push_overlap(&mut self, data: &[u8]) -> Verdict {
+        let TakeIn::Range { overlap, first, .. } = &self.expected else { return Verdict::More };
+        let rest = overlap.get(self.body as usize..).unwrap_or_default();
+        let need = rest.len().min(data.len());
+        let differs = rest.iter().zip(data).position(|(logged, alternate)| logged != alternate);
+        if let Some(at) = differs {
+            let place = self.body as usize + at;
+            let alternate = data.get(at..).unwrap_or_default();
+            return mismatch(first.saturating_add(place as u64), (overlap, place), alternate);
+        }
+        self.body += need as u64;
+        self.taken += need as u64;
+        if need < rest.len() { Verdict::More } else { Verdict::Equal { taken: self.taken } }
+    }
+
+    /// The whole body, chunk framing included.
+    fn push_as_sent(&mut self, data: &[u8]) -> Verdict {
+        let TakeIn::Prefix(Prefix { head, body_bytes, hashes, tail, .. }) = &self.expected else {
+            return Verdict::More;
+        };
+        let place = |at: u64| (head.len() as u64).saturating_add(at);
+        let need = usize::try_from(body_bytes - self.body).unwrap_or(usize::MAX).min(data.len());
+        let now = data.get(..need).unwrap_or_default();
+        let end = self.end.find(now);
+        let now = now.get(..end.unwrap_or(need)).unwrap_or_default();
+        let behind = data.get(now.len()..).filter(|_| end.is_none());
+        let tail_at = body_bytes.saturating_sub(tail.len() as u64);
+        note_difference((tail, tail_at), (now, self.body), &mut self.differs);
+        if let Some(used) = follow(self.rechunked.as_deref_mut(), now, body_bytes - self.body) {
+            let differs = mismatch(place(self.body), (&[], 0), &[]);
+            self.taken += used as u64;
+            return self.judge_content(differs, Some(&[]));
+        }
+        let hashed = self.hash.push(now, hashes);
+        self.body += now.len() as u64;
+        self.taken += now.len() as u64;
+        if let Err(start) = hashed {
+            let end = start.saturating_add(self.hash.stretch(hashes));
+            let found = self.differs.take().filter(|(at, _)| (start..end).contains(at));
+            let (at, alternate) = found.unwrap_or((start, Vec::new()));
+            let known = at.checked_sub(tail_at).filter(|_| !alternate.is_empty());
+            let in_tail = known.map_or(tail.len(), |place| place as usize);
+            let differs = mismatch(place(at), (tail, in_tail), &alternate);
+            return self.judge_content(differs, behind);
+        }
+        if self.body >= *body_bytes {
+            Verdict::Equal { taken: self.taken }
+        } else if end.is_some() {
+            let differs = mismatch(place(self.body), (&[], 0), &[]);
+            self.judge_content(differs, behind)
+        } else {
+            Verdict::More
+        }
+    }
+}
+
+/// The same bytes of the body for its content; `left`: bytes of the logged body from there on. `Some`: it was in other chunks, as far more than
+/// a size line is left of it where the content is equal; so many of the bytes have been taken.
+fn follow(rechunked: Option<&mut Rechunked>, now: &[u8], left: u64) -> Option<usize> {
+    let rechunked = rechunked?;
+    let used = rechunked.push(now);
+    if rechunked.is_compared() && left.saturating_sub(used as u64) > LONGEST_SIZE_LINE {
+        return Some(used);
+    }
+    rechunked.append(now.get(used..).unwrap_or_default());
+    None
 }
 
 impl Comparison {
@@ -319,36 +293,4 @@ impl Comparison {
 fn fits(range: Option<ContentRange>, first: u64, complete: u64) -> bool {
     let wanted = ContentRange { first, last: complete.saturating_sub(1), complete: Some(complete) };
     range == Some(wanted)
-}
-
-/// `logged` has the differing byte at `place`; behind its end, if that byte is not known.
-fn mismatch(at: u64, (logged, place): (&[u8], usize), alternate: &[u8]) -> Verdict {
-    let some = |bytes: &[u8]| bytes.iter().take(CONTEXT).copied().collect();
-    let known = logged.get(place..).filter(|rest| !rest.is_empty());
-    let before = known.and(logged.get(place.saturating_sub(CONTEXT)..place)).unwrap_or_default();
-    Verdict::Mismatch {
-        at,
-        before: before.to_vec(),
-        logged: some(known.unwrap_or_default()),
-        alternate: some(alternate),
-    }
-}
-
-/// Compares `now`, which begins at `body`, with the logged `tail`, which begins at `tail_at`, as far as they overlap.
-fn note_difference(
-    (tail, tail_at): (&[u8], u64),
-    (now, body): (&[u8], u64),
-    differs: &mut Option<(u64, Vec<u8>)>,
-) {
-    if let Some((_, bytes)) = differs {
-        bytes.extend(now.iter().take(CONTEXT.saturating_sub(bytes.len())));
-        return;
-    }
-    let skipped = tail_at.saturating_sub(body) as usize;
-    let logged = tail.get(body.saturating_sub(tail_at) as usize..).unwrap_or_default();
-    let other = now.get(skipped..).unwrap_or_default();
-    if let Some(at) = logged.iter().zip(other).position(|(logged, other)| logged != other) {
-        let sent = other.iter().skip(at).take(CONTEXT).copied().collect();
-        *differs = Some((body + (skipped + at) as u64, sent));
-    }
 }
