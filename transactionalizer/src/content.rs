@@ -16,19 +16,13 @@ pub(crate) struct Content {
 
 impl Content {
     /// The next bytes of the body, framing included.
-    pub(crate) fn push(&mut self, mut part: &[u8]) {
-        while !part.is_empty() && !self.lost {
-            let Ok((taken @ 1.., is_content)) = self.framing.next(part) else {
-                self.lost = true;
-                return;
-            };
-            let (now, later) = part.split_at(taken);
-            if is_content {
-                self.hash.update(now);
-                self.bytes += taken as u64;
-            }
-            part = later;
-        }
+    pub(crate) fn push(&mut self, part: &[u8]) {
+        let Self { framing, hash, bytes, .. } = self;
+        let taken = framing.feed_content(part, &mut |run| {
+            hash.update(run);
+            *bytes += run.len() as u64;
+        });
+        self.lost |= taken != Ok(part.len());
     }
 
     /// What came so far; `None`: nothing but the same chunks can follow.

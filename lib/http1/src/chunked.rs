@@ -111,13 +111,24 @@ impl Chunked {
     }
 
     /// Takes what belongs to the body from the beginning of `bytes`; gives how many bytes that is.
-    pub fn feed(&mut self, bytes: &[u8]) -> Result<usize, &'static str> {
+    pub(crate) fn feed(&mut self, bytes: &[u8]) -> Result<usize, &'static str> {
+        self.feed_content(bytes, &mut |_| {})
+    }
+
+    /// The same, with each run of content among them.
+    pub fn feed_content(
+        &mut self,
+        bytes: &[u8],
+        content: &mut dyn FnMut(&[u8]),
+    ) -> Result<usize, &'static str> {
         let mut taken = 0;
         loop {
-            match self.next(bytes.get(taken..).unwrap_or_default())? {
-                (0, _) => return Ok(taken),
-                (next, _) => taken += next,
+            let rest = bytes.get(taken..).unwrap_or_default();
+            let (next @ 1.., is_content) = self.next(rest)? else { return Ok(taken) };
+            if is_content {
+                content(rest.get(..next).unwrap_or_default());
             }
+            taken += next;
         }
     }
 

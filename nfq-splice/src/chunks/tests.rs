@@ -22,25 +22,22 @@ fn body(content: &[u8], sizes: &[usize]) -> Vec<u8> {
 }
 
 /// The content; the body must be complete.
-fn decode(mut body: &[u8]) -> Vec<u8> {
-    let (mut framing, mut content) = (Chunked::new(), Vec::new());
-    while let (taken @ 1.., is_content) = framing.next(body).unwrap() {
-        let (run, later) = body.split_at(taken);
-        content.extend_from_slice(if is_content { run } else { b"" });
-        body = later;
-    }
-    assert!(framing.complete() && body.is_empty(), "{} bytes behind the end", body.len());
+fn decode(body: &[u8]) -> Vec<u8> {
+    let (framing, content) = follow(body);
+    assert!(framing.complete());
     content
+}
+
+fn follow(body: &[u8]) -> (Chunked, Vec<u8>) {
+    let (mut framing, mut content) = (Chunked::new(), Vec::new());
+    let taken = framing.feed_content(body, &mut |run| content.extend_from_slice(run));
+    assert_eq!(taken, Ok(body.len()), "something follows the end");
+    (framing, content)
 }
 
 /// What a client knows that has this much of a body.
 fn logged(beginning: &[u8]) -> Option<ChunkedContent> {
-    let (mut framing, mut content, mut rest) = (Chunked::new(), Vec::new(), beginning);
-    while let (taken @ 1.., is_content) = framing.next(rest).unwrap() {
-        let (run, later) = rest.split_at(taken);
-        content.extend_from_slice(if is_content { run } else { b"" });
-        rest = later;
-    }
+    let (framing, content) = follow(beginning);
     let stretch = Stretch { bytes: content.len() as u64, hash: xxh3_128(&content) };
     Some(ChunkedContent { content: stretch, place: framing.place()? })
 }

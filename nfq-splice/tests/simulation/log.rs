@@ -276,7 +276,7 @@ fn body_bytes(head: &ResponseHead, rest: &[u8]) -> usize {
         ResponseFraming::Length(bytes) => bytes as usize,
         ResponseFraming::Chunked => {
             let mut chunks = Chunked::new();
-            let bytes = chunks.feed(rest).unwrap();
+            let bytes = chunks.feed_content(rest, &mut |_| {}).unwrap();
             bytes + usize::from(!chunks.complete())
         }
         _ => 0,
@@ -284,12 +284,8 @@ fn body_bytes(head: &ResponseHead, rest: &[u8]) -> usize {
 }
 
 fn content(body: &[u8]) -> Option<ChunkedContent> {
-    let (mut chunks, mut content, mut rest) = (Chunked::new(), Vec::new(), body);
-    while let (taken @ 1.., is_content) = chunks.next(rest).ok()? {
-        let (run, later) = rest.split_at(taken);
-        content.extend_from_slice(if is_content { run } else { b"" });
-        rest = later;
-    }
+    let (mut chunks, mut content) = (Chunked::new(), Vec::new());
+    chunks.feed_content(body, &mut |run| content.extend_from_slice(run)).ok()?;
     let place = chunks.place()?;
     Some(ChunkedContent { content: Stretch { bytes: content.len() as u64, hash: xxh3_128(&content) }, place })
 }
