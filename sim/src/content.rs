@@ -2,6 +2,8 @@
 
 use http1::RequestHead;
 
+use crate::rng::Rng;
+
 /// One exchange.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Request {
@@ -39,6 +41,25 @@ pub struct Variant {
 
 /// The usual length of a chunk.
 const CHUNK: usize = 1000;
+
+/// In some runs each backend cuts what is asked for into chunks of its own: whether in this one.
+pub fn draw_chunks(variants: &mut [Variant], rng: &mut Rng) -> bool {
+    let differ = rng.chance(300);
+    for variant in variants.iter_mut().filter(|_| differ) {
+        variant.chunk = Some(rng.between(1, 4) as usize * rng.pick(&[7, 300, 2_000, 10_000]));
+    }
+    differ
+}
+
+/// The backends cut the same content into other chunks.
+pub fn rechunk(variants: &[Variant]) -> bool {
+    variants.windows(2).any(|pair| pair[0].chunk != pair[1].chunk)
+}
+
+/// The backends answer differently.
+pub fn differ(variants: &[Variant]) -> bool {
+    variants.windows(2).any(|pair| !pair[0].answers_like(pair[1]))
+}
 
 impl Variant {
     /// Its answers say the same, in other chunks perhaps.

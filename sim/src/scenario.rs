@@ -7,7 +7,7 @@ use packet::Time;
 
 use crate::addresses::{BACKENDS, backend, router, service, set_family};
 use crate::apps::Habits;
-use crate::content::Variant;
+use crate::content::{self, Variant};
 use crate::control::Channel;
 use crate::middlebox::Middlebox;
 
@@ -214,11 +214,11 @@ impl Scenario {
 
     /// The backends cut the same content into other chunks.
     pub fn rechunks(&self) -> bool {
-        self.variants.windows(2).any(|pair| pair[0].chunk != pair[1].chunk)
+        content::rechunk(&self.variants)
     }
 
     /// The backends answer differently.
     pub fn differs(&self) -> bool {
-        self.variants.windows(2).any(|pair| !pair[0].answers_like(pair[1]))
+        content::differ(&self.variants)
     }
 }

@@ -7,7 +7,7 @@ use packet::Time;
 
 use crate::addresses::{BACKENDS, backend, router, service, set_family};
 use crate::apps::{Ending, Habits};
-use crate::content::{Request, Variant};
+use crate::content::{self, Request, Variant};
 use crate::middlebox::Middlebox;
 use crate::rng::Rng;
 
@@ -201,11 +201,8 @@ impl Scenario {
 
     /// In some runs each backend cuts what is asked for into chunks of its own.
     fn chunks(&mut self, rng: &mut Rng) {
-        if !rng.chance(300) {
+        if !content::draw_chunks(&mut self.variants, rng) {
             return;
-        }
-        for variant in &mut self.variants {
-            variant.chunk = Some(rng.between(1, 4) as usize * rng.pick(&[7, 300, 2_000, 10_000]));
         }
         for request in self.clients.iter_mut().flat_map(|habits| &mut habits.requests) {
             if let Request::Get(bytes) = *request {
@@ -252,12 +249,12 @@ impl Scenario {
 
     /// The backends cut the same content into other chunks.
     pub(crate) fn rechunks(&self) -> bool {
-        self.variants.windows(2).any(|pair| pair[0].chunk != pair[1].chunk)
+        content::rechunk(&self.variants)
     }
 
     /// The backends answer differently.
     pub(crate) fn differs(&self) -> bool {
-        self.variants.windows(2).any(|pair| !pair[0].answers_like(pair[1]))
+        content::differ(&self.variants)
     }
 }
 

@@ -7,7 +7,7 @@ use cluster::config::SplicePath;
 use super::{Break, Control, Crash, CrashAt, DAEMONS, Failure, Faults, Kind, Scenario, When, millis};
 use crate::addresses::BACKENDS;
 use crate::apps::{Ending, Habits};
-use crate::content::{Request, Variant};
+use crate::content::{self, Request, Variant};
 use crate::control::CHANNELS;
 use crate::middlebox::Middlebox;
 use crate::rng::Rng;
@@ -37,11 +37,7 @@ impl Scenario {
         // Drawn apart: what else a seed means stays as it was.
         let mut apart = rng.clone();
         scenario.cluster.recovery.request_bytes = apart.pick(&[1 << 20, 1 << 20, 0, 300, 5_000]);
-        if apart.chance(300) {
-            for variant in &mut scenario.variants {
-                variant.chunk = Some(apart.between(1, 4) as usize * apart.pick(&[7, 300, 2_000, 10_000]));
-            }
-        }
+        content::draw_chunks(&mut scenario.variants, &mut apart);
         scenario
     }
 
