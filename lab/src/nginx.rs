@@ -151,7 +151,9 @@ pub fn check_installed() -> Result<()> {
 fn configuration(dir: &Path, documents: &Path, node: Node, echo: &str, settings: &Settings) -> String {
     let send_buffer = settings.send_buffer.map(|bytes| format!(" sndbuf={bytes}")).unwrap_or_default();
     let any = if settings.ipv6 { "[::]:" } else { "" };
-    let uneven = 20 + 7 * Node::BACKENDS.iter().position(|other| *other == node).unwrap_or_default();
+    let number = Node::BACKENDS.iter().position(|other| *other == node).unwrap_or_default();
+    let [chunked, uneven] =
+        [("chunked", 32), ("uneven", 20 + 7 * number)].map(|(path, kib)| in_chunks(path, documents, kib));
     let padding = "padding ".repeat(PADDING / 8);
     let application = if settings.php { application(dir) } else { String::new() };
     let (dir, documents) = (dir.display(), documents.display());
@@ -186,21 +188,7 @@ http {{
         if ($uri ~ ^/app/) {{ set $echoed no; }}
         if ($echoed = POST) {{ rewrite ^ /echo last; }}
         location /files/ {{ alias {documents}/files/; }}
-        location /chunked/ {{
-            alias {documents}/files/;
-            sendfile off;
-            output_buffers 1 32k;
-            add_after_body /files/0;
-            addition_types *;
-        }}
-        location /uneven/ {{
-            alias {documents}/files/;
-            sendfile off;
-            output_buffers 1 {uneven}k;
-            add_after_body /files/0;
-            addition_types *;
-        }}
-        location /differs/ {{ alias {documents}/differs/{node}/; }}
+{chunked}{uneven}        location /differs/ {{ alias {documents}/differs/{node}/; }}
         location /padded/ {{ alias {documents}/files/; add_header X-Padding "{padding}"; }}
         location = /slow {{ echo_sleep 0.01; echo -n slow; }}
         location = /whoami {{ return 200 "{node}\n"; }}
@@ -210,6 +198,21 @@ http {{
 {application}    }}
 }}
 "#
+    )
+}
+
+/// The documents in chunks of so many KiB.
+fn in_chunks(path: &str, documents: &Path, kib: usize) -> String {
+    format!(
+        "        location /{path}/ {{
+            alias {}/files/;
+            sendfile off;
+            output_buffers 1 {kib}k;
+            add_after_body /files/0;
+            addition_types *;
+        }}
+",
+        documents.display()
     )
 }
 
