@@ -43,7 +43,7 @@ impl Stream {
     /// What `view`, a record of the connection, adds. What a fence swallowed is not of the connection with its backend.
     pub fn follow(&mut self, view: &View<'_>) -> Option<Piece> {
         let segment = &view.segment;
-        if view.is_swallowed() || view.is_fence() {
+        if view.is_apart() {
             return None;
         }
         let ours = view.from_backend() == (self.side == Side::Backend);

@@ -60,7 +60,7 @@ impl Transactions {
     /// Follows a record; records must come in the order of the log.
     pub fn follow(&mut self, view: &View<'_>) -> Option<RangeInclusive<u64>> {
         let flow = view.flow();
-        if view.is_swallowed() || view.is_fence() {
+        if view.is_apart() {
             return None;
         }
         if !self.connections.contains_key(&flow) && self.connections.len() >= CONNECTIONS {

@@ -54,6 +54,11 @@ impl<'a> View<'a> {
         self.record.flags().contains(Flags::FENCED)
     }
 
+    /// It is not of the connection between client and backend.
+    pub fn is_apart(&self) -> bool {
+        self.is_swallowed() || self.is_fence()
+    }
+
     /// Whose connection it belongs to.
     pub fn flow(&self) -> Flow {
         let (source, destination) = (self.segment.source(), self.segment.destination());
