@@ -89,11 +89,11 @@ impl Engine {
         let bounds = self.bounds();
         let Some(backend) = self.backends.get_mut(&flow.backend) else { return };
         let alone = backend.progressed <= late.since && backend.late.len() >= MANY;
+        let lives = backend.answered >= late.suspected;
         // As long as the check is not answered, that decides.
-        if now >= debt.limit && backend.answered >= late.suspected {
+        if now >= debt.limit && lives {
             return self.give_up_late(flow, debt.since, alone, now, out);
         }
-        let lives = backend.answered >= late.suspected;
         let (floor, ceiling) = (bounds.floor * backend.margin.factor(now), bounds.ceiling);
         let slow = backend.health.slowest_answer(now) * AS_SLOW_AGAIN;
         let patience = floor.max(slow).max(self.lateness.get(now) * TURNS).min(ceiling);
