@@ -343,6 +343,15 @@ pub fn asked(world: &mut World, port: u16) -> (Conn, u32) {
     (conn, length)
 }
 
+/// A request, and half of its response.
+pub fn half(world: &mut World, conn: Conn) -> u32 {
+    world.open(conn);
+    let asked = get("/a").len() as u32;
+    world.client(conn, 0, &get("/a"), 0);
+    world.backend(conn, 0, &response(1000)[..500], asked);
+    asked
+}
+
 /// Sends request number `i` of a keep-alive connection; gives the stream offsets before it.
 pub fn ask(world: &mut World, conn: Conn, i: u32) -> (u32, u32) {
     let (request, reply) = (get("/a").len() as u32, response(100).len() as u32);
